@@ -1,0 +1,225 @@
+"""Images and a detector -> episodes of one step in which every candidate of an image acts; what both worlds share.
+
+The native form (`CandidateVectorEnv`) runs the head once for all its images and keeps torch tensors on their device. The
+single form (`CandidateEnv`) is the native one with one image, in numpy. An episode ends with its step; the next begins
+with `reset` (Gymnasium's AutoresetMode.DISABLED).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Float
+from torch import Tensor
+
+from rl_det.candidates import Observation, observe, select_candidates
+from rl_det.data import Dataset
+from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.detectors import build_detector
+from rl_det.detectors.cache import EncodedDataset, encode_dataset
+from rl_det.detectors.protocol import Detector
+from rl_det.detectors.tiny import SHIPPED_WEIGHTS
+from rl_det.metrics.matching import Relations, relations
+from rl_det.rewards import reward_named
+
+
+class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
+    """B sub-environments over one detector and one data set; consecutive groups of `samples_per_image` show one image.
+
+    Without a detector it is the shipped one, without a data set a few digit scenes. Images come in a random order, each
+    once before any comes again. The candidates are the detector's present ones: if its head is trained, they move along.
+
+    The reward is the change of AP against the baseline, which is that nothing is done, or what `set_baseline` says;
+    `info["credit"]` [B, N] is each candidate's own part in it. The pool that AP is taken over holds the images at hand,
+    filled up to `pool_images` with others as the detector leaves them.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        detector: Detector | None = None,
+        dataset: Dataset | EncodedDataset | None = None,
+        num_candidates: int = 64,
+        samples_per_image: int = 1,
+        pool_images: int = 32,
+        reward: str = "pool_ap",
+        nms_iou: float = 0.5,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
+            raise ValueError(
+                f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
+            )
+        self.reward = reward_named(reward)
+        self.detector = detector or build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+        source = dataset if dataset is not None else DigitScenes("train", num_scenes=pool_images)
+        self.data = source if isinstance(source, EncodedDataset) else encode_dataset(self.detector, source)
+        self.num_envs, self.samples_per_image = num_envs, samples_per_image
+        self.num_images = num_envs // samples_per_image
+        self.pool_images = max(self.num_images, min(pool_images, len(self.data)))
+        self.num_candidates, self.nms_iou, self.device = num_candidates, nms_iou, torch.device(device)
+        self.single_observation_space = observation_space(num_candidates, self.detector.num_classes)
+        self.single_action_space = self.action_space_of_one()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._queue: list[int] = []
+        self._pool: Relations | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Show the next images; `info` has their "encoded" (one each), "image_ids", and "samples_per_image"."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._queue = []
+        shown = self._draw(self.pool_images)
+        self._encoded = self.data.batch(torch.tensor(shown), self.device)
+        with torch.no_grad():
+            candidates = select_candidates(
+                self.detector.head(self._encoded), self._encoded.mask, self.num_candidates
+            )
+        targets = [self.data.targets[image] for image in shown]
+        self._pool = relations(
+            candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=self.detector.num_classes
+        )
+        whole = observe(candidates, self._encoded)
+        self._logits = whole["logits"]
+        self._pool_actions = torch.full_like(self._logits, self.doing_nothing)
+        self._observation: Any = {
+            name: values[: self.num_images].repeat_interleave(self.samples_per_image, 0) for name, values in whole.items()
+        }
+        info = {
+            "encoded": self._encoded[: self.num_images],
+            "image_ids": shown[: self.num_images],
+            "samples_per_image": self.samples_per_image,
+        }
+        return self._observation, info
+
+    def set_baseline(self, action: Float[Tensor, "B N"]) -> None:
+        """What this episode's rewards and credits are measured against, instead of doing nothing."""
+        self._pool_actions[: self.num_images] = self._checked(action)[:: self.samples_per_image]
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Act on every candidate; rewards [B] and `info["credit"]` [B, N] in mAP, float32."""
+        if self._pool is None:
+            raise gymnasium.error.ResetNeeded("an episode is one step long; call reset before the next step")
+        actions = self._checked(actions)
+        images = np.repeat(np.arange(self.num_images), self.samples_per_image)
+        baseline = self.scores(self._logits, self._pool_actions)
+        logits, own_baseline = self._logits[images], self._pool_actions[images]
+        reward, credit = self.reward(
+            self._pool,
+            _double(baseline),
+            images,
+            _double(self.scores(logits, actions)),
+            _double(self.scores(logits, self.alternative(actions, own_baseline))),
+            nms_iou=self.nms_iou,
+        )
+        self._pool = None
+        ended = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        info = {"credit": torch.as_tensor(self.credit_share * credit, dtype=torch.float32, device=self.device)}
+        rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        return self._observation, rewards, ended, ~ended, info
+
+    def _draw(self, count: int) -> list[int]:
+        """The next images: a permutation is used up before the next begins, and no image comes twice in one draw."""
+        drawn: list[int] = []
+        while len(drawn) < count:
+            if not self._queue:
+                self._queue = self.np_random.permutation(len(self.data)).tolist()
+            fresh = next((image for image in self._queue if image not in drawn), None)
+            if fresh is None:
+                self._queue += self.np_random.permutation(len(self.data)).tolist()
+                continue
+            self._queue.remove(fresh)
+            drawn.append(fresh)
+        return drawn
+
+    def _checked(self, actions: Any) -> Float[Tensor, "B N"]:
+        """The actions as a tensor; ValueError where the shape is wrong or a number is not finite."""
+        actions = torch.as_tensor(actions, device=self.device).to(torch.float32)
+        if actions.shape != (self.num_envs, self.num_candidates):
+            raise ValueError(
+                f"actions must have shape {(self.num_envs, self.num_candidates)}; got {tuple(actions.shape)}"
+            )
+        if not torch.isfinite(actions).all():
+            row, candidate = torch.nonzero(~torch.isfinite(actions))[0].tolist()
+            raise ValueError(f"actions must be finite; got {actions[row, candidate]} at [{row}, {candidate}]")
+        return actions
+
+    doing_nothing: ClassVar[float]
+    """The action that leaves a candidate as it is."""
+    credit_share: ClassVar[float] = 1.0
+    """What part of the difference to the alternative is a candidate's credit."""
+
+    @abstractmethod
+    def action_space_of_one(self) -> spaces.Space[Any]:
+        """The space of one image's action."""
+
+    @abstractmethod
+    def scores(self, logits: Float[Tensor, "R N"], actions: Float[Tensor, "R N"]) -> Float[Tensor, "R N"]:
+        """What the candidates rank by after the action; -inf takes one out."""
+
+    @abstractmethod
+    def alternative(
+        self, actions: Float[Tensor, "B N"], baseline: Float[Tensor, "B N"]
+    ) -> Float[Tensor, "B N"]:
+        """What each candidate's action is compared with; must make the credit's expected gradient that of the reward."""
+
+
+class CandidateEnv(gymnasium.Env[Any, Any]):
+    """One image at a time, numpy in and out: for SB3, and for looking. Takes the native form's arguments."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    native: ClassVar[type[CandidateVectorEnv]]
+
+    def __init__(self, **arguments: Any) -> None:
+        self.batched = self.native(1, **arguments)
+        self.observation_space = self.batched.single_observation_space
+        self.action_space = self.batched.single_action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Show the next image."""
+        super().reset(seed=seed)
+        if seed is not None or self.batched._np_random is None:
+            self.batched.np_random = self.np_random
+            self.batched._queue = []
+        observation, info = self.batched.reset(options=options)
+        return _first(observation), {"image_id": info["image_ids"][0]}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act on every candidate; `info["credit"]` [N] says what each one's part was worth."""
+        observation, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
+        credit = info["credit"][0].numpy(force=True)
+        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {"credit": credit}
+
+
+def observation_space(num_candidates: int, num_classes: int) -> spaces.Dict:
+    """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1)."""
+    shape = (num_candidates,)
+    return spaces.Dict(
+        {
+            "boxes": spaces.Box(0.0, 1.0, (*shape, 4), np.float32),
+            "labels": spaces.Box(0, num_classes, shape, np.int64),
+            "logits": spaces.Box(-np.inf, np.inf, shape, np.float32),
+            "mask": spaces.MultiBinary(num_candidates),
+            "index": spaces.Box(0, np.iinfo(np.int64).max, shape, np.int64),
+        }
+    )
+
+
+def _first(observation: Observation) -> dict[str, np.ndarray]:
+    """The first image's observation in numpy, sharing memory with nothing."""
+    arrays = {name: np.array(values[0].numpy(force=True)) for name, values in observation.items()}  # type: ignore[attr-defined]
+    return {**arrays, "mask": arrays["mask"].astype(np.int8)}
+
+
+def _double(scores: Tensor) -> np.ndarray:
+    """On the host, in the precision in which ranks are decided."""
+    return scores.double().numpy(force=True)

@@ -1,0 +1,147 @@
+"""Question: does PPO on a detector's own mAP raise it above what more supervised training gives?
+
+Command: python experiments/ppo_finetune.py --budget full --seed 0
+Hardware, minutes and expected numbers with their spread over seeds: experiments/README.md.
+
+Three methods from one warm start: the warm start itself; continued supervised training of the same parameters, on the same
+images, for as many image passes; PPO. Each is chosen by validation AP and judged by pycocotools on the untouched test split.
+"""
+
+import copy
+import time
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium
+import torch
+import tyro
+from methods import EVALUATED_CANDIDATES, make_policy, recalibrated, save_tuned, test_figures
+from task import Arguments, Bar, Task, guarded, open_task
+
+import rl_det_envs  # noqa: F401  (registers the environments)
+from rl_det.agents import ppo
+from rl_det.detectors.cache import EncodedDataset, encode_dataset
+from rl_det.policies.policy import Policy
+from rl_det.report.tables import print_table
+from rl_det.runs import Run
+from rl_det.training import continued
+from rl_det.validation import mean_ap
+
+NUM_UPDATES = {"smoke": 4, "short": 120, "full": 900}
+VALIDATE_EVERY = {"smoke": 2, "short": 20, "full": 50}
+IMAGES_PER_UPDATE = 48
+SAMPLES_PER_IMAGE = 8
+NUM_CANDIDATES = 64
+
+
+def main(arguments: Arguments) -> None:
+    """Warm start, control, PPO; the table is written whatever it says."""
+    started = time.perf_counter()
+    task = open_task(arguments)
+    run = Run.create(arguments.out or default_folder(arguments), asdict(arguments), arguments.seed)
+    seconds = {"warm_start": time.perf_counter() - started}
+    train, val = (encoded(task, split) for split in ("train", "val"))
+    torch.manual_seed(arguments.seed)
+    warm = make_policy(arguments.policy, task.detector)
+    methods: dict[str, Policy] = {"warm_start": warm}
+    for name, method in {"continued_supervised": continue_supervised, "ppo": fine_tune_by_ppo}.items():
+        started = time.perf_counter()
+        methods[name] = copy.deepcopy(warm)
+        method(methods[name], train, val, arguments, run)
+        seconds[name] = time.perf_counter() - started
+    results: dict[str, Any] = {
+        "seed": arguments.seed,
+        "data": str(arguments.data or "digit_scenes"),
+        "detector": arguments.detector,
+        "device": str(task.device),
+        "policy": arguments.policy,
+        "reward": arguments.reward,
+        "budget": arguments.budget,
+        "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
+        "methods": {},
+    }
+    for name, policy in methods.items():
+        calibrated = recalibrated(policy, val)
+        results["methods"][name] = test_figures(policy, calibrated, task.splits["test"])
+        save_tuned(calibrated, run.folder / name)
+    run.write_results(results)
+    print_table(results)
+    print(f"written: {run.folder}")
+
+
+def continue_supervised(
+    policy: Policy, train: EncodedDataset, val: EncodedDataset, arguments: Arguments, run: Run
+) -> None:
+    """The control: as many image passes as PPO makes, epochs counted."""
+    epochs = ppo.Config().num_epochs
+    config = continued.Config(
+        num_steps=NUM_UPDATES[arguments.budget] * epochs,
+        batch_size=min(IMAGES_PER_UPDATE, len(train)),
+        validate_every=VALIDATE_EVERY[arguments.budget] * epochs,
+    )
+    with Bar("continued_supervised", config.num_steps, run.log) as bar:
+        continued.train(
+            policy,
+            train,
+            config,
+            generator=torch.Generator().manual_seed(arguments.seed),
+            validate=lambda: validation_ap(policy, val),
+            on_step=bar.update,
+        )
+
+
+def fine_tune_by_ppo(
+    policy: Policy, train: EncodedDataset, val: EncodedDataset, arguments: Arguments, run: Run
+) -> None:
+    """PPO in the policy's own environment, the detector's supervised loss mixed in."""
+    images = min(IMAGES_PER_UPDATE, len(train))
+    envs = gymnasium.make_vec(
+        "rl_det/SelectDetections-v0" if arguments.policy == "select" else "rl_det/RescoreDetections-v0",
+        num_envs=images * SAMPLES_PER_IMAGE,
+        vectorization_mode="vector_entry_point",
+        detector=policy.detector,
+        dataset=train,
+        num_candidates=NUM_CANDIDATES,
+        samples_per_image=SAMPLES_PER_IMAGE,
+        reward=arguments.reward,
+        nms_iou=policy.detector.nms_iou,
+        device=policy.parameters()[0].device,
+    )
+    envs.reset(seed=arguments.seed)
+    config = ppo.Config(num_updates=NUM_UPDATES[arguments.budget], validate_every=VALIDATE_EVERY[arguments.budget])
+    with Bar("ppo", config.num_updates, run.log) as bar:
+        ppo.train(
+            policy,
+            envs,
+            config,
+            generator=torch.Generator().manual_seed(arguments.seed),
+            validate=lambda: validation_ap(policy, val),
+            supervised=lambda ids, part, output: continued.supervised_loss(
+                policy, part, output, [train.targets[image] for image in ids]
+            ),
+            on_update=bar.update,
+        )
+
+
+def validation_ap(policy: Policy, val: EncodedDataset) -> float:
+    """Validation mAP, by which early stopping and checkpoints go."""
+    return mean_ap(policy, val, EVALUATED_CANDIDATES, nms_iou=policy.detector.nms_iou)
+
+
+def encoded(task: Task, split: Any) -> EncodedDataset:
+    """One split's encodings, with a progress bar."""
+    dataset = task.splits[split]
+    with Bar(f"encode {split}", len(dataset)) as bar:
+        return encode_dataset(task.detector, dataset, on_batch=bar.advance)
+
+
+def default_folder(arguments: Arguments) -> Any:
+    """A name that says what was run."""
+    data = "digit_scenes" if arguments.data is None else arguments.data.resolve().name
+    parts = ("ppo_finetune", data, arguments.detector, arguments.policy, arguments.budget, f"seed{arguments.seed}")
+    return RUNS / "-".join(parts)
+
+
+if __name__ == "__main__":
+    with guarded():
+        main(tyro.cli(Arguments))

@@ -1,0 +1,162 @@
+"""Command-line arguments -> the data, the warm start and the budget that an experiment begins with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from rl_det.data import Dataset, Split
+from rl_det.data.coco import open_splits
+from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.detectors import Detector, build_detector, load_state
+from rl_det.detectors.cache import encode_dataset
+from rl_det.detectors.tiny import SHIPPED_WEIGHTS, tiny
+from rl_det.policies.rescore import RescorePolicy
+from rl_det.training import supervised
+from rl_det.training.warm_start import warm_start
+from rl_det.validation import mean_ap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The flags that every experiment has."""
+
+    data: Path | None = None
+    """A COCO-format folder (images/, train.json, val.json, test.json); left out: digit scenes."""
+    detector: str = "tiny"
+    """tiny, or torchvision's name of a Faster R-CNN."""
+    weights: str | None = None
+    """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
+    policy: Literal["rescore", "select", "context"] = "context"
+    """What acts: the head by rescoring, the head by selecting, or the head with a context module by rescoring."""
+    reward: str = "pool_ap"
+    """What an action is paid in: pool_ap (the data set's mAP) or image_ap."""
+    seed: int = 0
+    """Everything that fine-tuning draws is drawn from it."""
+    budget: Literal["smoke", "short", "full"] = "full"
+    """How long: about a minute, five minutes or a quarter of an hour on two CPU cores."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run."""
+    out: Path | None = None
+    """The run's folder; left out: one in runs/, named after the experiment and its flags."""
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda needs a CUDA device, and torch sees none; use --device auto or cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What an experiment works on."""
+
+    splits: dict[Split, Dataset]
+    detector: Detector
+    device: torch.device
+
+
+NUM_SCENES: dict[str, dict[Split, int]] = {
+    "smoke": {"train": 64, "val": 32, "test": 32},
+    "short": {"train": 1000, "val": 200, "test": 300},
+    "full": {"train": 4000, "val": 500, "test": 1000},
+}
+FRESH_SEED = 2
+"""The digit scenes' seed for tuning; the warm start trains on those of another."""
+DIGITS_WARM_START = supervised.Config(num_workers=1)
+FOLDER_WARM_START = supervised.Config(num_steps=600, batch_size=8, learning_rate=1e-3, flip=True, validate_every=100)
+FOLDER_IMAGE_SIZE = 192
+"""The shorter side to which tiny resizes a folder's images, in pixels."""
+
+
+def open_task(arguments: Arguments) -> Task:
+    """The data and the warm start; ValueError, and nothing trained or written, where an argument is no good."""
+    device = torch.device("cuda" if arguments.device != "cpu" and torch.cuda.is_available() else "cpu")
+    splits = digit_splits(arguments.budget) if arguments.data is None else folder_splits(arguments.data)
+    detector = pretrained(arguments, splits, device)
+    return Task(splits=splits, detector=detector, device=device)
+
+
+def digit_splits(budget: str) -> dict[Split, Dataset]:
+    """Digit scenes, as many as the budget has time for."""
+    return {
+        split: DigitScenes(split, num_scenes=count, seed=FRESH_SEED if split == "train" else 0)
+        for split, count in NUM_SCENES[budget].items()
+    }
+
+
+def folder_splits(folder: Path) -> dict[Split, Dataset]:
+    """The three splits of a COCO-format folder."""
+    opened = open_splits(folder)
+    return {"train": opened.train, "val": opened.val, "test": opened.test}
+
+
+def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch.device) -> Detector:
+    """The warm start: weights that are given or shipped, or a supervised training that the cache remembers."""
+    num_classes = len(splits["train"].classes)
+    name, weights = arguments.detector, arguments.weights
+    on_digits = arguments.data is None
+    if weights is None and name == "tiny" and on_digits:
+        weights = str(SHIPPED_WEIGHTS)
+    image_size = FOLDER_IMAGE_SIZE if name == "tiny" and not on_digits else None
+    torch.manual_seed(0)
+    detector = build_detector(name, num_classes=num_classes, image_size=image_size, weights=weights)
+    detector.plain().to(device)
+    if weights not in (None, "none"):
+        return detector
+    if name == "tiny" and weights is None:
+        start_from_digits(detector)
+    dataset: Dataset = DigitScenes("train", num_scenes=24_000, seed=1) if on_digits else splits["train"]
+    config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
+    return train_warm_start(detector, dataset, splits["val"], config, identity={
+        "detector": name, "weights": weights, "image_size": image_size, "data": str(arguments.data), "classes": list(dataset.classes),
+        "images": len(dataset), "seed": 0,
+    })  # fmt: skip
+
+
+def start_from_digits(detector: Detector) -> None:
+    """All of the shipped weights but the box predictor's, which knows other classes."""
+    digits = tiny(len(CLASSES))
+    load_state(digits, SHIPPED_WEIGHTS)
+    state = {name: value for name, value in digits.state_dict().items() if "box_predictor" not in name}
+    detector.plain().load_state_dict(state, strict=False)
+
+
+def train_warm_start(
+    detector: Detector, dataset: Dataset, val: Dataset, config: supervised.Config, *, identity: dict[str, Any]
+) -> Detector:
+    """Supervised training under the lead of validation AP, with a progress bar; the global seed is set."""
+    torch.manual_seed(0)
+    policy = RescorePolicy(detector, sigma=1.0)
+    with Bar("warm start", config.num_steps) as bar:
+        warm_start(
+            detector,
+            dataset,
+            config,
+            identity=identity,
+            generator=torch.Generator().manual_seed(0),
+            validate=lambda: mean_ap(policy, encode_dataset(detector, val), 100, nms_iou=detector.nms_iou),
+            on_step=bar.update,
+        )
+    return detector
+
+
+class Bar:
+    """A progress bar with the time left and the latest validation mAP."""
+
+    def __init__(self, name: str, total: int, log: Callable[..., None] = lambda *_, **__: None) -> None:
+        self.name, self.log, self.bar = name, log, tqdm(total=total, desc=name, dynamic_ncols=True)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """One step further."""
+        if "val_AP" in metrics:
+            self.bar.set_postfix_str(f"val mAP {100 * metrics['val_AP']:.2f}")
+        self.bar.update(step - self.bar.n)
+        self.log(step, self.name, **metrics)

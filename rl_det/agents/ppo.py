@@ -1,0 +1,188 @@
+"""PPO for a detector's head: a policy and an environment of candidates -> the policy, tuned for the reward.
+
+Proximal policy optimisation (Schulman et al. 2017) for episodes of one step, in which many candidates act at once.
+How we differ from the paper:
+
+1. The ratio and its clip are per candidate. An image's ratio would be a product of N factors, which explodes.
+2. The advantage of a candidate is its own credit, the exact counterfactual that the environment gives in
+   `info["credit"]`; with an environment that gives none, it is the image's leave-one-out reward. No value network.
+3. K samples of each image, in antithetic pairs, share one forward pass; the frozen part of the detector never runs.
+4. The detector's own supervised loss may be mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes
+   and scores share a trunk, and the reward alone would let the boxes drift.
+5. Ranks do not feel a common shift of all logits, so the shift is anchored (`drift_weight`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl_det.advantages import leave_one_out, scaled
+from rl_det.candidates import Observation
+from rl_det.early_stopping import EarlyStopping
+from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
+from rl_det.policies.policy import Policy
+from rl_det.schedules import warm_cosine
+from rl_det.types import Encoded, HeadOutput
+
+Supervised = Callable[[Any, Encoded, HeadOutput], Float[Tensor, ""]]
+"""(image ids, their encodings, the head's present output) -> the detector's own loss on these images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How PPO learns."""
+
+    num_updates: int = 600
+    """Rollouts to collect and learn from."""
+    num_epochs: int = 2
+    """Passes over each rollout; they are cheap, as features are cached."""
+    learning_rate: float = 3e-4
+    """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
+    clip: float = 0.2
+    """How far a candidate's probability ratio may leave 1 and still be rewarded for it."""
+    target_kl: float = 0.05
+    """A rollout's remaining epochs are skipped once the policy is this far, in nats a candidate, from where it sampled."""
+    kl_weight: float = 0.0
+    """Weight of the KL to the warm start; it limits damage and also pins a bad start."""
+    supervised_weight: float = 1.0
+    """Weight of the detector's own supervised loss."""
+    drift_weight: float = 0.1
+    """Weight of the squared mean shift of all logits."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    validate_every: int = 50
+    """Updates between two validations."""
+    patience: int = 100
+    """Validations without a better AP before training stops."""
+    collapse_margin: float = 0.01
+    """Training stops when validation AP falls this far under the warm start's."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_updates", "num_epochs", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"clip must lie between 0 and 1; got {self.clip}; 0.2 is usual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """K samples of each of B images, and what they were worth."""
+
+    observation: Observation
+    encoded: Encoded
+    image_ids: Any
+    action: Float[Tensor, "B K N"]
+    log_prob: Float[Tensor, "B K N"]
+    advantage: Float[Tensor, "B K N"]
+    mask: Bool[Tensor, "B K N"]
+    reward: Float[Tensor, "B K"]
+
+
+def collect(policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Generator) -> Rollout:
+    """One episode in every sub-environment; consecutive groups of K show the same image."""
+    shown, info = envs.reset()
+    num_samples: int = info["samples_per_image"]
+    observation: Observation = {name: values[::num_samples] for name, values in shown.items()}  # type: ignore[assignment]
+    with torch.no_grad():
+        distribution = policy.distribution(observation, policy.detector.head(info["encoded"]))
+        action = distribution.sample(num_samples, generator)
+        log_prob = distribution.log_prob(action)
+    envs.unwrapped.set_baseline(distribution.greedy().repeat_interleave(num_samples, 0))  # type: ignore[attr-defined]
+    _, reward, _, _, outcome = envs.step(action.flatten(0, 1))
+    mask = observation["mask"][:, None].expand_as(action)
+    reward = torch.as_tensor(reward).unflatten(0, (-1, num_samples))
+    credit = outcome.get("credit")
+    advantage = leave_one_out(reward)[..., None].expand_as(action) if credit is None else credit.view_as(action)
+    return Rollout(
+        observation=observation,
+        encoded=info["encoded"],
+        image_ids=info["image_ids"],
+        action=action,
+        log_prob=log_prob,
+        advantage=scaled(advantage, mask),
+        mask=mask,
+        reward=reward,
+    )
+
+
+def update(
+    policy: Policy,
+    reference: Policy | None,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    supervised: Supervised | None,
+    config: Config,
+) -> dict[str, float]:
+    """Several epochs of clipped gradient steps on one rollout; says what happened in them."""
+    metrics: dict[str, float] = {"reward": float(rollout.reward.mean())}
+    for epoch in range(config.num_epochs):
+        output = policy.detector.head(rollout.encoded)
+        distribution = policy.distribution(rollout.observation, output)
+        log_ratio = distribution.log_prob(rollout.action) - rollout.log_prob
+        moved = float(approximate_kl(log_ratio.detach(), rollout.mask))
+        metrics |= {"kl_old": moved, "epochs": float(epoch)}
+        if epoch and moved > config.target_kl:
+            break
+        surrogate = clipped_loss(log_ratio, rollout.advantage, rollout.mask, clip=config.clip)
+        drift = distribution.drift(rollout.mask[:, 0])
+        loss = surrogate + config.drift_weight * drift.square()
+        metrics |= {"surrogate": float(surrogate.detach()), "drift": float(drift.detach())}
+        if supervised is not None:
+            taught = supervised(rollout.image_ids, rollout.encoded, output)
+            loss = loss + config.supervised_weight * taught
+            metrics["supervised"] = float(taught.detach())
+        if reference is not None:
+            with torch.no_grad():
+                warm = reference.distribution(rollout.observation, reference.detector.head(rollout.encoded))
+            distance = masked_mean(distribution.kl(warm), rollout.mask[:, 0])
+            loss = loss + config.kl_weight * distance
+            metrics["kl_warm_start"] = float(distance.detach())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.step()
+        metrics |= {"grad_norm": float(norm), "epochs": epoch + 1.0}
+    return metrics
+
+
+def train(
+    policy: Policy,
+    envs: VectorEnv[Any, Any, Any],
+    config: Config,
+    *,
+    generator: torch.Generator,
+    validate: Callable[[], float],
+    supervised: Supervised | None = None,
+    reference: Policy | None = None,
+    on_update: Callable[[int, dict[str, float]], None] = lambda update, metrics: None,
+) -> float:
+    """Tune the policy in place and leave it at its best validation AP, which is returned.
+
+    The warm start is the first candidate for the best, so the policy never ends below it on validation. `reference` is
+    the warm start as a policy of its own, wanted where `kl_weight` is positive.
+    """
+    optimizer = torch.optim.AdamW(policy.parameter_groups(config.learning_rate), weight_decay=0.01)
+    schedule = warm_cosine(optimizer, config.num_updates)
+    stopping = EarlyStopping(patience=config.patience)
+    warm_start_ap = validate()
+    stopping.improved(warm_start_ap)
+    best = policy.state_dict()
+    for number in range(1, config.num_updates + 1):
+        rollout = collect(policy, envs, generator)
+        metrics = update(policy, reference, optimizer, rollout, supervised, config)
+        schedule.step()
+        if number % config.validate_every == 0 or number == config.num_updates:
+            metrics["val_AP"] = validate()
+            if stopping.improved(metrics["val_AP"]):
+                best = policy.state_dict()
+        on_update(number, metrics)
+        if stopping.exhausted or metrics.get("val_AP", warm_start_ap) < warm_start_ap - config.collapse_margin:
+            break
+    policy.load_state_dict(best)
+    return stopping.best

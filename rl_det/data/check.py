@@ -1,0 +1,61 @@
+"""What a user's files say comes in; out goes one clear error, or boxes repaired and counted in one warning."""
+
+import reprlib
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+Corners = tuple[float, float, float, float]
+
+HAIR = 0.01
+"""Pixels, as finely as files round their boxes: leaving the image by less is not leaving, and thinner is nothing."""
+
+
+class DataError(ValueError):
+    """A fault in a user's file: `DataError(path, entry, message)` reads "path: entry: message".
+
+    The parts stay plain `args`, so that the error survives the way back from a DataLoader's worker.
+    """
+
+    def __str__(self) -> str:
+        return ": ".join(str(part) for part in self.args)
+
+
+@dataclass(kw_only=True)
+class Repairs:
+    """How many boxes of one file had to be repaired."""
+
+    num_clipped: int = 0
+    num_dropped: int = 0
+
+    def clip(self, box: Corners, width: int, height: int) -> Corners | None:
+        """The part of a box that is inside its image, None where nothing is; a box that leaves the image is counted."""
+        left, top, right, bottom = box
+        inside = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+        if min(inside[2] - inside[0], inside[3] - inside[1]) < HAIR:
+            self.num_dropped += 1
+            return None
+        if max(abs(new - old) for new, old in zip(inside, box, strict=True)) > HAIR:
+            self.num_clipped += 1
+        return inside
+
+    def warn(self, path: Path) -> None:
+        """One warning for the whole file; silence where nothing was repaired."""
+        if self.num_clipped or self.num_dropped:
+            warnings.warn(
+                f"{path}: boxes that leave their image: {self.num_clipped} clipped, "
+                f"{self.num_dropped} dropped because nothing of them was inside",
+                stacklevel=3,
+            )
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a JSON value is a finite number; true and false are none."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def brief(value: Any) -> str:
+    """A value as an error message shows it: cut to a readable length."""
+    return reprlib.repr(value)

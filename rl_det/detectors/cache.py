@@ -1,0 +1,45 @@
+"""A detector and a data set -> its encodings, computed once: what the frozen part says never changes while a head learns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rl_det.data import Dataset
+from rl_det.detectors.protocol import Detector
+from rl_det.types import Encoded, Target, concatenate
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """The encodings of a data set, on the CPU with features in half precision, and the targets that go with them."""
+
+    encoded: Encoded
+    targets: list[Target]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, images: Int[Tensor, " b"], device: torch.device | str) -> Encoded:
+        """Some images' encodings on a device, features in single precision."""
+        return self.encoded[images].to(device, torch.float32)
+
+
+def encode_dataset(
+    detector: Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int = 16,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> EncodedDataset:
+    """Encode every image, in order; `on_batch` hears how many images each batch has finished."""
+    parts: list[Encoded] = []
+    targets: list[Target] = []
+    for start in range(0, len(dataset), batch_size):
+        samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        parts.append(detector.encode([sample.image for sample in samples]).to("cpu", torch.float16))
+        targets += [sample.target for sample in samples]
+        on_batch(len(samples))
+    return EncodedDataset(concatenate(parts), targets)

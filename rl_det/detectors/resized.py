@@ -1,0 +1,60 @@
+"""Boxes in the user's pixels <-> in the resized image's; true boxes -> which one each proposal or anchor answers to."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_area, box_iou
+
+from rl_det.types import Encoded, Target
+
+BACKGROUND: int = Matcher.BELOW_LOW_THRESHOLD
+LEFT_OUT: int = Matcher.BETWEEN_THRESHOLDS
+
+
+def xyxy(sizes: Float[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
+    """Height and width -> width, height, width, height, which bound or scale a box's coordinates."""
+    return sizes[:, [1, 0, 1, 0]]
+
+
+def original_boxes(boxes: Float[Tensor, "B P C 4"], encoded: Encoded) -> Float[Tensor, "B P C 4"]:
+    """Boxes in resized pixels -> clipped to the image, in the user's pixels; in torchvision's order of operations."""
+    clipped = boxes.clamp(min=0).clamp(max=xyxy(encoded.resized)[:, None, None])
+    return clipped * xyxy(encoded.original / encoded.resized)[:, None, None]
+
+
+def resized_targets(encoded: Encoded, targets: Sequence[Target]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+    """The objects of each image in torchvision's form, and its crowds' boxes; both in resized pixels."""
+    objects, crowds = [], []
+    for target, scale in zip(targets, xyxy(encoded.resized / encoded.original), strict=True):
+        target = target.to(scale.device)
+        boxes = target.boxes * scale
+        objects.append({"boxes": boxes[~target.iscrowd], "labels": target.labels[~target.iscrowd]})
+        crowds.append(boxes[target.iscrowd])
+    return objects, crowds
+
+
+def match(
+    encoded: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor], matcher: Matcher
+) -> Int[Tensor, "B P"]:
+    """The index of the object in its image that each proposal or anchor answers to, or `BACKGROUND`, or `LEFT_OUT`.
+
+    Left out are those between the library matcher's two thresholds, padding, and background more than half in a crowd.
+    """
+    rows = []
+    for reference, mask, target, crowd in zip(encoded.reference, encoded.mask, objects, crowds, strict=True):
+        row = torch.full_like(mask, BACKGROUND, dtype=torch.long)
+        if len(target["boxes"]):  # the matcher refuses an image without
+            row = matcher(box_iou(target["boxes"], reference))
+        row[(row == BACKGROUND) & within(reference, crowd) | ~mask] = LEFT_OUT
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def within(boxes: Float[Tensor, "P 4"], crowd: Float[Tensor, "G 4"]) -> Bool[Tensor, " P"]:
+    """Does more than half of the box lie in one of the crowd's boxes?"""
+    sides = torch.minimum(boxes[:, None, 2:], crowd[:, 2:]) - torch.maximum(boxes[:, None, :2], crowd[:, :2])
+    areas: Tensor = box_area(boxes)
+    return (sides.clamp(min=0).prod(-1) > areas[:, None] / 2).any(1)

@@ -1,0 +1,80 @@
+"""A model <-> its state_dict in a file, .pt, .pth or .safetensors, checked entry by entry and written in one piece."""
+
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+def state_file(weights: str | Path | None) -> Path | None:
+    """The file that `weights` means, or None where it is a name, which is a string without a file's suffix."""
+    if isinstance(weights, str) and Path(weights).suffix not in SUFFIXES:
+        return None
+    return None if weights is None else Path(weights)
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Put a file's state into the model, in the model's own dtypes; if it does not fit, the model is untouched.
+
+    Raises ValueError naming the file: one that is not there, cannot be read, or holds the state of another architecture
+    (then with the first entry that is missing, of another shape, or unexpected).
+    """
+    state, own = _read(path), model.state_dict()
+    for name, tensor in own.items():
+        if name not in state and not _optional(name):
+            raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is missing")
+        if name in state and state[name].shape != tensor.shape:
+            shapes = f"must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
+            raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} {shapes}")
+    for name in state:
+        if name not in own and not _optional(name):
+            raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
+    model.load_state_dict(state)
+
+
+def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the model's state, floats in `dtype` (their own if None); the file is there whole or not at all."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
+    state = {
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(state, beside)
+        else:
+            torch.save(state, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
+    if not path.is_file():
+        raise ValueError(f"{path}: must be a file of weights; there is none; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes of a broken file provoke
+        raise ValueError(f"{path}: must be a readable {path.suffix} file of tensors; got {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(entry, Tensor) for entry in state.values()):
+        raise ValueError(f"{path}: must hold a state_dict, names to tensors; save model.state_dict() alone")
+    return state
+
+
+def _optional(name: str) -> bool:
+    """A counter that batch normalisation keeps, its frozen form does not, and neither uses in eval mode."""
+    return name.endswith(".num_batches_tracked")
+
+
+def _described(model: nn.Module) -> str:
+    return f"this {type(model).__name__} (the same detector, the same number of classes)"

@@ -1,0 +1,39 @@
+"""A validation metric, time after time -> whether it is the best yet, and whether to go on waiting for a better one."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class EarlyStopping:
+    """Patience with a metric that should rise.
+
+    A value counts as progress if it beats the best by more than `min_delta`; ties keep the earlier. A missing (None) or
+    NaN value is never progress and, as it says nothing of the model, costs no patience either.
+    """
+
+    patience: int
+    min_delta: float = 0.0
+    best: float = field(default=-math.inf, init=False)
+    waited: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1 evaluation; got {self.patience}; 5 is usual")
+        if not self.min_delta >= 0:
+            raise ValueError(f"min_delta must not be negative; got {self.min_delta}; 0 is usual")
+
+    def improved(self, metric: float | None) -> bool:
+        """Take in one evaluation; True if it is the best yet, so that the caller keeps a checkpoint."""
+        if metric is None or math.isnan(metric):
+            return False
+        if metric > self.best + self.min_delta:
+            self.best, self.waited = metric, 0
+            return True
+        self.waited += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` evaluations in a row brought no progress."""
+        return self.waited >= self.patience

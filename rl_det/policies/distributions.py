@@ -1,0 +1,102 @@
+"""What a policy's head says of each candidate -> independent actions per candidate, with densities one by one."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rl_det.losses.policy_gradient import masked_mean
+
+
+class Distribution(Protocol):
+    """Independent actions of N candidates in B images; K samples of it are [B, K, N]."""
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
+        """K actions for each image, in antithetic pairs: the second of a pair is the first one mirrored."""
+
+    def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
+        """Log density of each candidate's own action; gradient flows to the distribution's parameters."""
+
+    def greedy(self) -> Float[Tensor, "B N"]:
+        """The action that leaves the tuned detector as it is: nothing explored."""
+
+    def entropy(self) -> Float[Tensor, "B N"]:
+        """In nats, per candidate."""
+
+    def kl(self, reference: Self) -> Float[Tensor, "B N"]:
+        """KL(self || reference) in nats, per candidate."""
+
+    def drift(self, mask: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
+        """The mean shift of all logits, with gradient: no rank feels it, so nothing in the reward holds it back."""
+
+
+@dataclass(frozen=True)
+class GaussianShifts:
+    """A shift of each candidate's logit, normal about `mean` with one standard deviation `sigma` for all."""
+
+    mean: Float[Tensor, "B N"]
+    sigma: float
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
+        noise = _antithetic(torch.randn, self.mean, num_samples, generator, mirror=torch.neg)
+        return self.mean.detach()[:, None] + self.sigma * noise
+
+    def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
+        standard = (action - self.mean[:, None]) / self.sigma
+        return -0.5 * standard.square() - math.log(self.sigma * math.sqrt(2 * math.pi))
+
+    def greedy(self) -> Float[Tensor, "B N"]:
+        return self.mean.detach()
+
+    def entropy(self) -> Float[Tensor, "B N"]:
+        return torch.full_like(self.mean, 0.5 + math.log(self.sigma * math.sqrt(2 * math.pi)))
+
+    def kl(self, reference: "GaussianShifts") -> Float[Tensor, "B N"]:
+        ratio = self.sigma / reference.sigma
+        distance = ((self.mean - reference.mean) / reference.sigma).square()
+        return 0.5 * (distance + ratio**2 - 1) - math.log(ratio)
+
+    def drift(self, mask: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
+        return masked_mean(self.mean, mask)
+
+
+@dataclass(frozen=True)
+class BernoulliGates:
+    """Keep (1) or drop (0) each candidate; `logits` are the log-odds of keeping."""
+
+    logits: Float[Tensor, "B N"]
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
+        uniform = _antithetic(torch.rand, self.logits, num_samples, generator, mirror=lambda u: 1 - u)
+        return (uniform < self.logits.detach().sigmoid()[:, None]).to(self.logits.dtype)
+
+    def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
+        logits = self.logits[:, None].expand_as(action)
+        return -F.binary_cross_entropy_with_logits(logits, action, reduction="none")
+
+    def greedy(self) -> Float[Tensor, "B N"]:
+        return torch.ones_like(self.logits)
+
+    def entropy(self) -> Float[Tensor, "B N"]:
+        return F.binary_cross_entropy_with_logits(self.logits, self.logits.sigmoid(), reduction="none")
+
+    def kl(self, reference: "BernoulliGates") -> Float[Tensor, "B N"]:
+        keep = self.logits.sigmoid()
+        cross = F.binary_cross_entropy_with_logits(reference.logits, keep, reduction="none")
+        return cross - self.entropy()
+
+    def drift(self, mask: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
+        """0: a gate's probability is felt by the reward."""
+        return (self.logits * mask).sum() * 0.0
+
+
+def _antithetic(draw, like, num_samples, generator, *, mirror):  # type: ignore[no-untyped-def]
+    """[B, K, N] draws in mirrored pairs; an odd K leaves the last one without its pair."""
+    num_images, num_candidates = like.shape
+    half = draw((num_images, (num_samples + 1) // 2, num_candidates), generator=generator, device=generator.device)
+    both = torch.stack([half, mirror(half)], 2).reshape(num_images, -1, num_candidates)
+    return both[:, :num_samples].to(like.device)

@@ -1,0 +1,47 @@
+"""Candidates -> the logits that the detector's own head gives them now, with gradient; its state and its parameters."""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rl_det.candidates import Observation, gather_logits
+from rl_det.detectors.protocol import Detector
+from rl_det.types import HeadOutput
+
+
+class Head:
+    """The trainable part that the rescoring and the selecting policy share."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+
+    def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
+        """The candidates' logits under the present parameters; 0 on padding."""
+        logits = gather_logits(output.logits, observation["index"])
+        return logits.where(observation["mask"], 0.0)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What fine-tuning trains."""
+        return self.detector.head_parameters()
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """For an optimizer."""
+        return [{"params": self.detector.head_parameters(), "lr": learning_rate}]
+
+    def recalibrate(self, scale: float, shift: float) -> None:
+        """Fold logits -> scale * logits + shift into the weights, `scale` positive."""
+        self.detector.recalibrate(scale, shift)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole detector, copied: a user may want any of it, and only the head has changed."""
+        return {"detector": copied(self.detector.plain().state_dict())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state."""
+        self.detector.plain().load_state_dict(state["detector"])
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state that later training does not reach."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,0 +1,53 @@
+"""What every policy can do, and the one way from a policy to detections."""
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rl_det.candidates import Observation, observe, select_candidates
+from rl_det.detectors.protocol import Detector
+from rl_det.policies.distributions import Distribution
+from rl_det.types import Candidates, Encoded, HeadOutput
+
+
+class Policy(Protocol):
+    """The detector's head, alone or with a context module, seen as a distribution over actions on its candidates.
+
+    At the start it reproduces the warm start exactly. `distribution` is what an agent samples from; `logits` is what the
+    tuned detector ranks by.
+    """
+
+    detector: Detector
+
+    def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
+        """The candidates' logits under the present parameters, with gradient."""
+
+    def distribution(self, observation: Observation, output: HeadOutput) -> Distribution:
+        """What the policy would do with each candidate."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that fine-tuning trains."""
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The same for an optimizer, each group with its own rate."""
+
+    def recalibrate(self, scale: float, shift: float) -> None:
+        """Fold logits -> scale * logits + shift into what is exported, `scale` positive."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that fine-tuning changes, copied."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state."""
+
+
+@torch.no_grad()
+def rescored(policy: Policy, encoded: Encoded, num_candidates: int) -> Candidates:
+    """The detector's N best candidates with the policy's logits, in the detector's order."""
+    output = policy.detector.head(encoded)
+    candidates = select_candidates(output, encoded.mask, num_candidates)
+    logits = policy.logits(observe(candidates, encoded), output)
+    return replace(candidates, logits=logits.masked_fill(~candidates.mask, -torch.inf))

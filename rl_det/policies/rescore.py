@@ -1,0 +1,21 @@
+"""Candidates -> a Gaussian shift of each one's logit; the mean is what the detector's own head says now."""
+
+from rl_det.candidates import Observation
+from rl_det.detectors.protocol import Detector
+from rl_det.policies.distributions import GaussianShifts
+from rl_det.policies.head import Head
+from rl_det.types import HeadOutput
+
+
+class RescorePolicy(Head):
+    """The head as a policy for `rl_det/RescoreDetections-v0`; `sigma`, in logits, is how widely it explores."""
+
+    def __init__(self, detector: Detector, *, sigma: float) -> None:
+        super().__init__(detector)
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive; got {sigma}; 0.5 is usual")
+        self.sigma = sigma
+
+    def distribution(self, observation: Observation, output: HeadOutput) -> GaussianShifts:
+        """Shifts against the logits that the environment has shown."""
+        return GaussianShifts(self.logits(observation, output) - observation["logits"], self.sigma)

@@ -1,0 +1,70 @@
+"""Scores of a pool of images, and other scores for one of them -> the exact change of AP, and each candidate's part in it."""
+
+from dataclasses import fields
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from rl_det.metrics.matching import Relations
+from rl_det.metrics.ranking_pool import RankingPool
+
+
+class Reward(Protocol):
+    """R episodes, each a change of one image's scores while the P - 1 other images of the pool keep theirs.
+
+    `baseline` are the pool's scores, `scores` those of image images[r] in episode r, `alternatives` what each candidate
+    would have scored had it not acted. Returns the change against the baseline [R], and the change against the same
+    scores but for the candidate's own, which takes its alternative [R, N]. A score of -inf takes a candidate out.
+    """
+
+    def __call__(
+        self,
+        relations: Relations,
+        baseline: Float64[np.ndarray, "P N"],
+        images: Int64[np.ndarray, " R"],
+        scores: Float64[np.ndarray, "R N"],
+        alternatives: Float64[np.ndarray, "R N"],
+        *,
+        nms_iou: float,
+    ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]: ...
+
+
+def pool_ap(
+    relations: Relations,
+    baseline: Float64[np.ndarray, "P N"],
+    images: Int64[np.ndarray, " R"],
+    scores: Float64[np.ndarray, "R N"],
+    alternatives: Float64[np.ndarray, "R N"],
+    *,
+    nms_iou: float,
+) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]:
+    """The exact change of the pool's mAP, through NMS and COCO's ten IoU thresholds: the default.
+
+    The ranking is that of all images together, so a false positive of a class that the image does not hold costs what it
+    costs the data set, and a shift of all an image's scores is judged.
+    """
+    return RankingPool(relations, baseline, nms_iou=nms_iou).what_if(images, scores, alternatives)
+
+
+def image_ap(
+    relations: Relations,
+    baseline: Float64[np.ndarray, "P N"],
+    images: Int64[np.ndarray, " R"],
+    scores: Float64[np.ndarray, "R N"],
+    alternatives: Float64[np.ndarray, "R N"],
+    *,
+    nms_iou: float,
+) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]:
+    """The exact change of the image's own mAP over the classes that it holds; 0 for an image without true boxes.
+
+    It is blind to a common shift of an image's scores and to false positives of classes that the image does not hold.
+    """
+    rewards, credits = np.zeros(len(images)), np.zeros_like(scores)
+    for image in np.unique(images):
+        episodes = np.flatnonzero(images == image)
+        alone = Relations(**{f.name: getattr(relations, f.name)[image : image + 1] for f in fields(Relations)})
+        pool = RankingPool(alone, baseline[image : image + 1], nms_iou=nms_iou)
+        first = np.zeros(len(episodes), dtype=np.int64)
+        rewards[episodes], credits[episodes] = pool.what_if(first, scores[episodes], alternatives[episodes])
+    return rewards, credits

@@ -1,0 +1,107 @@
+"""A policy and cached encodings with labels -> the same policy, trained on by labels alone: the control of every claim.
+
+Continued supervised training of the very parameters that reinforcement learning tunes, on the same images, in the same
+batches, for as many image passes, under the same schedule and the same selection by validation AP. The head learns by the
+detector's own losses; a context module learns which candidates match a true box of their class.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rl_det.candidates import observe, select_candidates
+from rl_det.detectors.cache import EncodedDataset
+from rl_det.early_stopping import EarlyStopping
+from rl_det.metrics.matching import relations
+from rl_det.policies.context import ContextPolicy
+from rl_det.policies.policy import Policy
+from rl_det.schedules import warm_cosine
+from rl_det.types import Encoded, HeadOutput, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a policy goes on learning from labels."""
+
+    num_steps: int = 1200
+    """Batches; as many image passes as the method that this is the control of."""
+    batch_size: int = 48
+    """Images a step."""
+    num_candidates: int = 64
+    """The best candidates of an image, from which a context module learns."""
+    learning_rate: float = 3e-4
+    """AdamW's peak rate for the head: a short linear warm-up, then a cosine to 0."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    validate_every: int = 100
+    """Steps between two validations."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "num_candidates", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+def train(
+    policy: Policy,
+    data: EncodedDataset,
+    config: Config,
+    *,
+    generator: torch.Generator,
+    validate: Callable[[], float],
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> float:
+    """Train the policy in place and leave it at its best validation AP, which is returned."""
+    optimizer = torch.optim.AdamW(policy.parameter_groups(config.learning_rate), weight_decay=0.01)
+    schedule = warm_cosine(optimizer, config.num_steps)
+    stopping = EarlyStopping(patience=config.num_steps)
+    stopping.improved(validate())
+    best = policy.state_dict()
+    device = policy.parameters()[0].device
+    order = torch.zeros(0, dtype=torch.int64)
+    for step in range(1, config.num_steps + 1):
+        while len(order) < config.batch_size:
+            order = torch.cat([order, torch.randperm(len(data), generator=generator)])
+        images, order = order[: config.batch_size], order[config.batch_size :]
+        encoded, targets = data.batch(images, device), [data.targets[image] for image in images.tolist()]
+        output = policy.detector.head(encoded)
+        loss = supervised_loss(policy, encoded, output, targets)
+        if isinstance(policy, ContextPolicy):
+            loss = loss + context_loss(policy, encoded, output, targets, config.num_candidates)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        metrics = {"loss": float(loss.detach())}
+        if step % config.validate_every == 0 or step == config.num_steps:
+            metrics["val_AP"] = validate()
+            if stopping.improved(metrics["val_AP"]):
+                best = policy.state_dict()
+        on_step(step, metrics)
+    policy.load_state_dict(best)
+    return stopping.best
+
+
+def supervised_loss(
+    policy: Policy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target]
+) -> Float[Tensor, ""]:
+    """The sum of the detector's own losses of the head."""
+    return torch.stack(list(policy.detector.loss(encoded, targets, output).values())).sum()
+
+
+def context_loss(
+    policy: ContextPolicy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target], num_candidates: int
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the policy's logits: does the candidate match a true box of its class at IoU 0.5?"""
+    candidates = select_candidates(output, encoded.mask, num_candidates)
+    logits = policy.logits(observe(candidates, encoded), output)
+    related = relations(
+        candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=policy.detector.num_classes
+    )
+    matched = torch.from_numpy(related.iou.max(-1) >= 0.5).to(logits)
+    return F.binary_cross_entropy_with_logits(logits[candidates.mask], matched[candidates.mask])

@@ -1,0 +1,136 @@
+"""The nouns that travel through rl_det, and the letters of their shapes: in come tensors, out come named records.
+
+Letters: B images, P proposals, N candidates, G true boxes, C classes, T IoU thresholds, K samples per image, D features.
+Boxes are xyxy, in pixels of the image as the detector's user gave it. Labels are 1..C, as torchvision counts them: 0 is
+the background and never a label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is truly in one image, in COCO's own meaning of each field.
+
+    `area` is the annotation's own (a segmentation's, where there is one), not the box's. A crowd region (`iscrowd`) may
+    absorb any number of detections and counts neither for nor against them.
+    """
+
+    boxes: Float[Tensor, "G 4"]
+    labels: Int[Tensor, " G"]
+    area: Float[Tensor, " G"]
+    iscrowd: Bool[Tensor, " G"]
+    image_id: int
+
+    def to(self, device: torch.device | str) -> "Target":
+        """The same target on another device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "image_id"}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image, RGB in [0, 1], and what is in it."""
+
+    image: Float[Tensor, "3 H W"]
+    target: Target
+
+
+class Detections(TypedDict):
+    """What a user gets for one image: torchvision's own dict form, best score first."""
+
+    boxes: Float[Tensor, "M 4"]
+    labels: Int[Tensor, " M"]
+    scores: Float[Tensor, " M"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """All that a detector's trainable head needs of B images; the frozen part has run and need not run again.
+
+    `features` holds one tensor per feature level, each with B first: RoI-pooled features [B, P, C, h, w] (two-stage),
+    feature maps [B, C, H, W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes that the head
+    refines (proposals or anchors; zeros where there are none), in pixels of the *resized* image; `mask` is False on
+    padding. `resized` and `original` are the image sizes (height, width) after and before the detector's transform.
+    """
+
+    features: tuple[Float[Tensor, "B ..."], ...]
+    reference: Float[Tensor, "B P 4"]
+    mask: Bool[Tensor, "B P"]
+    resized: Float[Tensor, "B 2"]
+    original: Float[Tensor, "B 2"]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, images: Int[Tensor, " b"] | slice) -> "Encoded":
+        """The encodings of some of the images, in the order asked for."""
+        rest = {f.name: getattr(self, f.name)[images] for f in fields(self) if f.name != "features"}
+        return replace(self, features=tuple(level[images] for level in self.features), **rest)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Encoded":
+        """The same on another device; `dtype` (say torch.float16, for a cache) applies to the features alone."""
+        rest = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "features"}
+        return replace(self, features=tuple(level.to(device, dtype) for level in self.features), **rest)
+
+
+class HeadOutput(NamedTuple):
+    """What a detector's head says of every (proposal, class) pair.
+
+    `logits` are log-odds, log(p / (1 - p)), in every family: unbounded, so that ranks survive where sigmoids saturate.
+    `embeddings` is the head's last hidden layer, what a context policy looks at. Class-agnostic boxes are expanded.
+    """
+
+    logits: Float[Tensor, "B P C"]
+    boxes: Float[Tensor, "B P C 4"]
+    embeddings: Float[Tensor, "B P D"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The N best (proposal, class) pairs of each image by logit; no score threshold and no NMS has touched them.
+
+    Sorted by falling logit, padded at the end (`mask` False, logit -inf). `index` is p * C + c - 1 of the pair, by which
+    a head's later output is asked about the same candidates again.
+    """
+
+    boxes: Float[Tensor, "B N 4"]
+    labels: Int[Tensor, "B N"]
+    logits: Float[Tensor, "B N"]
+    mask: Bool[Tensor, "B N"]
+    index: Int[Tensor, "B N"]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, images: Int[Tensor, " b"] | slice) -> "Candidates":
+        """The candidates of some of the images, in the order asked for."""
+        return Candidates(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> "Candidates":
+        """The same candidates on another device."""
+        return Candidates(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def concatenate(parts: Sequence[Encoded]) -> Encoded:
+    """Several encodings as one; their proposals must be padded to the same P, their feature maps to the same size.
+
+    Raises ValueError where the shapes disagree (one-stage feature maps of images of different sizes).
+    """
+    shapes = {tuple(level.shape[1:] for level in part.features) for part in parts}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"encodings to concatenate must agree in shape beyond the image axis; got {sorted(shapes)}; "
+            "give the detector a fixed image size, or encode one batch at a time"
+        )
+    rest = {
+        f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Encoded) if f.name != "features"
+    }
+    levels = tuple(torch.cat(level) for level in zip(*(part.features for part in parts), strict=True))
+    return Encoded(features=levels, **rest)

@@ -1,0 +1,314 @@
+"""What every detector promises, asked of each family: tiny, a torchvision Faster R-CNN, and a RetinaNet."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from rl_det.candidates import gather_logits, postprocess
+from rl_det.detectors import Detector, OneStage, TwoStage, build_detector
+from rl_det.detectors.tiny import tiny
+from rl_det.types import Detections, Encoded, Target, concatenate
+
+NUM_CLASSES = 3
+EVERY = 100_000  # more candidates, or detections, than there are
+MOBILENET = "fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+class TwoLevels(nn.Module):
+    """A backbone with two maps, strides 8 and 16: small, but with levels that can be confused."""
+
+    out_channels = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.ReLU())
+        self.coarse = nn.Sequential(nn.Conv2d(16, 16, 2, stride=2), nn.ReLU())
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        fine = self.fine(images)
+        return OrderedDict([("0", fine), ("1", self.coarse(fine))])
+
+
+def retinanet() -> RetinaNet:
+    return RetinaNet(
+        TwoLevels(),
+        num_classes=NUM_CLASSES + 1,
+        min_size=64,
+        max_size=128,
+        anchor_generator=AnchorGenerator(sizes=((16,), (32,)), aspect_ratios=((0.5, 1.0, 2.0),) * 2),
+        score_thresh=0.0,
+        topk_candidates=EVERY,
+        detections_per_img=EVERY,
+    )
+
+
+@torch.no_grad()
+def lively_two_stage(detector: Detector) -> Detector:
+    """Random predictors say the same of everything; these do not, and spread classes and boxes."""
+    model = detector.plain()
+    predictor = model.roi_heads.box_predictor
+    encoded = detector.encode(IMAGES)
+    if isinstance(model.backbone, BackboneWithFPN):  # untrained, its signal dies away below what half precision holds
+        for block in model.backbone.fpn.layer_blocks:
+            block[0].weight /= encoded.features[0][encoded.mask].std()
+        encoded = detector.encode(IMAGES)
+    embeddings = detector.head(encoded).embeddings[encoded.mask]
+    spread = float((embeddings - embeddings.mean(0)).norm(dim=1).mean().clamp(min=1e-6))
+    nn.init.normal_(predictor.cls_score.weight, std=3.0 / spread)
+    nn.init.normal_(predictor.bbox_pred.weight, std=2.0 / spread)
+    for layer in (predictor.cls_score, predictor.bbox_pred):
+        layer.bias.copy_(-layer.weight @ embeddings.mean(0))
+    model.roi_heads.detections_per_img = EVERY
+    return detector
+
+
+def lively_retinanet() -> Detector:
+    model = retinanet()
+    for layer in model.head.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    with torch.no_grad():  # a trained RetinaNet never fires in torchvision's unused column for the background
+        bias = model.head.classification_head.cls_logits.bias.zero_()
+        bias.view(-1, NUM_CLASSES + 1)[:, 0] = -40.0
+    return OneStage(model.eval())
+
+
+class Case(NamedTuple):
+    """A detector, and how torchvision builds the same architecture."""
+
+    detector: Detector
+    fresh: Callable[[], nn.Module]
+
+
+def images() -> list[Tensor]:
+    """Three sizes: one smaller than the detectors' own, one wide, one tall."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = [torch.rand(3, *size, generator=generator) for size in ((6, 6), (5, 12), (10, 7))]
+    return [nn.functional.interpolate(image[None], scale_factor=8.0, mode="bilinear")[0] for image in coarse]
+
+
+IMAGES = images()
+
+
+@pytest.fixture(scope="module", params=["tiny", MOBILENET, "retinanet"])
+def case(request: pytest.FixtureRequest) -> Case:
+    torch.manual_seed(0)
+    if request.param == "retinanet":
+        return Case(lively_retinanet(), retinanet)
+    detector = lively_two_stage(build_detector(request.param, num_classes=NUM_CLASSES, image_size=64))
+
+    def fresh() -> FasterRCNN:
+        if request.param == "tiny":
+            model = tiny(NUM_CLASSES, image_size=64)
+        else:
+            options = {"weights_backbone": None, "min_size": 64, "max_size": 128}
+            model = get_model(MOBILENET, num_classes=NUM_CLASSES + 1, box_score_thresh=0.0, **options)
+        model.roi_heads.detections_per_img = EVERY
+        return model
+
+    return Case(detector, fresh)
+
+
+@pytest.fixture(scope="module")
+def detector(case: Case) -> Detector:
+    return case.detector
+
+
+@pytest.fixture(scope="module")
+def encoded(detector: Detector) -> Encoded:
+    return detector.encode(IMAGES)
+
+
+def target(*boxes: tuple[float, float, float, float], crowd: bool = False) -> Target:
+    count = len(boxes)
+    return Target(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(count, 4),
+        labels=torch.arange(count) % NUM_CLASSES + 1,
+        area=torch.ones(count),
+        iscrowd=torch.full((count,), crowd),
+        image_id=0,
+    )
+
+
+def targets() -> list[Target]:
+    """The second image is empty."""
+    return [target((4, 4, 30, 30), (20, 10, 44, 46)), target(), target((5, 20, 50, 70))]
+
+
+def own_losses(detector: Detector, encoded: Encoded, targets: Sequence[Target]) -> dict[str, Tensor]:
+    return detector.loss(encoded, targets, detector.head(encoded))
+
+
+def assert_same_detections(some: Detections, others: Detections) -> None:
+    """One to one, whatever the order of near ties: same label, box and score."""
+    assert len(some["boxes"]) == len(others["boxes"])
+    box_gap = torch.cdist(some["boxes"], others["boxes"], p=torch.inf)
+    score_gap = (some["scores"][:, None] - others["scores"]).abs()
+    same = (box_gap < 1e-2) & (score_gap < 1e-4) & (some["labels"][:, None] == others["labels"])
+    assert same.any(0).all()
+    assert same.any(1).all()
+
+
+def test_it_is_a_detector(detector: Detector) -> None:
+    assert isinstance(detector, Detector)
+    assert detector.num_classes == NUM_CLASSES
+
+
+def test_the_encoding_has_no_gradient_and_is_repeatable(detector: Detector, encoded: Encoded) -> None:
+    detector.plain().train()
+    again = detector.encode(IMAGES)
+    assert not any(level.requires_grad for level in again.features)
+    for level, same in zip(encoded.features, again.features, strict=True):
+        torch.testing.assert_close(level, same, rtol=0, atol=0)
+    torch.testing.assert_close(encoded.reference, again.reference, rtol=0, atol=0)
+    assert encoded.original.tolist() == [[48, 48], [40, 96], [80, 56]]
+
+
+def test_encodings_of_two_batches_concatenate_into_one(detector: Detector, encoded: Encoded) -> None:
+    if isinstance(detector, TwoStage):  # the anchors of a RetinaNet follow the size of the images
+        assert concatenate([encoded, detector.encode(IMAGES[:1])]).mask.shape == (4, encoded.mask.shape[1])
+    parts = concatenate([encoded[:1], encoded[1:]])
+    torch.testing.assert_close(detector.head(parts).logits, detector.head(encoded).logits)
+
+
+def test_the_head_speaks_of_every_proposal_and_class_with_gradient(detector: Detector, encoded: Encoded) -> None:
+    output = detector.head(encoded)
+    assert output.logits.shape == (*encoded.mask.shape, NUM_CLASSES)
+    assert output.boxes.shape == (*encoded.mask.shape, NUM_CLASSES, 4)
+    assert output.embeddings.shape[:2] == encoded.mask.shape
+    assert output.logits.isfinite().all()
+    assert output.logits[encoded.mask].std() > 0.1
+    total = output.logits.square().sum() + output.boxes.sum() + output.embeddings.sum()
+    gradients = torch.autograd.grad(total, detector.head_parameters())
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_only_the_head_parameters_take_part_in_the_head(detector: Detector, encoded: Encoded) -> None:
+    detector.plain().zero_grad()
+    detector.head(encoded).logits.sum().backward()
+    own = {id(parameter) for parameter in detector.head_parameters()}
+    assert all(parameter.grad is None for parameter in detector.plain().parameters() if id(parameter) not in own)
+    detector.plain().zero_grad()
+
+
+def test_a_cache_in_half_precision_changes_the_logits_little(detector: Detector, encoded: Encoded) -> None:
+    exact, cached = detector.head(encoded), detector.head(encoded.to("cpu", torch.float16))
+    assert all(part.dtype == torch.float32 for part in cached)
+    gap = (exact.logits - cached.logits)[encoded.mask].abs().max()
+    assert 0 < gap < 0.02 * exact.logits[encoded.mask].std()
+
+
+def test_boxes_are_in_the_users_pixels_and_inside_the_image(detector: Detector, encoded: Encoded) -> None:
+    boxes = detector.head(encoded).boxes.flatten(1, 2)
+    for found, (height, width) in zip(boxes, encoded.original, strict=True):
+        assert found.min() >= 0
+        assert found[:, [0, 2]].max() <= width * 1.00001
+        assert found[:, [1, 3]].max() <= height * 1.00001
+        assert found[:, [0, 2]].max() > 0.9 * width  # and not in any smaller image's
+        assert found[:, [1, 3]].max() > 0.9 * height
+
+
+def test_it_proposes_the_best_pairs_of_all_in_falling_order(detector: Detector, encoded: Encoded) -> None:
+    num_candidates = 40
+    candidates = detector.propose(encoded, num_candidates)
+    assert not candidates.logits.requires_grad
+    with torch.no_grad():
+        output = detector.head(encoded)
+    for image in range(len(encoded)):
+        pairs = [
+            (float(output.logits[image, p, c]), p, c)
+            for p in range(encoded.mask.shape[1])
+            for c in range(NUM_CLASSES)
+            if encoded.mask[image, p]
+        ]
+        best = sorted(pairs, reverse=True)[:num_candidates]
+        count = int(candidates.mask[image].sum())
+        assert count == len(best)
+        assert candidates.mask[image, :count].all()
+        torch.testing.assert_close(candidates.logits[image, :count], torch.tensor([logit for logit, _, _ in best]))
+    proposal, column = candidates.index // NUM_CLASSES, candidates.index % NUM_CLASSES
+    rows = torch.arange(len(encoded))[:, None]
+    assert (candidates.labels == column + 1)[candidates.mask].all()
+    found = output.boxes[rows, proposal, column][candidates.mask]
+    torch.testing.assert_close(candidates.boxes[candidates.mask], found)
+
+
+def test_the_head_can_be_asked_again_about_the_same_candidates(detector: Detector, encoded: Encoded) -> None:
+    candidates = detector.propose(encoded, 40)
+    logits = gather_logits(detector.head(encoded).logits, candidates.index)
+    assert logits.requires_grad
+    torch.testing.assert_close(logits[candidates.mask], candidates.logits[candidates.mask])
+
+
+def test_postprocessed_candidates_are_what_the_detector_detects(detector: Detector, encoded: Encoded) -> None:
+    model = detector.plain()
+    nms_iou = model.roi_heads.nms_thresh if isinstance(detector, TwoStage) else model.nms_thresh
+    found = postprocess(detector.propose(encoded, EVERY), nms_iou=nms_iou, max_detections=EVERY)
+    for ours, own in zip(found, detector.detect(IMAGES), strict=True):
+        assert len(ours["boxes"]) > 10
+        sides = own["boxes"][:, 2:] - own["boxes"][:, :2]
+        real = (sides >= 1e-2).all(1)  # a RetinaNet also lists boxes that clipping has emptied
+        own = Detections(boxes=own["boxes"][real], labels=own["labels"][real], scores=own["scores"][real])
+        assert_same_detections(ours, own)
+        assert (ours["scores"].diff() <= 0).all()
+
+
+def test_its_losses_reach_every_parameter_of_the_head(detector: Detector, encoded: Encoded) -> None:
+    losses = own_losses(detector, encoded, targets())
+    total = torch.stack(list(losses.values())).sum()
+    gradients = torch.autograd.grad(total, detector.head_parameters())
+    assert total > 0
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_images_without_any_object_still_have_a_loss(detector: Detector, encoded: Encoded) -> None:
+    losses = own_losses(detector, encoded, [target()] * 3)
+    total = torch.stack(list(losses.values())).sum()
+    assert total > 0
+    assert total.isfinite()
+    total.backward()
+    detector.plain().zero_grad()
+
+
+def test_a_crowd_is_neither_an_object_nor_background(detector: Detector, encoded: Encoded) -> None:
+    everywhere = target((-500, -500, 500, 500), crowd=True)
+    losses = own_losses(detector, encoded, [everywhere] * 3)
+    assert all(loss == 0 and loss.requires_grad for loss in losses.values())
+
+
+def test_the_losses_fall_when_the_head_learns(case: Case, encoded: Encoded) -> None:
+    detector = case.detector
+    before = {name: tensor.clone() for name, tensor in detector.plain().state_dict().items()}
+    optimizer = torch.optim.Adam(detector.head_parameters(), lr=3e-5)
+    totals = []
+    for _ in range(8):
+        total = torch.stack(list(own_losses(detector, encoded, targets()).values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    changed = {name for name, tensor in detector.plain().state_dict().items() if not torch.equal(tensor, before[name])}
+    detector.plain().load_state_dict(before)
+    assert totals[-1] < totals[0]
+    assert not any(name.startswith(("backbone", "rpn")) for name in changed)
+
+
+def test_the_plain_model_detects_the_same_without_this_library(case: Case) -> None:
+    model = case.fresh()
+    model.load_state_dict(case.detector.plain().state_dict())
+    with torch.no_grad():
+        own = model.eval()(IMAGES)
+    for ours, theirs in zip(case.detector.detect(IMAGES), own, strict=True):
+        real = theirs["labels"] > 0
+        for name in ("boxes", "labels", "scores"):
+            torch.testing.assert_close(ours[name], theirs[name][real], rtol=0, atol=0)
