@@ -1,25 +1,87 @@
-"""A policy before or after training -> its test figures, its recalibrated twin, and the files a user takes home."""
+"""A policy, before or after training -> its recalibrated twin, its test figures, and the files that a user takes home."""
 
 import copy
-from pathlib import Path
+from typing import Literal
 
 import torch
+from task import Bar
 
 from rl_det.data import Dataset
-from rl_det.detectors import Detector, save_state
+from rl_det.detectors import Detector
 from rl_det.detectors.cache import EncodedDataset
 from rl_det.evaluate import evaluate
-from rl_det.metrics.calibration import correct_detections, fit_recalibration
+from rl_det.metrics.calibration import detection_calibration_error, fit_recalibration, scored
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
+from rl_det.types import Detections, Target
 from rl_det.validation import detections, mean_ap
 
 SIGMA = 0.5
 KEEP_BIAS = 2.0
 EVALUATED_CANDIDATES = 128
-"""Pairs of a proposal and a class that NMS chooses from; all methods alike."""
-LOSS_OF_ORDER = 5e-4
-"""How much validation AP a recalibration may cost before it is left out."""
+"""Pairs of a proposal and a class that NMS chooses from, in every method."""
+COST_OF_CALIBRATION = 5e-4
+"""How much validation AP a recalibration may cost before it is left out: a softmax cannot keep every order."""
+
+
+def make_policy(name: Literal["rescore", "select", "context"], detector: Detector) -> Policy:
+    """The policy of this name, at the warm start."""
+    if name == "rescore":
+        return RescorePolicy(detector, sigma=SIGMA)
+    if name == "select":
+        return SelectPolicy(detector, keep_bias=KEEP_BIAS)
+    module = ContextModule(num_classes=detector.num_classes, embedding_size=detector.embedding_size)
+    return ContextPolicy(detector, module.to(detector.head_parameters()[0].device), sigma=SIGMA)
+
+
+def validation_ap(policy: Policy, val: EncodedDataset) -> float:
+    """Validation mAP, by which early stopping and checkpoints go."""
+    return mean_ap(policy, val, EVALUATED_CANDIDATES, nms_iou=policy.detector.nms_iou)
+
+
+def detect(policy: Policy, data: EncodedDataset) -> list[Detections]:
+    """The policy's detections on cached encodings."""
+    device = policy.parameters()[0].device
+    return [
+        found
+        for images in torch.arange(len(data)).split(50)
+        for found in detections(
+            policy, data.batch(images, device), EVALUATED_CANDIDATES, nms_iou=policy.detector.nms_iou
+        )
+    ]
+
+
+def recalibrated(policy: Policy, val: EncodedDataset) -> Policy:
+    """The policy with scores that mean what they say on validation; itself where that would cost AP."""
+    scores, correct = scored(detect(policy, val), val.targets)
+    twin = copy.deepcopy(policy)
+    twin.recalibrate(*fit_recalibration(scores, correct))
+    kept = validation_ap(twin, val) >= validation_ap(policy, val) - COST_OF_CALIBRATION
+    return twin if kept else policy
+
+
+def test_figures(methods: dict[str, tuple[Policy, Policy]], test: Dataset) -> dict[str, dict[str, float]]:
+    """For each method, uncalibrated and recalibrated: the latter's figures, and the former's calibration error.
+
+    The frozen part is the same in all, and runs once an image, in full precision.
+    """
+    found: dict[str, tuple[list[Detections], list[Detections]]] = {name: ([], []) for name in methods}
+    targets: list[Target] = []
+    with Bar("test", len(test)) as bar:
+        for start in range(0, len(test), 16):
+            samples = [test[index] for index in range(start, min(start + 16, len(test)))]
+            detector = next(iter(methods.values()))[0].detector
+            encoded = detector.encode([sample.image for sample in samples])
+            targets += [sample.target for sample in samples]
+            for name, pair in methods.items():
+                for policy, into in zip(pair, found[name], strict=True):
+                    into += detections(policy, encoded, EVALUATED_CANDIDATES, nms_iou=policy.detector.nms_iou)
+            bar.advance(len(samples))
+    figures = {}
+    for name, (before, after) in found.items():
+        figures[name] = evaluate(after, targets, num_classes=methods[name][0].detector.num_classes)
+        figures[name]["calibration_error_before"] = detection_calibration_error(*scored(before, targets))
+    return figures

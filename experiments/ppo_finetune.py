@@ -10,22 +10,24 @@ images, for as many image passes; PPO. Each is chosen by validation AP and judge
 import copy
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
 import tyro
-from methods import EVALUATED_CANDIDATES, make_policy, recalibrated, save_tuned, test_figures
-from task import Arguments, Bar, Task, guarded, open_task
+from methods import EVALUATED_CANDIDATES, make_policy, recalibrated, test_figures, validation_ap
+from task import Arguments, Bar, Task, clear_errors, open_task
 
 import rl_det_envs  # noqa: F401  (registers the environments)
 from rl_det.agents import ppo
+from rl_det.data import Split
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
+from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
 from rl_det.report.tables import print_table
 from rl_det.runs import Run
 from rl_det.training import continued
-from rl_det.validation import mean_ap
 
 NUM_UPDATES = {"smoke": 4, "short": 120, "full": 900}
 VALIDATE_EVERY = {"smoke": 2, "short": 20, "full": 50}
@@ -36,37 +38,38 @@ NUM_CANDIDATES = 64
 
 def main(arguments: Arguments) -> None:
     """Warm start, control, PPO; the table is written whatever it says."""
+    seconds: dict[str, float] = {}
     started = time.perf_counter()
     task = open_task(arguments)
-    run = Run.create(arguments.out or default_folder(arguments), asdict(arguments), arguments.seed)
-    seconds = {"warm_start": time.perf_counter() - started}
-    train, val = (encoded(task, split) for split in ("train", "val"))
-    torch.manual_seed(arguments.seed)
-    warm = make_policy(arguments.policy, task.detector)
-    methods: dict[str, Policy] = {"warm_start": warm}
-    for name, method in {"continued_supervised": continue_supervised, "ppo": fine_tune_by_ppo}.items():
-        started = time.perf_counter()
-        methods[name] = copy.deepcopy(warm)
-        method(methods[name], train, val, arguments, run)
-        seconds[name] = time.perf_counter() - started
-    results: dict[str, Any] = {
-        "seed": arguments.seed,
-        "data": str(arguments.data or "digit_scenes"),
-        "detector": arguments.detector,
-        "device": str(task.device),
-        "policy": arguments.policy,
-        "reward": arguments.reward,
-        "budget": arguments.budget,
-        "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
-        "methods": {},
-    }
-    for name, policy in methods.items():
-        calibrated = recalibrated(policy, val)
-        results["methods"][name] = test_figures(policy, calibrated, task.splits["test"])
-        save_tuned(calibrated, run.folder / name)
-    run.write_results(results)
+    seconds["warm_start"] = time.perf_counter() - started
+    with Run(arguments.out or default_folder(arguments), asdict(arguments), arguments.seed) as run:
+        train, val = encoded(task, "train"), encoded(task, "val")
+        torch.manual_seed(arguments.seed)
+        warm = make_policy(arguments.policy, task.detector)
+        methods = {"warm_start": warm}
+        for name, method in {"continued_supervised": continue_supervised, "ppo": fine_tune_by_ppo}.items():
+            started = time.perf_counter()
+            methods[name] = copy.deepcopy(warm)
+            method(methods[name], train, val, arguments, run)
+            run.save_checkpoint(name, methods[name].state_dict())
+            seconds[name] = time.perf_counter() - started
+        pairs = {name: (policy, recalibrated(policy, val)) for name, policy in methods.items()}
+        results = {
+            "seed": arguments.seed,
+            "data": str(arguments.data or "digit_scenes"),
+            "detector": arguments.detector,
+            "device": str(task.device),
+            "policy": arguments.policy,
+            "reward": arguments.reward,
+            "budget": arguments.budget,
+            "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
+            "methods": test_figures(pairs, task.splits["test"]),
+        }
+        run.write_results(results)
+        for name, (_, calibrated) in pairs.items():
+            export(calibrated, run.folder / name, EVALUATED_CANDIDATES)
     print_table(results)
-    print(f"written: {run.folder}")
+    print(f"The tuned detectors, the metrics and results.json are in {run.folder}")
 
 
 def continue_supervised(
@@ -123,25 +126,20 @@ def fine_tune_by_ppo(
         )
 
 
-def validation_ap(policy: Policy, val: EncodedDataset) -> float:
-    """Validation mAP, by which early stopping and checkpoints go."""
-    return mean_ap(policy, val, EVALUATED_CANDIDATES, nms_iou=policy.detector.nms_iou)
-
-
-def encoded(task: Task, split: Any) -> EncodedDataset:
+def encoded(task: Task, split: Split) -> EncodedDataset:
     """One split's encodings, with a progress bar."""
     dataset = task.splits[split]
     with Bar(f"encode {split}", len(dataset)) as bar:
         return encode_dataset(task.detector, dataset, on_batch=bar.advance)
 
 
-def default_folder(arguments: Arguments) -> Any:
+def default_folder(arguments: Arguments) -> Path:
     """A name that says what was run."""
     data = "digit_scenes" if arguments.data is None else arguments.data.resolve().name
     parts = ("ppo_finetune", data, arguments.detector, arguments.policy, arguments.budget, f"seed{arguments.seed}")
-    return RUNS / "-".join(parts)
+    return Path("runs") / "-".join(parts)
 
 
 if __name__ == "__main__":
-    with guarded():
+    with clear_errors():
         main(tyro.cli(Arguments))

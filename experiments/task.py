@@ -1,6 +1,8 @@
 """Command-line arguments -> the data, the warm start and the budget that an experiment begins with."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,10 +144,13 @@ def train_warm_start(
     return detector
 
 
+Log = Callable[[int, str, dict[str, float]], None]
+
+
 class Bar:
     """A progress bar with the time left and the latest validation mAP."""
 
-    def __init__(self, name: str, total: int, log: Callable[..., None] = lambda *_, **__: None) -> None:
+    def __init__(self, name: str, total: int, log: Log = lambda step, stage, metrics: None) -> None:
         self.name, self.log, self.bar = name, log, tqdm(total=total, desc=name, dynamic_ncols=True)
 
     def __enter__(self) -> "Bar":
@@ -154,9 +159,23 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
+    def advance(self, count: int) -> None:
+        """So many further."""
+        self.bar.update(count)
+
     def update(self, step: int, metrics: dict[str, float]) -> None:
-        """One step further."""
+        """At this step, with these metrics."""
         if "val_AP" in metrics:
             self.bar.set_postfix_str(f"val mAP {100 * metrics['val_AP']:.2f}")
         self.bar.update(step - self.bar.n)
-        self.log(step, self.name, **metrics)
+        self.log(step, self.name, metrics)
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """A user's mistake ends the program with one line and exit code 2; anything else keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

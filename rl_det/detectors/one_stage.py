@@ -28,6 +28,11 @@ class OneStage:
         """The model's own `nms_thresh`."""
         return float(self.model.nms_thresh)
 
+    @property
+    def embedding_size(self) -> int:
+        """The channels that the last classifying convolution takes in."""
+        return int(self.model.head.classification_head.cls_logits.in_channels)
+
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """The feature maps of every level, and every level's anchors."""

@@ -35,6 +35,11 @@ class Detector(Protocol):
         """The IoU above which its own post-processing suppresses the lower of two detections of one class."""
         ...
 
+    @property
+    def embedding_size(self) -> int:
+        """D of the embeddings that the head gives."""
+        ...
+
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """The frozen part's work, without gradient; the same for the same images, whatever the head has learned."""
         ...

@@ -33,6 +33,11 @@ class TwoStage:
         """`roi_heads`' own `nms_thresh`."""
         return float(self.model.roi_heads.nms_thresh)
 
+    @property
+    def embedding_size(self) -> int:
+        """What the box predictor takes in."""
+        return int(self.model.roi_heads.box_predictor.cls_score.in_features)
+
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """Every image has as many proposals as the RPN may keep, padded where it kept fewer."""

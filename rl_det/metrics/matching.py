@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from rl_det.metrics.compiled import compiled, compiled_in_parallel
 from rl_det.types import Target
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -63,7 +64,7 @@ def relations(boxes: Tensor, labels: Tensor, mask: Tensor, targets: Sequence[Tar
     )
 
 
-@njit(cache=True, parallel=True)
+@compiled_in_parallel
 def _pairwise(boxes: Any, labels: Any, mask: Any, truth: Any, truth_labels: Any, crowd: Any) -> Any:
     """Same-class IoU among candidates (float32, as torchvision's NMS) and with true boxes (float64, as pycocotools)."""
     num_images, num_candidates = labels.shape
@@ -99,7 +100,7 @@ def _pairwise(boxes: Any, labels: Any, mask: Any, truth: Any, truth_labels: Any,
     return overlap, iou
 
 
-@njit(cache=True)
+@compiled
 def resolve(
     scores: Any, members: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any, survivors: Any, hits: Any, ignored: Any
 ) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from numba import njit, prange
+from numba import prange
 
+from rl_det.metrics.compiled import compiled, compiled_in_parallel
 from rl_det.metrics.matching import IOU_THRESHOLDS, Relations, resolve
 
 
@@ -77,7 +78,7 @@ def recall_weights(positives: Int64[np.ndarray, " C"]) -> Float64[np.ndarray, "C
     return weights
 
 
-@njit(cache=True)
+@compiled
 def _members(labels: Any, mask: Any, num_classes: int) -> Any:
     """Each image's candidates grouped by class: indices [B, N] and where each class's group ends [B, C + 1]."""
     num_images, num_candidates = labels.shape
@@ -94,7 +95,7 @@ def _members(labels: Any, mask: Any, num_classes: int) -> Any:
     return members, ends
 
 
-@njit(cache=True, parallel=True)
+@compiled_in_parallel
 def _rank(scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any) -> Any:
     """Every class's surviving detections of all images, best score first (ties: the earlier image)."""
     num_images, num_candidates = scores.shape
@@ -133,7 +134,7 @@ def _rank(scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: A
     return entry_score, entry_image, entry_hits, entry_ignored, offsets
 
 
-@njit(cache=True)
+@compiled
 def _walk(
     score: Any, image: Any, hits: Any, ignored: Any, edited: int, new_scores: Any, new: Any, new_hits: Any, new_ignored: Any, count: int, weights: Any
 ) -> float:
@@ -189,7 +190,7 @@ def _walk(
     return area / num_thresholds
 
 
-@njit(cache=True)
+@compiled
 def _class_aps(score: Any, image: Any, hits: Any, ignored: Any, offsets: Any, positives: Any, weights: Any) -> Any:
     """The pool's AP of each class as it stands; 0 where the class has no true box."""
     aps = np.zeros(len(positives))
@@ -203,7 +204,7 @@ def _class_aps(score: Any, image: Any, hits: Any, ignored: Any, offsets: Any, po
     return aps
 
 
-@njit(cache=True, parallel=True)
+@compiled_in_parallel
 def _what_if(
     images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any,
     entry_score: Any, entry_image: Any, entry_hits: Any, entry_ignored: Any, offsets: Any, positives: Any, weights: Any, class_ap: Any,

@@ -1,0 +1,1 @@
+"""Run folders or their results -> tables."""

@@ -1,0 +1,68 @@
+"""Detections and targets of a split -> pycocotools' twelve figures, for reports."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_convert
+
+from rl_det.types import Detections, Target
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+def coco_summary(
+    detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int
+) -> dict[str, float]:
+    """COCO's box figures in [0, 1], computed by pycocotools itself; NaN where it says -1 (no true box of that size).
+
+    Images are taken by position, so that equal image ids cannot harm. Raises ValueError where the lengths differ.
+    """
+    if len(detections) != len(targets):
+        raise ValueError(f"every image needs detections, be they empty; got {len(detections)} for {len(targets)} images")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": image} for image in range(len(targets))],
+            "categories": [{"id": label} for label in range(1, num_classes + 1)],
+            "annotations": _annotations(targets),
+        }
+        truth.createIndex()
+        found = COCO()
+        found.dataset = {**truth.dataset, "annotations": _results(detections)}
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: float(value) if value >= 0 else float("nan") for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+
+
+def _annotations(targets: Sequence[Target]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for image, target in enumerate(targets):
+        boxes = box_convert(target.boxes.double(), "xyxy", "xywh").tolist()
+        columns = zip(boxes, target.labels.tolist(), target.area.tolist(), target.iscrowd.tolist(), strict=True)
+        for box, label, area, crowd in columns:
+            rows.append(
+                {"id": len(rows) + 1, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd)}
+            )
+    return rows
+
+
+def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """The annotations that `COCO.loadRes` would make; it refuses an empty list, which a detector may well give."""
+    rows: list[dict[str, Any]] = []
+    for image, found in enumerate(detections):
+        boxes = box_convert(found["boxes"].double(), "xyxy", "xywh").tolist()
+        for box, label, score in zip(boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True):
+            rows.append(
+                {
+                    "id": len(rows) + 1, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3],
+                    "score": score, "iscrowd": 0,
+                }
+            )  # fmt: skip
+    return rows

@@ -1,0 +1,106 @@
+"""A run is a folder: its configuration, its metrics as they come, its checkpoints and its results, each written whole."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+
+class Run:
+    """An open run folder: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `results.json`.
+
+    Files that an earlier run left in it are replaced, one by one and whole. Raises ValueError, with nothing written, if
+    the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], seed: int) -> None:
+        self.folder = folder
+        try:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "config.json", _json({**config, "seed": seed}))
+            self._metrics = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
+
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metrics.close()
+        self._tensorboard.close()  # type: ignore[no-untyped-call]
+
+    def log(self, step: int, stage: str, metrics: dict[str, float]) -> None:
+        """One line of `metrics.jsonl`, there at once, and the same for TensorBoard; NaN is written as null."""
+        self._metrics.write(json.dumps(_finite({"stage": stage, "step": step, **metrics})) + "\n")
+        self._metrics.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(f"{stage}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def save_checkpoint(self, name: str, state: dict[str, Any]) -> Path:
+        """`checkpoints/NAME.pt`; a crash or a full disk leaves the former one as it was, and OSError names the file."""
+        path = self.folder / "checkpoints" / f"{name}.pt"
+        write_with(path, lambda file: torch.save(state, file))
+        return path
+
+    def write_results(self, results: dict[str, Any]) -> Path:
+        """`results.json`, NaN as null."""
+        path = self.folder / "results.json"
+        write_whole(path, _json(results))
+        return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or as it was before."""
+    write_with(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_with(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file beside `path`, then put it in its place."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    beside = Path(name)
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error}); the former file, if any, is untouched") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """$RL_DET_CACHE, or rl_det in the user's cache folder."""
+    own = os.environ.get("RL_DET_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl_det"
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """16 hex digits that two configurations share only if they are equal."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), indent=2, default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
