@@ -11,15 +11,14 @@ import copy
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import gymnasium
+import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
 import tyro
 from methods import EVALUATED_CANDIDATES, make_policy, recalibrated, test_figures, validation_ap
 from task import Arguments, Bar, Task, clear_errors, open_task
 
-import rl_det_envs  # noqa: F401  (registers the environments)
 from rl_det.agents import ppo
 from rl_det.data import Split
 from rl_det.detectors.cache import EncodedDataset, encode_dataset

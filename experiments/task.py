@@ -112,8 +112,8 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
     dataset: Dataset = DigitScenes("train", num_scenes=24_000, seed=1) if on_digits else splits["train"]
     config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
     return train_warm_start(detector, dataset, splits["val"], config, identity={
-        "detector": name, "weights": weights, "image_size": image_size, "data": str(arguments.data), "classes": list(dataset.classes),
-        "images": len(dataset), "seed": 0,
+        "detector": name, "weights": weights, "image_size": image_size, "data": str(arguments.data),
+        "classes": list(dataset.classes), "images": len(dataset), "seed": 0,
     })  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Run:
             raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
 
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
     def __enter__(self) -> Self:
         return self
@@ -39,14 +39,14 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._metrics.close()
-        self._tensorboard.close()  # type: ignore[no-untyped-call]
+        self._tensorboard.close()
 
     def log(self, step: int, stage: str, metrics: dict[str, float]) -> None:
         """One line of `metrics.jsonl`, there at once, and the same for TensorBoard; NaN is written as null."""
         self._metrics.write(json.dumps(_finite({"stage": stage, "step": step, **metrics})) + "\n")
         self._metrics.flush()
         for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{stage}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self._tensorboard.add_scalar(f"{stage}/{name}", value, step)
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> Path:
         """`checkpoints/NAME.pt`; a crash or a full disk leaves the former one as it was, and OSError names the file."""

@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.candidates import Observation, observe, select_candidates
+from rl_det.candidates import observe, select_candidates
 from rl_det.data import Dataset
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector
@@ -26,6 +26,8 @@ from rl_det.detectors.protocol import Detector
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
 from rl_det.metrics.matching import Relations, relations
 from rl_det.rewards import reward_named
+
+LARGEST_LOGIT = float(np.finfo(np.float32).max)
 
 
 class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
@@ -39,7 +41,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
     filled up to `pool_images` with others as the detector leaves them.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012  (Gymnasium writes it so)
 
     def __init__(
         self,
@@ -81,18 +83,17 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         shown = self._draw(self.pool_images)
         self._encoded = self.data.batch(torch.tensor(shown), self.device)
         with torch.no_grad():
-            candidates = select_candidates(
-                self.detector.head(self._encoded), self._encoded.mask, self.num_candidates
-            )
+            candidates = select_candidates(self.detector.head(self._encoded), self._encoded.mask, self.num_candidates)
         targets = [self.data.targets[image] for image in shown]
         self._pool = relations(
             candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=self.detector.num_classes
         )
-        whole = observe(candidates, self._encoded)
+        whole: dict[str, Tensor] = dict(observe(candidates, self._encoded))  # type: ignore[arg-type]
         self._logits = whole["logits"]
         self._pool_actions = torch.full_like(self._logits, self.doing_nothing)
         self._observation: Any = {
-            name: values[: self.num_images].repeat_interleave(self.samples_per_image, 0) for name, values in whole.items()
+            name: values[: self.num_images].repeat_interleave(self.samples_per_image, 0)
+            for name, values in whole.items()
         }
         info = {
             "encoded": self._encoded[: self.num_images],
@@ -141,9 +142,9 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
             drawn.append(fresh)
         return drawn
 
-    def _checked(self, actions: Any) -> Float[Tensor, "B N"]:
+    def _checked(self, given: Any) -> Float[Tensor, "B N"]:
         """The actions as a tensor; ValueError where the shape is wrong or a number is not finite."""
-        actions = torch.as_tensor(actions, device=self.device).to(torch.float32)
+        actions: Tensor = torch.as_tensor(given, device=self.device).to(torch.float32)
         if actions.shape != (self.num_envs, self.num_candidates):
             raise ValueError(
                 f"actions must have shape {(self.num_envs, self.num_candidates)}; got {tuple(actions.shape)}"
@@ -167,16 +168,14 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         """What the candidates rank by after the action; -inf takes one out."""
 
     @abstractmethod
-    def alternative(
-        self, actions: Float[Tensor, "B N"], baseline: Float[Tensor, "B N"]
-    ) -> Float[Tensor, "B N"]:
+    def alternative(self, actions: Float[Tensor, "B N"], baseline: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """What each candidate's action is compared with; must make the credit's expected gradient that of the reward."""
 
 
 class CandidateEnv(gymnasium.Env[Any, Any]):
     """One image at a time, numpy in and out: for SB3, and for looking. Takes the native form's arguments."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (Gymnasium writes it so)
     native: ClassVar[type[CandidateVectorEnv]]
 
     def __init__(self, **arguments: Any) -> None:
@@ -207,16 +206,16 @@ def observation_space(num_candidates: int, num_classes: int) -> spaces.Dict:
         {
             "boxes": spaces.Box(0.0, 1.0, (*shape, 4), np.float32),
             "labels": spaces.Box(0, num_classes, shape, np.int64),
-            "logits": spaces.Box(-np.inf, np.inf, shape, np.float32),
+            "logits": spaces.Box(-LARGEST_LOGIT, LARGEST_LOGIT, shape, np.float32),
             "mask": spaces.MultiBinary(num_candidates),
             "index": spaces.Box(0, np.iinfo(np.int64).max, shape, np.int64),
         }
     )
 
 
-def _first(observation: Observation) -> dict[str, np.ndarray]:
+def _first(observation: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """The first image's observation in numpy, sharing memory with nothing."""
-    arrays = {name: np.array(values[0].numpy(force=True)) for name, values in observation.items()}  # type: ignore[attr-defined]
+    arrays = {name: np.array(values[0].numpy(force=True)) for name, values in observation.items()}
     return {**arrays, "mask": arrays["mask"].astype(np.int8)}
 
 

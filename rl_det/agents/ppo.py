@@ -130,7 +130,7 @@ def update(
         if epoch and moved > config.target_kl:
             break
         surrogate = clipped_loss(log_ratio, rollout.advantage, rollout.mask, clip=config.clip)
-        drift = distribution.drift(rollout.mask[:, 0])
+        drift = masked_mean(distribution.drift(), rollout.mask[:, 0])
         loss = surrogate + config.drift_weight * drift.square()
         metrics |= {"surrogate": float(surrogate.detach()), "drift": float(drift.detach())}
         if supervised is not None:
@@ -144,7 +144,7 @@ def update(
             loss = loss + config.kl_weight * distance
             metrics["kl_warm_start"] = float(distance.detach())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         optimizer.step()
         metrics |= {"grad_norm": float(norm), "epochs": epoch + 1.0}

@@ -21,7 +21,7 @@ from torch import Tensor
 from rl_det.advantages import leave_one_out, scaled
 from rl_det.candidates import Observation
 from rl_det.early_stopping import EarlyStopping
-from rl_det.losses.policy_gradient import reinforce_loss
+from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
 from rl_det.policies.policy import Policy
 from rl_det.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput
@@ -82,7 +82,7 @@ def learn(
         advantage = outcome["credit"].view_as(action)
     else:
         advantage = leave_one_out(reward)[..., None].expand_as(action)
-    drift = distribution.drift(mask[:, 0])
+    drift = masked_mean(distribution.drift(), mask[:, 0])
     loss = reinforce_loss(distribution.log_prob(action), scaled(advantage, mask), mask)
     metrics = {"reward": float(reward.mean()), "drift": float(drift.detach())}
     loss = loss + config.drift_weight * drift.square()

@@ -48,7 +48,8 @@ def correct_detections(detections: Detections, target: Target) -> tuple[Bool[Ten
 def _covered(boxes: Float[Tensor, "M 4"], crowds: Float[Tensor, "G 4"]) -> Float[Tensor, "M G"]:
     """The share of each box that lies in each crowd."""
     sides = torch.minimum(boxes[:, None, 2:], crowds[:, 2:]) - torch.maximum(boxes[:, None, :2], crowds[:, :2])
-    return sides.clamp(min=0).prod(-1) / box_area(boxes)[:, None].clamp(min=1e-9)
+    covered: Tensor = sides.clamp(min=0).prod(-1) / box_area(boxes)[:, None].clamp(min=1e-9)
+    return covered
 
 
 def scored(

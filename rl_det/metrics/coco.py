@@ -14,15 +14,15 @@ from rl_det.types import Detections, Target
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def coco_summary(
-    detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int
-) -> dict[str, float]:
+def coco_summary(detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int) -> dict[str, float]:
     """COCO's box figures in [0, 1], computed by pycocotools itself; NaN where it says -1 (no true box of that size).
 
     Images are taken by position, so that equal image ids cannot harm. Raises ValueError where the lengths differ.
     """
     if len(detections) != len(targets):
-        raise ValueError(f"every image needs detections, be they empty; got {len(detections)} for {len(targets)} images")
+        raise ValueError(
+            f"every image needs detections, be they empty; got {len(detections)} for {len(targets)} images"
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
@@ -38,7 +38,10 @@ def coco_summary(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(value) if value >= 0 else float("nan") for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+    return {
+        name: float(value) if value >= 0 else float("nan")
+        for name, value in zip(FIGURES, evaluation.stats, strict=True)
+    }
 
 
 def _annotations(targets: Sequence[Target]) -> list[dict[str, Any]]:
@@ -48,7 +51,14 @@ def _annotations(targets: Sequence[Target]) -> list[dict[str, Any]]:
         columns = zip(boxes, target.labels.tolist(), target.area.tolist(), target.iscrowd.tolist(), strict=True)
         for box, label, area, crowd in columns:
             rows.append(
-                {"id": len(rows) + 1, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd)}
+                {
+                    "id": len(rows) + 1,
+                    "image_id": image,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
             )
     return rows
 

@@ -102,7 +102,16 @@ def _pairwise(boxes: Any, labels: Any, mask: Any, truth: Any, truth_labels: Any,
 
 @compiled
 def resolve(
-    scores: Any, members: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any, survivors: Any, hits: Any, ignored: Any
+    scores: Any,
+    members: Any,
+    overlap: Any,
+    iou: Any,
+    crowd: Any,
+    nms_iou: float,
+    thresholds: Any,
+    survivors: Any,
+    hits: Any,
+    ignored: Any,
 ) -> int:
     """One image's candidates of one class -> how many survive NMS; who they are and what they match is written in place.
 

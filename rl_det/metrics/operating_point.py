@@ -15,9 +15,7 @@ class OperatingPoint(NamedTuple):
     recall: float
 
 
-def best_f1(
-    scores: Float64[np.ndarray, " M"], correct: Bool[np.ndarray, " M"], num_objects: int
-) -> OperatingPoint:
+def best_f1(scores: Float64[np.ndarray, " M"], correct: Bool[np.ndarray, " M"], num_objects: int) -> OperatingPoint:
     """The threshold of the highest F1 over all classes; of equals, the highest threshold.
 
     Without detections or without objects the F1 is 0 at threshold 1.

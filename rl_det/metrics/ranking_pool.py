@@ -61,10 +61,11 @@ class RankingPool:
         """
         r = self.relations
         ask = alternatives is not None
-        return _what_if(
+        change, credit = _what_if(
             images, scores, alternatives if ask else scores, self.members, self.member_ends, r.overlap, r.iou, r.crowd,
             self.nms_iou, IOU_THRESHOLDS, *self._entries, self.positives, self.weights, self.class_ap,
         )  # fmt: skip
+        return change, credit
 
 
 def recall_weights(positives: Int64[np.ndarray, " C"]) -> Float64[np.ndarray, "C K"]:
@@ -96,7 +97,9 @@ def _members(labels: Any, mask: Any, num_classes: int) -> Any:
 
 
 @compiled_in_parallel
-def _rank(scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any) -> Any:
+def _rank(
+    scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any
+) -> Any:
     """Every class's surviving detections of all images, best score first (ties: the earlier image)."""
     num_images, num_candidates = scores.shape
     num_classes = ends.shape[1] - 1
@@ -136,7 +139,17 @@ def _rank(scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: A
 
 @compiled
 def _walk(
-    score: Any, image: Any, hits: Any, ignored: Any, edited: int, new_scores: Any, new: Any, new_hits: Any, new_ignored: Any, count: int, weights: Any
+    score: Any,
+    image: Any,
+    hits: Any,
+    ignored: Any,
+    edited: int,
+    new_scores: Any,
+    new: Any,
+    new_hits: Any,
+    new_ignored: Any,
+    count: int,
+    weights: Any,
 ) -> float:
     """One class's AP, averaged over the thresholds, with image `edited`'s entries replaced by `count` new ones.
 
@@ -206,8 +219,9 @@ def _class_aps(score: Any, image: Any, hits: Any, ignored: Any, offsets: Any, po
 
 @compiled_in_parallel
 def _what_if(
-    images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any,
-    entry_score: Any, entry_image: Any, entry_hits: Any, entry_ignored: Any, offsets: Any, positives: Any, weights: Any, class_ap: Any,
+    images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any,
+    nms_iou: float, thresholds: Any, entry_score: Any, entry_image: Any, entry_hits: Any, entry_ignored: Any,
+    offsets: Any, positives: Any, weights: Any, class_ap: Any,
 ) -> Any:  # fmt: skip
     """`RankingPool.what_if` for R edits, each on its own, in parallel."""
     num_edits, num_candidates = scores.shape

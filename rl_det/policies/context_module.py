@@ -22,6 +22,9 @@ class ContextModule(nn.Module):
     `scale` and `shift` are the recalibration, by which the order does not change: identity until it is fitted.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self, *, num_classes: int, embedding_size: int, width: int = 96, num_heads: int = 4, num_layers: int = 3
     ) -> None:

@@ -1,15 +1,14 @@
 """What a policy's head says of each candidate -> independent actions per candidate, with densities one by one."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-
-from rl_det.losses.policy_gradient import masked_mean
 
 
 class Distribution(Protocol):
@@ -30,8 +29,8 @@ class Distribution(Protocol):
     def kl(self, reference: Self) -> Float[Tensor, "B N"]:
         """KL(self || reference) in nats, per candidate."""
 
-    def drift(self, mask: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
-        """The mean shift of all logits, with gradient: no rank feels it, so nothing in the reward holds it back."""
+    def drift(self) -> Float[Tensor, "B N"]:
+        """How far each logit has moved, with gradient, where the reward does not feel a move that all share."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class GaussianShifts:
         distance = ((self.mean - reference.mean) / reference.sigma).square()
         return 0.5 * (distance + ratio**2 - 1) - math.log(ratio)
 
-    def drift(self, mask: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
-        return masked_mean(self.mean, mask)
+    def drift(self) -> Float[Tensor, "B N"]:
+        return self.mean
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,19 @@ class BernoulliGates:
         cross = F.binary_cross_entropy_with_logits(reference.logits, keep, reduction="none")
         return cross - self.entropy()
 
-    def drift(self, mask: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
+    def drift(self) -> Float[Tensor, "B N"]:
         """0: a gate's probability is felt by the reward."""
-        return (self.logits * mask).sum() * 0.0
+        return torch.zeros_like(self.logits)
 
 
-def _antithetic(draw, like, num_samples, generator, *, mirror):  # type: ignore[no-untyped-def]
+def _antithetic(
+    draw: Callable[..., Tensor],
+    like: Float[Tensor, "B N"],
+    num_samples: int,
+    generator: torch.Generator,
+    *,
+    mirror: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "B K N"]:
     """[B, K, N] draws in mirrored pairs; an odd K leaves the last one without its pair."""
     num_images, num_candidates = like.shape
     half = draw((num_images, (num_samples + 1) // 2, num_candidates), generator=generator, device=generator.device)

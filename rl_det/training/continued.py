@@ -73,7 +73,7 @@ def train(
         if isinstance(policy, ContextPolicy):
             loss = loss + context_loss(policy, encoded, output, targets, config.num_candidates)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         optimizer.step()
         schedule.step()

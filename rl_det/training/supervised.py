@@ -18,7 +18,7 @@ from rl_det.types import Sample
 class Config:
     """How a detector is trained from labels."""
 
-    num_steps: int = 1500
+    num_steps: int = 1100
     """Batches; a data set that is shorter is gone through again, in a new order."""
     batch_size: int = 16
     """Images a step."""
@@ -32,7 +32,7 @@ class Config:
     """Whether half of the images are mirrored left to right; wrong for digits, right for most else."""
     num_workers: int = 0
     """Processes that read ahead; 0 reads in this one, where an error keeps its name."""
-    validate_every: int = 250
+    validate_every: int = 220
     """Steps between two validations."""
     patience: int = 4
     """Validations without progress before training stops."""
@@ -62,13 +62,17 @@ def train(
     device = next(model.parameters()).device
     for step, samples in enumerate(batches(dataset, config, generator), 1):
         model.train()
-        losses = model([sample.image.to(device) for sample in samples], [labelled(sample, device) for sample in samples])
+        losses = model(
+            [sample.image.to(device) for sample in samples], [labelled(sample, device) for sample in samples]
+        )
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             ids = [sample.target.image_id for sample in samples]
-            raise ValueError(f"the loss must stay finite; got {float(loss)} at step {step}, images {ids}; lower the learning rate")
+            raise ValueError(
+                f"the loss must stay finite; got {float(loss)} at step {step}, images {ids}; lower the learning rate"
+            )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         schedule.step()
