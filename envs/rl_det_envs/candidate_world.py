@@ -199,7 +199,7 @@ class CandidateEnv(gymnasium.Env[Any, Any]):
         return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {"credit": credit}
 
 
-def observation_space(num_candidates: int, num_classes: int) -> spaces.Dict:
+def observation_space(num_candidates: int, num_classes: int) -> spaces.Space[Any]:
     """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1)."""
     shape = (num_candidates,)
     return spaces.Dict(

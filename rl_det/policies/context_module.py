@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LOGIT_RANGE = 12.0
+NUM_ATTENDED = 128
+"""The best candidates of an image see each other; those behind them keep their logits."""
 NUM_RELATIONS = 8
 
 
 class ContextModule(nn.Module):
-    """Candidates [B, N] -> their logits [B, N] plus a residual; at the start the residual is exactly zero.
+    """Candidates [B, N], best first -> their logits [B, N] plus a residual; at the start the residual is exactly zero.
 
     `scale` and `shift` are the recalibration, by which the order does not change: identity until it is fitted.
     """
@@ -51,7 +53,14 @@ class ContextModule(nn.Module):
         embeddings: Float[Tensor, "B N D"],
     ) -> Float[Tensor, "B N"]:
         """Boxes are relative to the image, in [0, 1]; what the residual sees of the logits carries no gradient."""
-        seen = logits.detach().clamp(-LOGIT_RANGE, LOGIT_RANGE)
+        behind = max(0, boxes.shape[1] - NUM_ATTENDED)
+        ahead = slice(None), slice(NUM_ATTENDED)
+        residual = self._residual(boxes[ahead], labels[ahead], logits.detach()[ahead], mask[ahead], embeddings[ahead])
+        better: Tensor = self.scale * (logits + F.pad(residual, (0, behind)) * mask) + self.shift
+        return better
+
+    def _residual(self, boxes: Tensor, labels: Tensor, logits: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
+        seen = logits.clamp(-LOGIT_RANGE, LOGIT_RANGE)
         corner, size = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
         numbers = torch.cat([corner, size, seen[..., None] / 4], -1)
         tokens = self.embedding(embeddings) + self.label(labels) + self.numbers(numbers)
@@ -60,8 +69,7 @@ class ContextModule(nn.Module):
         for layer, own_bias in zip(self.layers, bias.split(self.num_heads, 1), strict=True):
             tokens = layer(tokens, own_bias)
         residual: Tensor = self.residual(self.norm(tokens))
-        better: Tensor = self.scale * (logits + residual[..., 0] * mask) + self.shift
-        return better
+        return residual[..., 0]
 
 
 class ContextLayer(nn.Module):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """Independent actions of N candidates in B images; K samples of it are [B, K, N]."""
 
@@ -26,7 +27,7 @@ class Distribution(Protocol):
     def entropy(self) -> Float[Tensor, "B N"]:
         """In nats, per candidate."""
 
-    def kl(self, reference: Self) -> Float[Tensor, "B N"]:
+    def kl(self, reference: Any) -> Float[Tensor, "B N"]:
         """KL(self || reference) in nats, per candidate."""
 
     def drift(self) -> Float[Tensor, "B N"]:

@@ -1,7 +1,7 @@
 """What every policy can do, and the one way from a policy to detections."""
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from rl_det.policies.distributions import Distribution
 from rl_det.types import Candidates, Encoded, HeadOutput
 
 
+@runtime_checkable
 class Policy(Protocol):
     """The detector's head, alone or with a context module, seen as a distribution over actions on its candidates.
 

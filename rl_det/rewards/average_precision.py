@@ -1,7 +1,7 @@
 """Scores of a pool of images, and other scores for one of them -> the exact change of AP, and each candidate's part in it."""
 
 from dataclasses import fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -10,6 +10,7 @@ from rl_det.metrics.matching import Relations
 from rl_det.metrics.ranking_pool import RankingPool
 
 
+@runtime_checkable
 class Reward(Protocol):
     """R episodes, each a change of one image's scores while the P - 1 other images of the pool keep theirs.
 

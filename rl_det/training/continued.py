@@ -1,8 +1,9 @@
 """A policy and cached encodings with labels -> the same policy, trained on by labels alone: the control of every claim.
 
 Continued supervised training of the very parameters that reinforcement learning tunes, on the same images, in the same
-batches, for as many image passes, under the same schedule and the same selection by validation AP. The head learns by the
-detector's own losses; a context module learns which candidates match a true box of their class.
+batches, for as many image passes, under the same schedule and the same selection by validation AP. It learns by the
+detector's own losses. No label speaks of a context module's residual, which stays zero: the other ways to teach it that
+were tried are in experiments/LOG.md, and none served better.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +12,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from rl_det.candidates import observe, select_candidates
 from rl_det.detectors.cache import EncodedDataset
 from rl_det.early_stopping import EarlyStopping
-from rl_det.metrics.matching import relations
-from rl_det.policies.context import ContextPolicy
 from rl_det.policies.policy import Policy
 from rl_det.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput, Target
@@ -31,8 +28,6 @@ class Config:
     """Batches; as many image passes as the method that this is the control of."""
     batch_size: int = 48
     """Images a step."""
-    num_candidates: int = 64
-    """The best candidates of an image, from which a context module learns."""
     learning_rate: float = 3e-4
     """AdamW's peak rate for the head: a short linear warm-up, then a cosine to 0."""
     max_grad_norm: float = 1.0
@@ -41,7 +36,7 @@ class Config:
     """Steps between two validations."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "num_candidates", "validate_every"):
+        for name in ("num_steps", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
@@ -70,8 +65,6 @@ def train(
         encoded, targets = data.batch(images, device), [data.targets[image] for image in images.tolist()]
         output = policy.detector.head(encoded)
         loss = supervised_loss(policy, encoded, output, targets)
-        if isinstance(policy, ContextPolicy):
-            loss = loss + context_loss(policy, encoded, output, targets, config.num_candidates)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
@@ -92,16 +85,3 @@ def supervised_loss(
 ) -> Float[Tensor, ""]:
     """The sum of the detector's own losses of the head."""
     return torch.stack(list(policy.detector.loss(encoded, targets, output).values())).sum()
-
-
-def context_loss(
-    policy: ContextPolicy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target], num_candidates: int
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy of the policy's logits: does the candidate match a true box of its class at IoU 0.5?"""
-    candidates = select_candidates(output, encoded.mask, num_candidates)
-    logits = policy.logits(observe(candidates, encoded), output)
-    related = relations(
-        candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=policy.detector.num_classes
-    )
-    matched = torch.from_numpy(related.iou.max(-1) >= 0.5).to(logits)
-    return F.binary_cross_entropy_with_logits(logits[candidates.mask], matched[candidates.mask])
