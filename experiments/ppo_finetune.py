@@ -25,7 +25,8 @@ from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
 from rl_det.report.tables import print_table
-from rl_det.runs import Run
+from rl_det.rewards import reward_named
+from rl_det.runs import Run, check_writable
 from rl_det.training import continued
 
 NUM_UPDATES = {"smoke": 4, "short": 120, "full": 900}
@@ -38,11 +39,14 @@ NUM_CANDIDATES = 64
 def main(arguments: Arguments) -> None:
     """Warm start, control, PPO; the table is written whatever it says."""
     seconds: dict[str, float] = {}
+    folder = arguments.out or default_folder(arguments)
+    check_writable(folder)
+    reward_named(arguments.reward)  # an unknown one is refused before any work
     started = time.perf_counter()
     task = open_task(arguments)
     seconds["warm_start"] = time.perf_counter() - started
-    with Run(arguments.out or default_folder(arguments), asdict(arguments), arguments.seed) as run:
-        train, val = encoded(task, "train"), encoded(task, "val")
+    train, val = encoded(task, "train"), encoded(task, "val")
+    with Run(folder, asdict(arguments), arguments.seed) as run:
         torch.manual_seed(arguments.seed)
         warm = make_policy(arguments.policy, task.detector)
         methods = {"warm_start": warm}
@@ -65,8 +69,8 @@ def main(arguments: Arguments) -> None:
             "methods": test_figures(pairs, task.splits["test"]),
         }
         run.write_results(results)
-        for name, (_, calibrated) in pairs.items():
-            export(calibrated, run.folder / name, EVALUATED_CANDIDATES)
+        for name in ("continued_supervised", "ppo"):
+            export(pairs[name][1], run.folder / name, EVALUATED_CANDIDATES)
     print_table(results)
     print(f"The tuned detectors, the metrics and results.json are in {run.folder}")
 

@@ -14,12 +14,9 @@ from rl_det.data import Dataset, Split
 from rl_det.data.coco import open_splits
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector, load_state
-from rl_det.detectors.cache import encode_dataset
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS, tiny
-from rl_det.policies.rescore import RescorePolicy
-from rl_det.training import supervised
+from rl_det.training import continued, supervised
 from rl_det.training.warm_start import warm_start
-from rl_det.validation import mean_ap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,9 @@ NUM_SCENES: dict[str, dict[Split, int]] = {
 FRESH_SEED = 2
 """The digit scenes' seed for tuning; the warm start trains on those of another."""
 DIGITS_WARM_START = supervised.Config(num_workers=1)
+DIGITS_HEAD = continued.Config(num_steps=800, learning_rate=2e-3, validate_every=200)
 FOLDER_WARM_START = supervised.Config(num_steps=600, batch_size=8, learning_rate=1e-3, flip=True, validate_every=100)
+FOLDER_HEAD = continued.Config(num_steps=200, batch_size=24, learning_rate=5e-4, validate_every=50)
 FOLDER_IMAGE_SIZE = 192
 """The shorter side to which tiny resizes a folder's images, in pixels."""
 
@@ -89,8 +88,12 @@ def digit_splits(budget: str) -> dict[Split, Dataset]:
 
 
 def folder_splits(folder: Path) -> dict[Split, Dataset]:
-    """The three splits of a COCO-format folder."""
+    """The three splits of a COCO-format folder; the test images are decoded once, as hours later is late to find one broken."""
     opened = open_splits(folder)
+    with Bar("check test", len(opened.test)) as bar:
+        for index in range(len(opened.test)):
+            opened.test[index]
+            bar.advance(1)
     return {"train": opened.train, "val": opened.val, "test": opened.test}
 
 
@@ -111,7 +114,8 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
         start_from_digits(detector)
     dataset: Dataset = DigitScenes("train", num_scenes=24_000, seed=1) if on_digits else splits["train"]
     config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
-    return train_warm_start(detector, dataset, splits["val"], config, identity={
+    head_config = DIGITS_HEAD if on_digits else FOLDER_HEAD
+    return train_warm_start(detector, dataset, splits["val"], config, head_config, identity={
         "detector": name, "weights": weights, "image_size": image_size, "data": str(arguments.data),
         "classes": list(dataset.classes), "images": len(dataset), "seed": 0,
     })  # fmt: skip
@@ -126,19 +130,25 @@ def start_from_digits(detector: Detector) -> None:
 
 
 def train_warm_start(
-    detector: Detector, dataset: Dataset, val: Dataset, config: supervised.Config, *, identity: dict[str, Any]
+    detector: Detector,
+    dataset: Dataset,
+    val: Dataset,
+    config: supervised.Config,
+    head_config: continued.Config,
+    *,
+    identity: dict[str, Any],
 ) -> Detector:
     """Supervised training under the lead of validation AP, with a progress bar; the global seed is set."""
     torch.manual_seed(0)
-    policy = RescorePolicy(detector, sigma=1.0)
-    with Bar("warm start", config.num_steps) as bar:
+    with Bar("warm start", config.num_steps + head_config.num_steps) as bar:
         warm_start(
             detector,
             dataset,
+            val,
             config,
+            head_config,
             identity=identity,
             generator=torch.Generator().manual_seed(0),
-            validate=lambda: mean_ap(policy, encode_dataset(detector, val), 100, nms_iou=detector.nms_iou),
             on_step=bar.update,
         )
     return detector

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from task import DIGITS_WARM_START, train_warm_start
+from task import DIGITS_HEAD, DIGITS_WARM_START, train_warm_start
 
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector, save_state
@@ -32,6 +32,7 @@ def main(arguments: Arguments) -> None:
         DigitScenes("train", num_scenes=24_000, seed=1),
         DigitScenes("val", num_scenes=300),
         DIGITS_WARM_START,
+        DIGITS_HEAD,
         identity={"detector": "tiny", "data": "digit scenes", "seed": 0},
     )
     save_state(detector.plain(), arguments.out, torch.float16)

@@ -61,6 +61,16 @@ class Run:
         return path
 
 
+def check_writable(folder: Path) -> None:
+    """ValueError if the folder could not be made or written to; nothing is left behind."""
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or as it was before."""
     write_with(path, lambda file: file.write_text(text, encoding="utf-8"))

@@ -9,6 +9,7 @@ from rich.table import Table
 
 CONTROL = "continued_supervised"
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
+HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE", "AP over control")
 
 
 def print_table(results: dict[str, Any], console: Console | None = None) -> None:
@@ -19,7 +20,7 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:
         table.add_row(*row)
-    (console or Console()).print(table)
+    (console or Console(width=max(100, Console().width))).print(table)
 
 
 def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
@@ -30,7 +31,7 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
-    rows = [["method", *FIGURES, f"AP over {CONTROL}", "seconds"]]
+    rows = [["method", *HEADERS, "seconds"]]
     for method in runs[0]["methods"]:
         figures = [[run["methods"][method][name] for run in runs] for name in FIGURES]
         gains = [run["methods"][method]["AP"] - run["methods"][CONTROL]["AP"] for run in runs]

@@ -18,7 +18,7 @@ from rl_det.types import Sample
 class Config:
     """How a detector is trained from labels."""
 
-    num_steps: int = 1100
+    num_steps: int = 850
     """Batches; a data set that is shorter is gone through again, in a new order."""
     batch_size: int = 16
     """Images a step."""
@@ -32,7 +32,7 @@ class Config:
     """Whether half of the images are mirrored left to right; wrong for digits, right for most else."""
     num_workers: int = 0
     """Processes that read ahead; 0 reads in this one, where an error keeps its name."""
-    validate_every: int = 220
+    validate_every: int = 170
     """Steps between two validations."""
     patience: int = 4
     """Validations without progress before training stops."""

@@ -133,7 +133,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     env_id: str, options: dict[str, Any], detector: Detector, data: EncodedDataset
 ) -> None:
     envs = make_native(env_id, 4, **options, nms_iou=0.6)
-    observation, info = envs.reset(seed=1)
+    _, info = envs.reset(seed=1)
     ids = info["image_ids"]
     candidates = detector.propose(data.batch(torch.tensor(ids), "cpu"), NUM_CANDIDATES)
     targets = [data.targets[image] for image in ids]
@@ -210,7 +210,7 @@ def test_a_bad_action_is_refused_and_the_episode_goes_on(
 
 
 def test_impossible_arguments_are_refused_by_name(env_id: str, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="image_ap.*pool_ap"):
+    with pytest.raises(ValueError, match=r"image_ap.*pool_ap"):
         make_native(env_id, 2, **options, reward="map")
     with pytest.raises(ValueError, match="num_envs"):
         make_native(env_id, 0, **options)

@@ -1,4 +1,4 @@
-"""The agents on a toy detector whose best ranking is known: they find it, and with credit given to the wrong ones they do not."""
+"""The agents on a toy detector whose best ranking is known: they find it, unless credit goes to the wrong candidates."""
 
 from collections.abc import Sequence
 from typing import Any
