@@ -31,14 +31,16 @@ def encode_dataset(
     detector: Detector,
     dataset: Dataset,
     *,
+    num_images: int | None = None,
     batch_size: int = 16,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> EncodedDataset:
-    """Encode every image, in order; `on_batch` hears how many images each batch has finished."""
+    """Encode every image, or the first `num_images`, in order; `on_batch` hears how many images each batch has finished."""
     parts: list[Encoded] = []
     targets: list[Target] = []
-    for start in range(0, len(dataset), batch_size):
-        samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+    end = len(dataset) if num_images is None else min(num_images, len(dataset))
+    for start in range(0, end, batch_size):
+        samples = [dataset[index] for index in range(start, min(start + batch_size, end))]
         parts.append(detector.encode([sample.image for sample in samples]).to("cpu", torch.float16))
         targets += [sample.target for sample in samples]
         on_batch(len(samples))

@@ -69,7 +69,7 @@ def train(
         if not torch.isfinite(loss):
             ids = [sample.target.image_id for sample in samples]
             raise ValueError(
-                f"the loss must stay finite; got {float(loss)} at step {step}, images {ids}; lower the learning rate"
+                f"the loss must stay finite; got {float(loss.detach())} at step {step}, images {ids}; lower the learning rate"
             )
         optimizer.zero_grad()
         loss.backward()

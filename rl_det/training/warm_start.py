@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 
 from rl_det.data import Dataset
 from rl_det.detectors import load_state, save_state
@@ -57,11 +56,10 @@ def warm_start(
         validate=lambda: mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES, nms_iou=detector.nms_iou),
         on_step=on_step,
     )
-    some: Any = Subset(dataset, range(min(len(dataset), HEAD_IMAGES)))  # type: ignore[arg-type]
     encoded_val = encode_dataset(detector, val)
     continued.train(
         policy,
-        encode_dataset(detector, some),
+        encode_dataset(detector, dataset, num_images=HEAD_IMAGES),
         head_config,
         generator=generator,
         validate=lambda: mean_ap(policy, encoded_val, NUM_CANDIDATES, nms_iou=detector.nms_iou),

@@ -1,7 +1,8 @@
 """What every detector promises, asked of each family: tiny, a torchvision Faster R-CNN, and a RetinaNet."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -12,10 +13,10 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from rl_det.candidates import gather_logits, postprocess
+from rl_det.candidates import gather_logits, postprocess, select_candidates
 from rl_det.detectors import Detector, OneStage, TwoStage, build_detector
 from rl_det.detectors.tiny import tiny
-from rl_det.types import Detections, Encoded, Target, concatenate
+from rl_det.types import Detections, Encoded, HeadOutput, Target, concatenate
 
 NUM_CLASSES = 3
 EVERY = 100_000  # more candidates, or detections, than there are
@@ -143,6 +144,16 @@ def targets() -> list[Target]:
     return [target((4, 4, 30, 30), (20, 10, 44, 46)), target(), target((5, 20, 50, 70))]
 
 
+@contextmanager
+def restored(detector: Detector) -> Iterator[None]:
+    """What a test does to the weights is undone."""
+    before = {name: tensor.clone() for name, tensor in detector.plain().state_dict().items()}
+    try:
+        yield
+    finally:
+        detector.plain().load_state_dict(before)
+
+
 def own_losses(detector: Detector, encoded: Encoded, targets: Sequence[Target]) -> dict[str, Tensor]:
     return detector.loss(encoded, targets, detector.head(encoded))
 
@@ -249,11 +260,25 @@ def test_the_head_can_be_asked_again_about_the_same_candidates(detector: Detecto
     torch.testing.assert_close(logits[candidates.mask], candidates.logits[candidates.mask])
 
 
-def test_postprocessed_candidates_are_what_the_detector_detects(detector: Detector, encoded: Encoded) -> None:
-    model = detector.plain()
-    nms_iou = model.roi_heads.nms_thresh if isinstance(detector, TwoStage) else model.nms_thresh
-    found = postprocess(detector.propose(encoded, EVERY), nms_iou=nms_iou, max_detections=EVERY)
-    for ours, own in zip(found, detector.detect(IMAGES), strict=True):
+@contextmanager
+def without_ties(detector: Detector) -> Iterator[None]:
+    """An untrained backbone pools the same from many proposals; between equal scores, NMS is left to rounding."""
+
+    def spread(module: nn.Module, inputs: tuple[object, ...], pooled: Tensor) -> Tensor:
+        noise = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(0))
+        return pooled + 0.1 * pooled.std() * noise
+
+    with ExitStack() as hooks:
+        if isinstance(detector, TwoStage):
+            hooks.enter_context(detector.plain().roi_heads.box_roi_pool.register_forward_hook(spread))
+        yield
+
+
+def test_postprocessed_candidates_are_what_the_detector_detects(detector: Detector) -> None:
+    with without_ties(detector):
+        encoded, detected = detector.encode(IMAGES), detector.detect(IMAGES)
+    found = postprocess(detector.propose(encoded, EVERY), nms_iou=detector.nms_iou, max_detections=EVERY)
+    for ours, own in zip(found, detected, strict=True):
         assert len(ours["boxes"]) > 10
         sides = own["boxes"][:, 2:] - own["boxes"][:, :2]
         real = (sides >= 1e-2).all(1)  # a RetinaNet also lists boxes that clipping has emptied
@@ -286,21 +311,100 @@ def test_a_crowd_is_neither_an_object_nor_background(detector: Detector, encoded
     assert all(loss == 0 and loss.requires_grad for loss in losses.values())
 
 
-def test_the_losses_fall_when_the_head_learns(case: Case, encoded: Encoded) -> None:
-    detector = case.detector
+def test_the_losses_fall_when_the_head_learns(detector: Detector, encoded: Encoded) -> None:
     before = {name: tensor.clone() for name, tensor in detector.plain().state_dict().items()}
     optimizer = torch.optim.Adam(detector.head_parameters(), lr=3e-5)
     totals = []
-    for _ in range(8):
-        total = torch.stack(list(own_losses(detector, encoded, targets()).values())).sum()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
-    changed = {name for name, tensor in detector.plain().state_dict().items() if not torch.equal(tensor, before[name])}
-    detector.plain().load_state_dict(before)
+    with restored(detector):
+        for _ in range(4):
+            total = torch.stack(list(own_losses(detector, encoded, targets()).values())).sum()
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            totals.append(total.item())
+        after = detector.plain().state_dict()
+        changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert totals[-1] < totals[0]
+    assert changed
     assert not any(name.startswith(("backbone", "rpn")) for name in changed)
+
+
+SCALE, SHIFT = 0.7, -0.9
+
+
+def recalibrated(detector: Detector, encoded: Encoded) -> tuple[HeadOutput, HeadOutput]:
+    """What the head says before and after."""
+    with torch.no_grad(), restored(detector):
+        before = detector.head(encoded)
+        detector.recalibrate(SCALE, SHIFT)
+        return before, detector.head(encoded)
+
+
+@contextmanager
+def one_rival(detector: Detector) -> Iterator[None]:
+    """In a softmax, no class but the first has any probability beside the background."""
+    with torch.no_grad(), restored(detector):
+        if isinstance(detector, TwoStage):
+            scores = detector.plain().roi_heads.box_predictor.cls_score
+            scores.weight[2:] = 0.0
+            scores.bias[2:] = -100.0
+        yield
+
+
+def test_recalibration_leaves_the_boxes_and_the_order_of_each_proposals_classes(
+    detector: Detector, encoded: Encoded
+) -> None:
+    before, after = recalibrated(detector, encoded)
+    torch.testing.assert_close(after.boxes, before.boxes, rtol=0, atol=0)
+    rising = before.logits.gather(-1, after.logits.argsort(dim=-1))
+    assert (rising.diff() > -1e-5).all()
+
+
+def test_recalibration_maps_the_logits_exactly_for_sigmoids_and_nearly_for_a_softmax(
+    detector: Detector, encoded: Encoded
+) -> None:
+    before, after = recalibrated(detector, encoded)
+    wanted, got = (SCALE * before.logits + SHIFT)[encoded.mask], after.logits[encoded.mask]
+    if isinstance(detector, TwoStage):
+        assert torch.corrcoef(torch.stack([got.flatten(), wanted.flatten()]))[0, 1] > 0.98
+        assert (got - wanted).abs().mean() < (got - before.logits[encoded.mask]).abs().mean() / 2
+    else:
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_recalibration_is_exact_where_one_class_rivals_the_background(detector: Detector, encoded: Encoded) -> None:
+    with one_rival(detector):
+        before, after = recalibrated(detector, encoded)
+    wanted = SCALE * before.logits[..., 0] + SHIFT
+    torch.testing.assert_close(after.logits[..., 0][encoded.mask], wanted[encoded.mask], rtol=1e-4, atol=1e-4)
+
+
+def test_recalibration_then_keeps_the_order_of_the_candidates(detector: Detector, encoded: Encoded) -> None:
+    with one_rival(detector):
+        before, after = recalibrated(detector, encoded)
+    some, others = (select_candidates(output, encoded.mask, 30).index for output in (before, after))
+    same = some == others  # but for ties
+    logits = gather_logits(before.logits, some), gather_logits(before.logits, others)
+    assert same.float().mean() > 0.8
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
+def test_its_nms_iou_is_that_of_its_own_post_processing(detector: Detector) -> None:
+    model = detector.plain()
+    owner, name = (model.roi_heads, "nms_thresh") if isinstance(detector, TwoStage) else (model, "nms_thresh")
+    usual = detector.nms_iou
+    assert 0 < usual < 1
+    many = sum(len(found["boxes"]) for found in detector.detect(IMAGES))
+    try:
+        setattr(owner, name, 0.1)
+        assert detector.nms_iou == 0.1
+        assert sum(len(found["boxes"]) for found in detector.detect(IMAGES)) < many
+    finally:
+        setattr(owner, name, usual)
+
+
+def test_its_embedding_size_is_that_of_its_embeddings(detector: Detector, encoded: Encoded) -> None:
+    assert detector.head(encoded).embeddings.shape[-1] == detector.embedding_size
 
 
 def test_the_plain_model_detects_the_same_without_this_library(case: Case) -> None:

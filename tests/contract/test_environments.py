@@ -137,9 +137,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     ids = info["image_ids"]
     candidates = detector.propose(data.batch(torch.tensor(ids), "cpu"), NUM_CANDIDATES)
     targets = [data.targets[image] for image in ids]
-    related = relations(
-        candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=detector.num_classes
-    )
+    related = relations(candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=detector.num_classes)
     logits = candidates.logits.numpy()  # float32, as the environment adds its actions in float32
     before = RankingPool(related, logits.astype(float), nms_iou=0.6).mean_ap
     actions = random_actions(env_id, 4, 2)

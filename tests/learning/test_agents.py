@@ -121,7 +121,9 @@ def made(env: type, seed: int, **options: Any) -> tuple[ToyDetector, Any]:
 
 def learnt_by_ppo(env: type, seed: int, *, num_updates: int = 60, reward: str = "pool_ap") -> float:
     detector, envs = made(env, seed, reward=reward)
-    policy = SelectPolicy(detector, keep_bias=1.0) if env is SelectDetectionsVector else RescorePolicy(detector, sigma=0.5)
+    policy = (
+        SelectPolicy(detector, keep_bias=1.0) if env is SelectDetectionsVector else RescorePolicy(detector, sigma=0.5)
+    )
     ppo.train(
         policy,
         envs,

@@ -1,0 +1,34 @@
+"""The shape of the code: what may import what, and that every file says what comes in and what goes out."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted([*ROOT.glob("rl_det/**/*.py"), *ROOT.glob("envs/**/*.py"), *ROOT.glob("experiments/*.py")])
+
+
+def test_a_floor_imports_only_what_stands_below_it() -> None:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_opens_with_a_sentence(file: Path) -> None:
+    if file.name == "__init__.py" and not file.read_text():
+        pytest.skip("empty")
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring
+    assert docstring.splitlines()[0].rstrip().endswith((".", "?")) or "\n" in docstring
+
+
+def test_envs_is_a_folder_and_no_package() -> None:
+    assert not (ROOT / "envs" / "__init__.py").exists()
+
+
+def test_no_room_is_called_utils() -> None:
+    assert not {"utils", "common", "misc", "base", "helpers"} & {file.stem for file in MODULES}
