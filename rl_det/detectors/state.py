@@ -33,7 +33,7 @@ def load_state(model: nn.Module, path: Path) -> None:
     for name in state:
         if name not in own and not _optional(name):
             raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
-    model.load_state_dict(state)
+    model.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
 
 
 def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:

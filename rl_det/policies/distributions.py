@@ -105,5 +105,5 @@ def _antithetic(
     """[B, K, N] draws in mirrored pairs; an odd K leaves the last one without its pair."""
     num_images, num_candidates = like.shape
     half = draw((num_images, (num_samples + 1) // 2, num_candidates), generator=generator, device=generator.device)
-    both = torch.stack([half, mirror(half)], 2).reshape(num_images, -1, num_candidates)
+    both = torch.stack([half, mirror(half)], 2).flatten(1, 2)
     return both[:, :num_samples].to(like.device)

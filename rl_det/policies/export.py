@@ -1,5 +1,6 @@
 """A tuned policy -> files that work without rl_det: a torchvision state_dict and, where there is one, the context module."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
     if not isinstance(policy, ContextPolicy):
         return [detector]
     context = folder / "context.pt2"
-    module = policy.module.cpu().eval()
+    module = deepcopy(policy.module).cpu().eval()  # the policy may go on training, on its device
     size = 2, num_candidates
     example = (
         torch.rand(*size, 4),

@@ -77,7 +77,7 @@ def lively_retinanet() -> Detector:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():  # a trained RetinaNet never fires in torchvision's unused column for the background
-        bias = model.head.classification_head.cls_logits.bias.zero_()
+        bias = model.head.classification_head.cls_logits.bias.fill_(0.4)
         bias.view(-1, NUM_CLASSES + 1)[:, 0] = -40.0
     return OneStage(model.eval())
 

@@ -197,7 +197,7 @@ def test_background_in_a_crowd_is_left_out_as_if_it_were_padding() -> None:
 def test_an_object_in_a_crowd_still_counts_and_so_does_background_half_in_one() -> None:
     built, some = detector(), encoded()
     crowded = [
-        target([(10, 10, 30, 30), (11, 10, 31, 12), (60, 60, 70, 80)], [2, 1, 1], [False, True, True]),
+        target([(10, 10, 30, 30), (10, 19, 40, 30), (60, 60, 70, 80)], [2, 1, 1], [False, True, True]),
         objects()[1],
     ]
     got, wanted = losses(built, some, crowded), losses(built, some, objects())

@@ -1,0 +1,145 @@
+"""Actions per candidate: densities, entropies and divergences as torch.distributions has them; mirrored samples."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from rl_det.policies.distributions import BernoulliGates, Distribution, GaussianShifts
+
+SHAPE = 2, 5
+SIGMA = 0.7
+
+
+def logits(seed: int = 0) -> Tensor:
+    return 2 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(seed: int = 0, sigma: float = SIGMA) -> GaussianShifts:
+    return GaussianShifts(logits(seed), sigma)
+
+
+@pytest.fixture(params=["gaussian", "bernoulli"])
+def distribution(request: pytest.FixtureRequest) -> Distribution:
+    return gaussian() if request.param == "gaussian" else BernoulliGates(logits())
+
+
+def parameter(distribution: Distribution) -> Tensor:
+    return distribution.mean if isinstance(distribution, GaussianShifts) else distribution.logits
+
+
+def reference(distribution: Distribution) -> Normal | Bernoulli:
+    """torch's own, over images and candidates."""
+    if isinstance(distribution, GaussianShifts):
+        return Normal(distribution.mean, distribution.sigma)
+    return Bernoulli(logits=distribution.logits)
+
+
+def test_the_log_probability_of_each_candidates_action_is_torchs(distribution: Distribution) -> None:
+    action = distribution.sample(6, generator())
+    own = reference(distribution)
+    wanted = torch.stack([own.log_prob(action[:, k]) for k in range(6)], 1)
+    torch.testing.assert_close(distribution.log_prob(action), wanted)
+
+
+def test_the_gradient_of_the_log_probability_is_torchs(distribution: Distribution) -> None:
+    action = distribution.sample(5, generator())  # odd: mirrored pairs of shifts would cancel
+    leaf = parameter(distribution).requires_grad_()
+    (own,) = torch.autograd.grad(distribution.log_prob(action).sum(), leaf)
+    (wanted,) = torch.autograd.grad(reference(distribution).log_prob(action.transpose(0, 1)).sum(), leaf)
+    torch.testing.assert_close(own, wanted)
+    assert (own != 0).all()
+
+
+def test_the_entropy_is_torchs(distribution: Distribution) -> None:
+    torch.testing.assert_close(distribution.entropy(), reference(distribution).entropy().expand(SHAPE))
+
+
+def test_the_divergence_is_torchs_and_0_from_itself() -> None:
+    for some, other in ((gaussian(0), gaussian(1, 0.4)), (BernoulliGates(logits(0)), BernoulliGates(logits(1)))):
+        torch.testing.assert_close(some.kl(other), kl_divergence(reference(some), reference(other)))
+        torch.testing.assert_close(some.kl(some), torch.zeros(SHAPE))
+        assert (some.kl(other) > 0).all()
+
+
+def test_saturated_gates_have_finite_densities_and_divergences() -> None:
+    certain = BernoulliGates(torch.tensor([[200.0, -200.0]]))
+    action = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
+    torch.testing.assert_close(certain.log_prob(action), torch.tensor([[[-200.0, 0.0], [0.0, -200.0]]]))
+    assert certain.entropy().tolist() == [[0.0, 0.0]]
+    assert certain.kl(BernoulliGates(torch.tensor([[-200.0, -200.0]]))).tolist() == [[200.0, 0.0]]
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 5, 8])
+def test_there_are_as_many_samples_as_asked_for_also_where_that_is_odd(
+    distribution: Distribution, num_samples: int
+) -> None:
+    assert distribution.sample(num_samples, generator()).shape == (2, num_samples, 5)
+
+
+def test_samples_of_a_gaussian_come_in_pairs_mirrored_about_the_mean() -> None:
+    action = gaussian().sample(7, generator())
+    for first in (0, 2, 4):
+        torch.testing.assert_close((action[:, first] + action[:, first + 1]) / 2, logits())
+    assert not torch.allclose(action[:, 0], action[:, 2])
+
+
+def test_of_a_mirrored_pair_of_even_gates_exactly_one_keeps_each_candidate() -> None:
+    action = BernoulliGates(torch.zeros(SHAPE)).sample(6, generator())
+    for first in (0, 2, 4):
+        assert (action[:, first] + action[:, first + 1] == 1).all()
+    assert action.unique().tolist() == [0.0, 1.0]
+
+
+def test_samples_have_the_moments_of_the_distribution_candidate_by_candidate(distribution: Distribution) -> None:
+    action = distribution.sample(20_000, generator())
+    torch.testing.assert_close(action.mean(1), reference(distribution).mean, rtol=0, atol=0.02)
+    torch.testing.assert_close(action.std(1), reference(distribution).stddev.expand(SHAPE), rtol=0, atol=0.02)
+    some, other = (action[:, ::2, column] - action[:, ::2, column].mean(1, keepdim=True) for column in (0, 1))
+    assert (some * other).mean(1).abs().max() < 0.02  # candidates are independent
+
+
+def test_the_same_seed_draws_the_same_and_another_one_other_samples(distribution: Distribution) -> None:
+    some = distribution.sample(5, generator(3))
+    assert torch.equal(some, distribution.sample(5, generator(3)))
+    assert not torch.equal(some, distribution.sample(5, generator(4)))
+
+
+def test_global_chance_has_no_say(distribution: Distribution) -> None:
+    torch.manual_seed(0)
+    some = distribution.sample(5, generator(3))
+    torch.manual_seed(1)
+    assert torch.equal(some, distribution.sample(5, generator(3)))
+
+
+def test_samples_and_greedy_actions_carry_no_gradient(distribution: Distribution) -> None:
+    parameter(distribution).requires_grad_()
+    assert not distribution.sample(3, generator()).requires_grad
+    assert not distribution.greedy().requires_grad
+
+
+def test_the_greedy_action_is_the_mean_shift_or_keeps_everything() -> None:
+    assert torch.equal(gaussian().greedy(), logits())
+    assert torch.equal(BernoulliGates(logits()).greedy(), torch.ones(SHAPE))
+
+
+def test_only_shifts_drift_and_with_gradient() -> None:
+    mean = logits().requires_grad_()
+    (gradient,) = torch.autograd.grad(GaussianShifts(mean, SIGMA).drift().sum(), mean)
+    assert (gradient == 1).all()
+    assert not BernoulliGates(logits()).drift().any()
+
+
+def test_images_without_candidates_have_empty_actions() -> None:
+    for empty in (GaussianShifts(torch.zeros(2, 0), SIGMA), BernoulliGates(torch.zeros(2, 0))):
+        action = empty.sample(3, generator())
+        assert action.shape == empty.log_prob(action).shape == (2, 3, 0)
+
+
+def test_both_are_distributions() -> None:
+    assert isinstance(gaussian(), Distribution)
+    assert isinstance(BernoulliGates(logits()), Distribution)

@@ -1,0 +1,232 @@
+"""Every policy starts as the warm start itself, learns from there in all that it trains, and can go back to it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rl_det.candidates import Observation, gather_logits, observe
+from rl_det.detectors import Detector, build_detector
+from rl_det.policies.context import ContextPolicy
+from rl_det.policies.context_module import ContextModule
+from rl_det.policies.policy import Policy, rescored
+from rl_det.policies.rescore import RescorePolicy
+from rl_det.policies.select import SelectPolicy
+from rl_det.types import Candidates, Encoded
+
+NUM_CLASSES = 3
+NUM_CANDIDATES = 160  # more than the context module attends to
+
+
+class World(NamedTuple):
+    """A detector, and what it says of two images, the second of which has padding among its candidates."""
+
+    detector: Detector
+    encoded: Encoded
+    candidates: Candidates
+    observation: Observation
+
+
+def rescore(detector: Detector) -> Policy:
+    return RescorePolicy(detector, sigma=0.5)
+
+
+def select(detector: Detector) -> Policy:
+    return SelectPolicy(detector, keep_bias=1.0)
+
+
+def context(detector: Detector) -> ContextPolicy:
+    torch.manual_seed(1)
+    module = ContextModule(num_classes=NUM_CLASSES, embedding_size=detector.embedding_size, width=16, num_layers=2)
+    return ContextPolicy(detector, module, sigma=0.5)
+
+
+@pytest.fixture
+def world() -> World:
+    """Fresh for every test: a test may train it."""
+    torch.manual_seed(0)
+    detector = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    nn.init.normal_(detector.plain().roi_heads.box_predictor.cls_score.weight, std=2.0)
+    encoded = detector.encode([torch.rand(3, 48, 48), torch.rand(3, 40, 72)])
+    encoded.mask[1, 40:] = False
+    candidates = detector.propose(encoded, NUM_CANDIDATES)
+    return World(detector, encoded, candidates, observe(candidates, encoded))
+
+
+@pytest.fixture(params=[rescore, select, context])
+def policy(request: pytest.FixtureRequest, world: World) -> Policy:
+    return request.param(world.detector)
+
+
+def logits(policy: Policy, world: World) -> Tensor:
+    return policy.logits(world.observation, world.detector.head(world.encoded))
+
+
+def real(tensor: Tensor, world: World) -> Tensor:
+    return tensor[world.candidates.mask]
+
+
+def awake(policy: Policy) -> Policy:
+    """As after some training: nothing in it is zero any more."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    return policy
+
+
+def test_the_world_has_padding_in_one_image_alone(world: World) -> None:
+    assert world.candidates.mask.sum(1).tolist() == [NUM_CANDIDATES, 40 * NUM_CLASSES]
+
+
+def test_it_is_a_policy(policy: Policy) -> None:
+    assert isinstance(policy, Policy)
+
+
+def test_at_step_zero_the_logits_are_the_detectors_own_bit_for_bit(policy: Policy, world: World) -> None:
+    own = gather_logits(world.detector.head(world.encoded).logits, world.candidates.index)
+    assert torch.equal(real(logits(policy, world), world), real(own, world))
+    assert torch.equal(real(logits(policy, world), world), real(world.candidates.logits, world))
+
+
+def test_at_step_zero_rescoring_changes_nothing(policy: Policy, world: World) -> None:
+    again = rescored(policy, world.encoded, NUM_CANDIDATES)
+    for name in ("boxes", "labels", "logits", "mask", "index"):
+        assert torch.equal(getattr(again, name), getattr(world.candidates, name)), name
+
+
+def test_at_step_zero_the_greedy_action_shifts_nothing_or_keeps_all(policy: Policy, world: World) -> None:
+    greedy = policy.distribution(world.observation, world.detector.head(world.encoded)).greedy()
+    wanted = 1.0 if isinstance(policy, SelectPolicy) else 0.0
+    assert (real(greedy, world) == wanted).all()
+
+
+def test_gates_keep_with_the_probability_of_logit_and_bias(world: World) -> None:
+    gates = select(world.detector).distribution(world.observation, world.detector.head(world.encoded))
+    assert torch.equal(real(gates.logits, world), real(world.candidates.logits, world) + 1.0)
+
+
+def test_after_training_the_shifts_are_against_the_logits_that_were_observed(world: World) -> None:
+    for build in (rescore, context):
+        policy = awake(build(world.detector))
+        shifts = policy.distribution(world.observation, world.detector.head(world.encoded))
+        moved = real(logits(policy, world) - world.candidates.logits, world)
+        torch.testing.assert_close(real(shifts.mean, world), moved)
+        assert moved.abs().max() > 0.01
+
+
+def gradients(policy: Policy, world: World) -> list[Tensor]:
+    """Of a total in which no parameter's share cancels."""
+    weights = torch.rand(world.candidates.mask.shape, generator=torch.Generator().manual_seed(3))
+    total = (logits(policy, world) * weights)[world.candidates.mask].sum()
+    found = torch.autograd.grad(total, policy.parameters(), allow_unused=True)
+    return [torch.zeros(()) if gradient is None else gradient for gradient in found]
+
+
+def test_at_step_zero_the_head_gets_gradient(policy: Policy, world: World) -> None:
+    classifier = world.detector.plain().roi_heads
+    wanted = [*classifier.box_head.parameters(), *classifier.box_predictor.cls_score.parameters()]
+    reached = {
+        id(p) for p, gradient in zip(policy.parameters(), gradients(policy, world), strict=True) if gradient.any()
+    }
+    assert all(id(parameter) in reached for parameter in wanted)
+
+
+def test_the_contexts_residual_is_zero_at_the_start_and_gets_gradient(world: World) -> None:
+    policy = context(world.detector)
+    assert not policy.module.residual.weight.any()
+    assert not policy.module.residual.bias.any()
+    found = dict(zip(map(id, policy.parameters()), gradients(policy, world), strict=True))
+    assert found[id(policy.module.residual.weight)].abs().max() > 0
+    assert found[id(policy.module.residual.bias)].abs().max() > 0
+
+
+def test_after_a_step_all_of_the_module_gets_gradient(world: World) -> None:
+    policy = context(world.detector)
+    nn.init.normal_(policy.module.residual.weight)
+    found = dict(zip(map(id, policy.parameters()), gradients(policy, world), strict=True))
+    assert all(found[id(parameter)].any() for parameter in policy.module.parameters())
+
+
+def test_a_state_brings_back_the_logits_and_later_training_does_not_reach_it(policy: Policy, world: World) -> None:
+    before, state = logits(policy, world), policy.state_dict()
+    awake(policy)
+    assert not torch.equal(logits(policy, world), before)
+    policy.load_state_dict(state)
+    assert torch.equal(logits(policy, world), before)
+
+
+def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, world: World) -> None:
+    trained = awake(policy).state_dict()
+    build: Callable[[Detector], Policy] = {RescorePolicy: rescore, SelectPolicy: select, ContextPolicy: context}[
+        type(policy)
+    ]
+    torch.manual_seed(7)
+    other = build(build_detector("tiny", num_classes=NUM_CLASSES, image_size=64))
+    other.load_state_dict(trained)
+    output = other.detector.head(world.encoded)
+    assert torch.equal(other.logits(world.observation, output), logits(policy, world))
+
+
+def test_the_groups_for_an_optimizer_hold_every_parameter_once(policy: Policy) -> None:
+    groups = policy.parameter_groups(1e-3)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, policy.parameters()))
+    assert len(set(held)) == len(held)
+    assert groups[0]["lr"] == 1e-3
+    torch.optim.AdamW(groups)
+
+
+def test_the_context_module_learns_faster_than_the_head(world: World) -> None:
+    head, module = context(world.detector).parameter_groups(1e-3)
+    assert module["lr"] > head["lr"]
+
+
+def test_a_step_of_an_optimizer_lowers_the_logits_that_it_is_asked_to_lower(policy: Policy, world: World) -> None:
+    before = logits(policy, world).detach()
+    optimizer = torch.optim.SGD(policy.parameter_groups(1e-6))
+    real(logits(policy, world), world).sum().backward()
+    optimizer.step()
+    assert real(logits(policy, world), world).sum() < real(before, world).sum()
+
+
+def test_recalibrating_a_context_policy_maps_its_logits_exactly_and_leaves_the_plain_detector(world: World) -> None:
+    policy = awake(context(world.detector))
+    before, plain = logits(policy, world), world.detector.head(world.encoded).logits
+    policy.recalibrate(0.5, -1.0)
+    policy.recalibrate(2.0, 0.25)  # of what the first has made
+    torch.testing.assert_close(real(logits(policy, world), world), real(2.0 * (0.5 * before - 1.0) + 0.25, world))
+    assert torch.equal(world.detector.head(world.encoded).logits, plain)
+
+
+def test_recalibrating_a_context_policy_keeps_the_order(world: World) -> None:
+    policy = awake(context(world.detector))
+    before = rescored(policy, world.encoded, NUM_CANDIDATES)
+    policy.recalibrate(0.7, -0.9)
+    after = rescored(policy, world.encoded, NUM_CANDIDATES)
+    assert torch.equal(before.index, after.index)
+    sorted_by_after = before.logits[0].gather(0, after.logits[0].argsort(descending=True))
+    assert (sorted_by_after.diff() <= 1e-5).all()
+
+
+@pytest.mark.parametrize("build", [rescore, select])
+def test_recalibrating_a_head_keeps_the_order_where_one_class_rivals_the_background(
+    build: Callable[[Detector], Policy], world: World
+) -> None:
+    scores = world.detector.plain().roi_heads.box_predictor.cls_score
+    with torch.no_grad():
+        scores.weight[2:], scores.bias[2:] = 0.0, -100.0
+    policy = build(world.detector)
+    before = world.detector.head(world.encoded).logits[..., 0]
+    policy.recalibrate(0.7, -0.9)
+    after = world.detector.head(world.encoded).logits[..., 0]
+    torch.testing.assert_close(after, 0.7 * before - 0.9, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
+def test_a_sigma_that_is_not_positive_is_refused(world: World, sigma: float) -> None:
+    with pytest.raises(ValueError, match="sigma must be positive; got"):
+        RescorePolicy(world.detector, sigma=sigma)
+    with pytest.raises(ValueError, match="sigma must be positive; got"):
+        ContextPolicy(world.detector, context(world.detector).module, sigma=sigma)
