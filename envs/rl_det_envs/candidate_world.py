@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from rl_det.candidates import observe, select_candidates
@@ -36,9 +36,12 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
     Without a detector it is the shipped one, without a data set a few digit scenes. Images come in a random order, each
     once before any comes again. The candidates are the detector's present ones: if its head is trained, they move along.
 
-    The reward is the change of AP against the baseline, which is that nothing is done, or what `set_baseline` says;
-    `info["credit"]` [B, N] is each candidate's own part in it. The pool that AP is taken over holds the images at hand,
-    filled up to `pool_images` with others as the detector leaves them.
+    The reward is the change of AP against the baseline, which is that nothing is done, or what `set_baseline` says.
+    `info["credit"]` [B, N] is what each candidate's own action alone would change, all others keeping to the baseline:
+    as it does not depend on what the others do, credit times the score function is an unbiased gradient of it, with a
+    small part of the variance that the joint reward has. The next `num_bystanders` candidates of each image do not act
+    and are not shown, but rank and suppress: without them a policy learns to push down what then falls under the others.
+    The pool that AP is taken over holds the images at hand, filled up to `pool_images` as the detector leaves them.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012  (Gymnasium writes it so)
@@ -50,6 +53,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         detector: Detector | None = None,
         dataset: Dataset | EncodedDataset | None = None,
         num_candidates: int = 64,
+        num_bystanders: int = 0,
         samples_per_image: int = 1,
         pool_images: int = 32,
         reward: str = "pool_ap",
@@ -67,7 +71,8 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.num_envs, self.samples_per_image = num_envs, samples_per_image
         self.num_images = num_envs // samples_per_image
         self.pool_images = max(self.num_images, min(pool_images, len(self.data)))
-        self.num_candidates, self.nms_iou, self.device = num_candidates, nms_iou, torch.device(device)
+        self.num_candidates, self.num_bystanders = num_candidates, num_bystanders
+        self.nms_iou, self.device = nms_iou, torch.device(device)
         self.single_observation_space = observation_space(num_candidates, self.detector.num_classes)
         self.single_action_space = self.action_space_of_one()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -83,16 +88,17 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         shown = self._draw(self.pool_images)
         self._encoded = self.data.batch(torch.tensor(shown), self.device)
         with torch.no_grad():
-            candidates = select_candidates(self.detector.head(self._encoded), self._encoded.mask, self.num_candidates)
+            output = self.detector.head(self._encoded)
+        candidates = select_candidates(output, self._encoded.mask, self.num_candidates + self.num_bystanders)
         targets = [self.data.targets[image] for image in shown]
         self._pool = relations(
             candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=self.detector.num_classes
         )
         whole: dict[str, Tensor] = dict(observe(candidates, self._encoded))  # type: ignore[arg-type]
         self._logits = whole["logits"]
-        self._pool_actions = torch.full_like(self._logits, self.doing_nothing)
+        self._pool_actions = torch.full_like(self._logits[:, : self.num_candidates], self.doing_nothing)
         self._observation: Any = {
-            name: values[: self.num_images].repeat_interleave(self.samples_per_image, 0)
+            name: values[: self.num_images, : self.num_candidates].repeat_interleave(self.samples_per_image, 0)
             for name, values in whole.items()
         }
         info = {
@@ -112,21 +118,21 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
             raise gymnasium.error.ResetNeeded("an episode is one step long; call reset before the next step")
         actions = self._checked(actions)
         images = np.repeat(np.arange(self.num_images), self.samples_per_image)
-        baseline = self.scores(self._logits, self._pool_actions)
-        logits, own_baseline = self._logits[images], self._pool_actions[images]
-        reward, credit = self.reward(
-            self._pool,
-            _double(baseline),
-            images,
-            _double(self.scores(logits, actions)),
-            _double(self.scores(logits, self.alternative(actions, own_baseline))),
-            nms_iou=self.nms_iou,
-        )
+        baseline = self._ranked(self._logits, self._pool_actions)
+        scores = self._ranked(self._logits[images], actions)
+        reward, credit = self.reward(self._pool, baseline, images, scores, nms_iou=self.nms_iou)
         self._pool = None
         ended = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        info = {"credit": torch.as_tensor(self.credit_share * credit, dtype=torch.float32, device=self.device)}
+        info = {"credit": torch.as_tensor(credit[:, : self.num_candidates], dtype=torch.float32, device=self.device)}
         rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
         return self._observation, rewards, ended, ~ended, info
+
+    def _ranked(self, logits: Float[Tensor, "R M"], actions: Float[Tensor, "R N"]) -> Float64[np.ndarray, "R M"]:
+        """What all candidates rank by, the bystanders too; on the host, in the precision in which ranks are decided."""
+        acting, standing_by = logits.split([self.num_candidates, self.num_bystanders], 1)
+        scores = torch.cat([self.scores(acting, actions), standing_by], 1).double()
+        on_host: Float64[np.ndarray, "R M"] = scores.numpy(force=True)
+        return on_host
 
     def _draw(self, count: int) -> list[int]:
         """The next images: a permutation is used up before the next begins, and no image comes twice in one draw."""
@@ -156,8 +162,6 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
 
     doing_nothing: ClassVar[float]
     """The action that leaves a candidate as it is."""
-    credit_share: ClassVar[float] = 1.0
-    """What part of the difference to the alternative is a candidate's credit."""
 
     @abstractmethod
     def action_space_of_one(self) -> spaces.Space[Any]:
@@ -166,10 +170,6 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
     @abstractmethod
     def scores(self, logits: Float[Tensor, "R N"], actions: Float[Tensor, "R N"]) -> Float[Tensor, "R N"]:
         """What the candidates rank by after the action; -inf takes one out."""
-
-    @abstractmethod
-    def alternative(self, actions: Float[Tensor, "B N"], baseline: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        """What each candidate's action is compared with; must make the credit's expected gradient that of the reward."""
 
 
 class CandidateEnv(gymnasium.Env[Any, Any]):
@@ -217,8 +217,3 @@ def _first(observation: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """The first image's observation in numpy, sharing memory with nothing."""
     arrays = {name: np.array(values[0].numpy(force=True)) for name, values in observation.items()}
     return {**arrays, "mask": arrays["mask"].astype(np.int8)}
-
-
-def _double(scores: Tensor) -> np.ndarray:
-    """On the host, in the precision in which ranks are decided."""
-    return scores.double().numpy(force=True)

@@ -13,12 +13,7 @@ LARGEST_SHIFT = 20.0
 
 
 class RescoreDetectionsVector(CandidateVectorEnv):
-    """`rl_det/RescoreDetections-v0`, natively batched: the action is added to the logits, padding does not count.
-
-    A candidate's credit is the change of the reward if it alone kept to the baseline. Where the baseline is the mean of a
-    Gaussian policy, credit times the score function is an unbiased gradient, as the other term does not depend on the
-    candidate's own noise.
-    """
+    """`rl_det/RescoreDetections-v0`, natively batched: the action is added to the logits, padding does not count."""
 
     doing_nothing = 0.0
 
@@ -27,9 +22,6 @@ class RescoreDetectionsVector(CandidateVectorEnv):
 
     def scores(self, logits: Float[Tensor, "R N"], actions: Float[Tensor, "R N"]) -> Float[Tensor, "R N"]:
         return logits + actions
-
-    def alternative(self, actions: Float[Tensor, "B N"], baseline: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        return baseline
 
 
 class RescoreDetections(CandidateEnv):

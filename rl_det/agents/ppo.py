@@ -5,7 +5,8 @@ How we differ from the paper:
 
 1. The ratio and its clip are per candidate. An image's ratio would be a product of N factors, which explodes.
 2. The advantage of a candidate is its own credit, the exact counterfactual that the environment gives in
-   `info["credit"]`; with an environment that gives none, it is the image's leave-one-out reward. No value network.
+   `info["credit"]`: what its action alone would change. With an environment that gives none, it is the image's
+   leave-one-out reward. No value network.
 3. K samples of each image, in antithetic pairs, share one forward pass; the frozen part of the detector never runs.
 4. The detector's own supervised loss may be mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes
    and scores share a trunk, and the reward alone would let the boxes drift.

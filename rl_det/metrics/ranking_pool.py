@@ -217,6 +217,18 @@ def _class_aps(score: Any, image: Any, hits: Any, ignored: Any, offsets: Any, po
     return aps
 
 
+@compiled
+def _ranked(candidate: int, survivors: Any, count: int) -> bool:
+    """Whether the candidate is among the survivors."""
+    return candidate in survivors[:count]
+
+
+@compiled
+def _equal(survivors: Any, count: int, others: Any, other_count: int) -> bool:
+    """Whether the same candidates survive in the same order."""
+    return np.array_equal(survivors[:count], others[:other_count])
+
+
 @compiled_in_parallel
 def _what_if(
     images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any,
@@ -232,6 +244,7 @@ def _what_if(
         b = images[r]
         own = scores[r].copy()
         survivors = np.zeros(num_candidates, dtype=np.int64)
+        before = np.zeros(num_candidates, dtype=np.int64)
         hits, ignored = np.zeros(num_candidates, dtype=np.uint16), np.zeros(num_candidates, dtype=np.uint16)
         for c in range(num_classes):
             group = members[b, ends[b, c] : ends[b, c + 1]]
@@ -244,11 +257,15 @@ def _what_if(
                 b, own, survivors, hits, ignored, count, weights[c],
             )  # fmt: skip
             changes[r] += (ap - class_ap[c]) / present
+            before[:], count_before = survivors, count
             for i in group:
                 if alternatives[r, i] == scores[r, i]:
                     continue
                 own[i] = alternatives[r, i]
                 count = resolve(own, group, overlap[b], iou[b], crowd[b], nms_iou, thresholds, survivors, hits, ignored)
+                if not _ranked(i, survivors, count) and _equal(survivors, count, before, count_before):
+                    own[i] = scores[r, i]
+                    continue  # suppressed before and after: most candidates, and nothing to walk for
                 other = _walk(
                     entry_score[span], entry_image[span], entry_hits[span], entry_ignored[span],
                     b, own, survivors, hits, ignored, count, weights[c],

@@ -14,9 +14,9 @@ from rl_det.metrics.ranking_pool import RankingPool
 class Reward(Protocol):
     """R episodes, each a change of one image's scores while the P - 1 other images of the pool keep theirs.
 
-    `baseline` are the pool's scores, `scores` those of image images[r] in episode r, `alternatives` what each candidate
-    would have scored had it not acted. Returns the change against the baseline [R], and the change against the same
-    scores but for the candidate's own, which takes its alternative [R, N]. A score of -inf takes a candidate out.
+    `baseline` are the pool's scores, `scores` those of image images[r] in episode r. Returns the change against the
+    baseline [R], and what each candidate alone would change, all others keeping to the baseline [R, N]. A score of -inf
+    takes a candidate out.
     """
 
     def __call__(
@@ -25,7 +25,6 @@ class Reward(Protocol):
         baseline: Float64[np.ndarray, "P N"],
         images: Int64[np.ndarray, " R"],
         scores: Float64[np.ndarray, "R N"],
-        alternatives: Float64[np.ndarray, "R N"],
         *,
         nms_iou: float,
     ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]: ...
@@ -36,7 +35,6 @@ def pool_ap(
     baseline: Float64[np.ndarray, "P N"],
     images: Int64[np.ndarray, " R"],
     scores: Float64[np.ndarray, "R N"],
-    alternatives: Float64[np.ndarray, "R N"],
     *,
     nms_iou: float,
 ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]:
@@ -45,7 +43,10 @@ def pool_ap(
     The ranking is that of all images together, so a false positive of a class that the image does not hold costs what it
     costs the data set, and a shift of all an image's scores is judged.
     """
-    return RankingPool(relations, baseline, nms_iou=nms_iou).what_if(images, scores, alternatives)
+    pool = RankingPool(relations, baseline, nms_iou=nms_iou)
+    change, _ = pool.what_if(images, scores)
+    _, without = pool.what_if(images, baseline[images], scores)
+    return change, -without
 
 
 def image_ap(
@@ -53,7 +54,6 @@ def image_ap(
     baseline: Float64[np.ndarray, "P N"],
     images: Int64[np.ndarray, " R"],
     scores: Float64[np.ndarray, "R N"],
-    alternatives: Float64[np.ndarray, "R N"],
     *,
     nms_iou: float,
 ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]:
@@ -65,7 +65,7 @@ def image_ap(
     for image in np.unique(images):
         episodes = np.flatnonzero(images == image)
         alone = Relations(**{f.name: getattr(relations, f.name)[image : image + 1] for f in fields(Relations)})
-        pool = RankingPool(alone, baseline[image : image + 1], nms_iou=nms_iou)
+        own_baseline = baseline[image : image + 1]
         first = np.zeros(len(episodes), dtype=np.int64)
-        rewards[episodes], credits[episodes] = pool.what_if(first, scores[episodes], alternatives[episodes])
+        rewards[episodes], credits[episodes] = pool_ap(alone, own_baseline, first, scores[episodes], nms_iou=nms_iou)
     return rewards, credits

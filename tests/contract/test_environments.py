@@ -142,17 +142,17 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     before = RankingPool(related, logits.astype(float), nms_iou=0.6).mean_ap
     actions = random_actions(env_id, 4, 2)
     _, rewards, _, _, outcome = envs.step(actions)
-    share, nothing = (0.5, None) if "Select" in env_id else (1.0, 0.0)
+    nothing = torch.ones(NUM_CANDIDATES) if "Select" in env_id else torch.zeros(NUM_CANDIDATES)
     for row in range(4):
         scores = logits.astype(float)
         scores[row] = scores_after(env_id, logits[row], actions[row].numpy())
         after = RankingPool(related, scores, nms_iou=0.6).mean_ap
         assert float(rewards[row]) == pytest.approx(after - before, abs=1e-7)
         for candidate in range(0, NUM_CANDIDATES, 5):
-            other = actions[row].clone()
-            other[candidate] = 1 - other[candidate] if nothing is None else nothing
-            scores[row] = scores_after(env_id, logits[row], other.numpy())
-            worth = share * (after - RankingPool(related, scores, nms_iou=0.6).mean_ap)
+            alone = nothing.clone()
+            alone[candidate] = actions[row, candidate]
+            scores[row] = scores_after(env_id, logits[row], alone.numpy())
+            worth = RankingPool(related, scores, nms_iou=0.6).mean_ap - before
             assert float(outcome["credit"][row, candidate]) == pytest.approx(worth, abs=1e-7)
     assert rewards.abs().max() > 0
 

@@ -1,6 +1,7 @@
 """The agents on a toy detector whose best ranking is known: they find it, unless credit goes to the wrong candidates."""
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
 from rl_det.validation import mean_ap
 
 NUM_PROPOSALS, NUM_FEATURES, NUM_IMAGES = 10, 6, 64
-LEARNT, NOT_LEARNT = 0.9, 0.75
+LEARNT, NOT_LEARNT = 0.95, 0.85
 """Validation AP; the best is 1, and the start is about 0.5."""
 
 
@@ -170,7 +171,7 @@ def test_ppo_learns_from_the_reward_alone_where_there_is_no_credit() -> None:
 
 
 def test_ppo_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
-    assert learnt_by_ppo(ShuffledCredit, seed=0) < NOT_LEARNT
+    assert mean(learnt_by_ppo(ShuffledCredit, seed=seed) for seed in range(3)) < NOT_LEARNT
 
 
 def test_reinforce_finds_the_best_ranking_by_credit() -> None:
@@ -187,7 +188,7 @@ def test_reinforce_finds_it_by_the_reward_of_the_whole_image_too() -> None:
 
 def test_reinforce_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
     config = reinforce.Config(num_updates=100, learning_rate=0.05, drift_weight=0.0, validate_every=100)
-    assert learnt_by_reinforce(ShuffledCredit, 0, config) < NOT_LEARNT
+    assert mean(learnt_by_reinforce(ShuffledCredit, seed, config) for seed in range(3)) < NOT_LEARNT
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
