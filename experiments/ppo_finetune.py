@@ -29,11 +29,12 @@ from rl_det.rewards import reward_named
 from rl_det.runs import Run, check_writable
 from rl_det.training import continued
 
-NUM_UPDATES = {"smoke": 4, "short": 120, "full": 900}
+NUM_UPDATES = {"smoke": 4, "short": 80, "full": 600}
 VALIDATE_EVERY = {"smoke": 2, "short": 20, "full": 50}
 IMAGES_PER_UPDATE = 48
 SAMPLES_PER_IMAGE = 8
-NUM_CANDIDATES = 64
+NUM_CANDIDATES = 96
+NUM_BYSTANDERS = 160
 
 
 def main(arguments: Arguments) -> None:
@@ -108,6 +109,7 @@ def fine_tune_by_ppo(
         detector=policy.detector,
         dataset=train,
         num_candidates=NUM_CANDIDATES,
+        num_bystanders=NUM_BYSTANDERS,
         samples_per_image=SAMPLES_PER_IMAGE,
         reward=arguments.reward,
         nms_iou=policy.detector.nms_iou,

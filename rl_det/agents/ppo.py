@@ -42,7 +42,7 @@ class Config:
     """Rollouts to collect and learn from."""
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, as features are cached."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
     clip: float = 0.2
     """How far a candidate's probability ratio may leave 1 and still be rewarded for it."""
@@ -168,7 +168,7 @@ def train(
     The warm start is the first candidate for the best, so the policy never ends below it on validation. `reference` is
     the warm start as a policy of its own, wanted where `kl_weight` is positive.
     """
-    optimizer = torch.optim.AdamW(policy.parameter_groups(config.learning_rate), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = warm_cosine(optimizer, config.num_updates)
     stopping = EarlyStopping(patience=config.patience)
     warm_start_ap = validate()

@@ -38,7 +38,7 @@ class Config:
     """Rollouts to collect and learn from."""
     advantage: Literal["credit", "leave_one_out"] = "credit"
     """What a candidate's action is judged by: its own credit, or its image's reward."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
@@ -111,7 +111,7 @@ def train(
 
     The warm start is the first candidate for the best, so the policy never ends below it on validation.
     """
-    optimizer = torch.optim.AdamW(policy.parameter_groups(config.learning_rate), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = warm_cosine(optimizer, config.num_updates)
     stopping = EarlyStopping(patience=config.patience)
     warm_start_ap = validate()

@@ -12,9 +12,6 @@ from rl_det.policies.head import copied
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.types import HeadOutput
 
-MODULE_RATE = 3.0
-"""How many times the head's learning rate the context module learns with."""
-
 
 class ContextPolicy(RescorePolicy):
     """The head and a context module, trained together, as a policy for `rl_det/RescoreDetections-v0`."""
@@ -36,13 +33,6 @@ class ContextPolicy(RescorePolicy):
     def parameters(self) -> list[nn.Parameter]:
         """What fine-tuning trains: the head's and the module's."""
         return [*super().parameters(), *self.module.parameters()]
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The module starts from nothing and learns faster than the trained head."""
-        return [
-            *super().parameter_groups(learning_rate),
-            {"params": list(self.module.parameters()), "lr": MODULE_RATE * learning_rate},
-        ]
 
     def recalibrate(self, scale: float, shift: float) -> None:
         """Into the module, exactly; the plain detector beside it keeps its own calibration."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LOGIT_RANGE = 12.0
-NUM_ATTENDED = 128
+NUM_ATTENDED = 96
 """The best candidates of an image see each other; those behind them keep their logits."""
 NUM_RELATIONS = 8
 

@@ -25,10 +25,6 @@ class Head:
         """What fine-tuning trains."""
         return self.detector.head_parameters()
 
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """For an optimizer."""
-        return [{"params": self.detector.head_parameters(), "lr": learning_rate}]
-
     def recalibrate(self, scale: float, shift: float) -> None:
         """Fold logits -> scale * logits + shift into the weights, `scale` positive."""
         self.detector.recalibrate(scale, shift)

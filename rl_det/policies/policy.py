@@ -32,9 +32,6 @@ class Policy(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """All that fine-tuning trains."""
 
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The same for an optimizer, each group with its own rate."""
-
     def recalibrate(self, scale: float, shift: float) -> None:
         """Fold logits -> scale * logits + shift into what is exported, `scale` positive."""
 

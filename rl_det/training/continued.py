@@ -28,7 +28,7 @@ class Config:
     """Batches; as many image passes as the method that this is the control of."""
     batch_size: int = 48
     """Images a step."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-3
     """AdamW's peak rate for the head: a short linear warm-up, then a cosine to 0."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
@@ -51,7 +51,7 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> float:
     """Train the policy in place and leave it at its best validation AP, which is returned."""
-    optimizer = torch.optim.AdamW(policy.parameter_groups(config.learning_rate), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = warm_cosine(optimizer, config.num_steps)
     stopping = EarlyStopping(patience=config.num_steps)
     stopping.improved(validate())

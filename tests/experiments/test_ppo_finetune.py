@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.detectors import build_detector, save_state
-from rl_det.training import supervised
+from rl_det.training import continued, supervised, warm_start
 
 SCRIPT = Path(ppo_finetune.__file__)
 NUM_IMAGES = {"train": 6, "val": 4, "test": 4}
@@ -32,6 +32,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few_steps = supervised.Config(num_steps=2, batch_size=4, validate_every=1)
     monkeypatch.setattr(task, "FOLDER_WARM_START", few_steps)
     monkeypatch.setattr(task, "DIGITS_WARM_START", few_steps)
+    few_of_the_head = continued.Config(num_steps=2, batch_size=4, validate_every=1)
+    monkeypatch.setattr(task, "FOLDER_HEAD", few_of_the_head)
+    monkeypatch.setattr(task, "DIGITS_HEAD", few_of_the_head)
+    monkeypatch.setattr(warm_start, "HEAD_IMAGES", 8)
 
 
 def run(**arguments: Any) -> dict[str, Any]:

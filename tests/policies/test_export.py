@@ -139,7 +139,7 @@ def test_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> Non
 def train_a_little(policy: ContextPolicy) -> None:
     encoded = policy.detector.encode(images(2))
     seen = observe(policy.detector.propose(encoded, NUM_CANDIDATES), encoded)
-    optimizer = torch.optim.SGD(policy.parameter_groups(1e-4))
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-4)
     for _ in range(2):
         optimizer.zero_grad()
         policy.logits(seen, policy.detector.head(encoded)).square().sum().backward()

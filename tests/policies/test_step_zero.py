@@ -169,23 +169,15 @@ def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, world: Wo
     assert torch.equal(other.logits(world.observation, output), logits(policy, world))
 
 
-def test_the_groups_for_an_optimizer_hold_every_parameter_once(policy: Policy) -> None:
-    groups = policy.parameter_groups(1e-3)
-    held = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(held) == sorted(map(id, policy.parameters()))
+def test_every_trained_parameter_is_there_once(policy: Policy) -> None:
+    held = [id(parameter) for parameter in policy.parameters()]
     assert len(set(held)) == len(held)
-    assert groups[0]["lr"] == 1e-3
-    torch.optim.AdamW(groups)
-
-
-def test_the_context_module_learns_faster_than_the_head(world: World) -> None:
-    head, module = context(world.detector).parameter_groups(1e-3)
-    assert module["lr"] > head["lr"]
+    assert {id(parameter) for parameter in policy.detector.head_parameters()} <= set(held)
 
 
 def test_a_step_of_an_optimizer_lowers_the_logits_that_it_is_asked_to_lower(policy: Policy, world: World) -> None:
     before = logits(policy, world).detach()
-    optimizer = torch.optim.SGD(policy.parameter_groups(1e-6))
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
     real(logits(policy, world), world).sum().backward()
     optimizer.step()
     assert real(logits(policy, world), world).sum() < real(before, world).sum()
