@@ -50,7 +50,7 @@ class Config:
     """Updates between two validations."""
     patience: int = 100
     """Validations without a better AP before training stops."""
-    collapse_margin: float = 0.01
+    collapse_margin: float = 0.03
     """Training stops when validation AP falls this far under the warm start's."""
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ def test_those_that_survive_are_torchvisions(seed: int, nms_iou: float) -> None:
         survivors,
         *bits,
     )
-    expected = batched_nms(boxes, torch.tensor(scores), labels[0], nms_iou)
+    expected = batched_nms(boxes, torch.tensor(scores).float(), labels[0], nms_iou)
     assert survivors[:alive].tolist() == expected.tolist()
 
 
