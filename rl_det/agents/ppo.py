@@ -42,7 +42,7 @@ class Config:
     """Rollouts to collect and learn from."""
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, as features are cached."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
     clip: float = 0.2
     """How far a candidate's probability ratio may leave 1 and still be rewarded for it."""
