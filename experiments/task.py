@@ -29,7 +29,7 @@ class Arguments:
     """tiny, or torchvision's name of a Faster R-CNN."""
     weights: str | None = None
     """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
-    policy: Literal["rescore", "select", "context"] = "context"
+    policy: Literal["rescore", "select", "context"] = "rescore"
     """What acts: the head by rescoring, the head by selecting, or the head with a context module by rescoring."""
     reward: str = "pool_ap"
     """What an action is paid in: pool_ap (the data set's mAP) or image_ap."""

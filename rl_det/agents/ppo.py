@@ -38,7 +38,7 @@ Supervised = Callable[[Any, Encoded, HeadOutput], Float[Tensor, ""]]
 class Config:
     """How PPO learns."""
 
-    num_updates: int = 600
+    num_updates: int = 1200
     """Rollouts to collect and learn from."""
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, as features are cached."""

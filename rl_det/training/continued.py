@@ -24,7 +24,7 @@ from rl_det.types import Encoded, HeadOutput, Target
 class Config:
     """How a policy goes on learning from labels."""
 
-    num_steps: int = 1200
+    num_steps: int = 2400
     """Batches; as many image passes as the method that this is the control of."""
     batch_size: int = 48
     """Images a step."""
@@ -32,7 +32,7 @@ class Config:
     """AdamW's peak rate for the head: a short linear warm-up, then a cosine to 0."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
-    validate_every: int = 100
+    validate_every: int = 200
     """Steps between two validations."""
 
     def __post_init__(self) -> None:
