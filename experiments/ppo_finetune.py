@@ -29,8 +29,8 @@ from rl_det.rewards import reward_named
 from rl_det.runs import Run, check_writable
 from rl_det.training import continued
 
-NUM_UPDATES = {"smoke": 4, "short": 200, "full": 1200}
-VALIDATE_EVERY = {"smoke": 2, "short": 40, "full": 100}
+NUM_UPDATES = {"smoke": 4, "short": 300, "full": 1200}
+VALIDATE_EVERY = {"smoke": 2, "short": 50, "full": 100}
 IMAGES_PER_UPDATE = 48
 SAMPLES_PER_IMAGE = 8
 NUM_CANDIDATES = 96

@@ -58,7 +58,7 @@ class Task:
 
 NUM_SCENES: dict[str, dict[Split, int]] = {
     "smoke": {"train": 64, "val": 32, "test": 32},
-    "short": {"train": 1000, "val": 200, "test": 300},
+    "short": {"train": 3000, "val": 300, "test": 500},
     "full": {"train": 4000, "val": 500, "test": 1000},
 }
 FRESH_SEED = 2

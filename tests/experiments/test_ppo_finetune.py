@@ -101,7 +101,8 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
         assert {"AP", "AP50", "AP75", "F1", "calibration_error", "calibration_error_before"} <= set(figures)
         assert 0 < figures["AP"] < figures["AP50"] <= 1
     files = {str(file.relative_to(tmp_path / "run")) for file in (tmp_path / "run").rglob("*") if file.is_file()}
-    assert {"config.json", "metrics.jsonl", "checkpoints/ppo.pt", "ppo/detector.pt", "ppo/context.pt2"} <= files
+    assert {"config.json", "metrics.jsonl", "checkpoints/ppo.pt", "ppo/detector.pt"} <= files
+    assert "ppo/context.pt2" not in files
     assert any(file.startswith("tensorboard/") for file in files)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"continued_supervised", "ppo"}
@@ -109,12 +110,12 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
     assert "continued_supervised" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("policy", ["rescore", "select"])
+@pytest.mark.parametrize("policy", ["select", "context"])
 def test_the_other_policies_run_and_the_other_reward(tmp_path: Path, policy: str) -> None:
     results = run(out=tmp_path / "run", policy=policy, reward="image_ap")
     assert results["policy"] == policy
     assert results["methods"]["ppo"]["AP"] > 0.3
-    assert not (tmp_path / "run" / "ppo" / "context.pt2").exists()
+    assert (tmp_path / "run" / "ppo" / "context.pt2").exists() == (policy == "context")
 
 
 def test_the_same_seed_gives_the_same_methods_bit_for_bit_and_another_seed_does_not(tmp_path: Path) -> None:
