@@ -5,7 +5,7 @@ Boxes are xyxy, in pixels of the image as the detector's user gave it. Labels ar
 the background and never a label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypedDict
 
@@ -118,19 +118,26 @@ class Candidates:
         return Candidates(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def concatenate(parts: Sequence[Encoded]) -> Encoded:
-    """Several encodings as one; their proposals must be padded to the same P, their feature maps to the same size.
+def concatenate(parts: Iterable[Encoded], num_images: int) -> Encoded:
+    """Encodings, one after the other, as one of `num_images` images that is never in memory twice.
 
-    Raises ValueError where the shapes disagree (one-stage feature maps of images of different sizes).
+    Raises ValueError where shapes disagree beyond the image axis (one-stage feature maps of images of different sizes).
     """
-    shapes = {tuple(level.shape[1:] for level in part.features) for part in parts}
-    if len(shapes) != 1:
-        raise ValueError(
-            f"encodings to concatenate must agree in shape beyond the image axis; got {sorted(shapes)}; "
-            "give the detector a fixed image size, or encode one batch at a time"
-        )
-    rest = {
-        f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Encoded) if f.name != "features"
-    }
-    levels = tuple(torch.cat(level) for level in zip(*(part.features for part in parts), strict=True))
-    return Encoded(features=levels, **rest)
+    whole: tuple[Tensor, ...] = ()
+    filled = 0
+    for part in parts:
+        tensors = (*part.features, part.reference, part.mask, part.resized, part.original)
+        whole = whole or tuple(tensor.new_empty(num_images, *tensor.shape[1:]) for tensor in tensors)
+        shapes = {tuple(tensor.shape[1:] for tensor in those) for those in (whole, tensors)}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"encodings to concatenate must agree in shape beyond the image axis; got {sorted(shapes)}; "
+                "give the detector a fixed image size, or encode one batch at a time"
+            )
+        for into, tensor in zip(whole, tensors, strict=True):
+            into[filled : filled + len(part)] = tensor
+        filled += len(part)
+    if not whole or filled != num_images:
+        raise ValueError(f"the encodings to concatenate must hold {num_images} images, one at least; got {filled}")
+    *levels, reference, mask, resized, original = whole
+    return Encoded(features=tuple(levels), reference=reference, mask=mask, resized=resized, original=original)

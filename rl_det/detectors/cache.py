@@ -1,6 +1,6 @@
 """A detector and a data set -> its encodings, computed once: what the frozen part says never changes while a head learns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +36,14 @@ def encode_dataset(
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> EncodedDataset:
     """Encode every image, or the first `num_images`, in order; `on_batch` hears how many images each batch has finished."""
-    parts: list[Encoded] = []
-    targets: list[Target] = []
     end = len(dataset) if num_images is None else min(num_images, len(dataset))
-    for start in range(0, end, batch_size):
-        samples = [dataset[index] for index in range(start, min(start + batch_size, end))]
-        parts.append(detector.encode([sample.image for sample in samples]).to("cpu", torch.float16))
-        targets += [sample.target for sample in samples]
-        on_batch(len(samples))
-    return EncodedDataset(concatenate(parts), targets)
+    targets: list[Target] = []
+
+    def parts() -> Iterator[Encoded]:
+        for start in range(0, end, batch_size):
+            samples = [dataset[index] for index in range(start, min(start + batch_size, end))]
+            yield detector.encode([sample.image for sample in samples]).to("cpu", torch.float16)
+            targets.extend(sample.target for sample in samples)
+            on_batch(len(samples))
+
+    return EncodedDataset(concatenate(parts(), end), targets)

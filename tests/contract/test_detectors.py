@@ -185,9 +185,11 @@ def test_the_encoding_has_no_gradient_and_is_repeatable(detector: Detector, enco
 
 def test_encodings_of_two_batches_concatenate_into_one(detector: Detector, encoded: Encoded) -> None:
     if isinstance(detector, TwoStage):  # the anchors of a RetinaNet follow the size of the images
-        assert concatenate([encoded, detector.encode(IMAGES[:1])]).mask.shape == (4, encoded.mask.shape[1])
-    parts = concatenate([encoded[:1], encoded[1:]])
+        assert concatenate([encoded, detector.encode(IMAGES[:1])], 4).mask.shape == (4, encoded.mask.shape[1])
+    parts = concatenate([encoded[:1], encoded[1:]], len(encoded))
     torch.testing.assert_close(detector.head(parts).logits, detector.head(encoded).logits)
+    with pytest.raises(ValueError, match=r"must hold 4 images.*got 3"):
+        concatenate([encoded], len(encoded) + 1)
 
 
 def test_the_head_speaks_of_every_proposal_and_class_with_gradient(detector: Detector, encoded: Encoded) -> None:
