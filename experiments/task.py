@@ -116,8 +116,8 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
     config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
     head_config = DIGITS_HEAD if on_digits else FOLDER_HEAD
     return train_warm_start(detector, dataset, splits["val"], config, head_config, identity={
-        "detector": name, "weights": weights, "image_size": image_size, "data": str(arguments.data and arguments.data.resolve()),
-        "classes": list(dataset.classes), "images": len(dataset), "seed": 0,
+        "detector": name, "weights": weights, "image_size": image_size, "seed": 0,
+        "data": str(arguments.data and arguments.data.resolve()), "classes": list(dataset.classes), "images": len(dataset),
     })  # fmt: skip
 
 
