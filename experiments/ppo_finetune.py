@@ -8,6 +8,7 @@ images, for as many image passes; PPO. Each is chosen by validation AP and judge
 """
 
 import copy
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
 import tyro
 from methods import EVALUATED_CANDIDATES, make_policy, recalibrated, test_figures, validation_ap
-from task import Arguments, Bar, Task, clear_errors, open_task
+from task import Arguments, Bar, Task, clear_errors, head_config, open_task
 
 from rl_det.agents import ppo
 from rl_det.data import Split
@@ -30,7 +31,9 @@ from rl_det.runs import Run, check_writable
 from rl_det.training import continued
 
 NUM_UPDATES = {"smoke": 4, "short": 300, "full": 1200}
-VALIDATE_EVERY = {"smoke": 2, "short": 50, "full": 100}
+MAX_PASSES = 30
+"""Over the training images, epochs counted: a small data set is learned by heart in more."""
+NUM_VALIDATIONS = 12
 IMAGES_PER_UPDATE = 48
 SAMPLES_PER_IMAGE = 8
 NUM_CANDIDATES = 96
@@ -79,12 +82,13 @@ def main(arguments: Arguments) -> None:
 def continue_supervised(
     policy: Policy, train: EncodedDataset, val: EncodedDataset, arguments: Arguments, run: Run
 ) -> None:
-    """The control: as many image passes as PPO makes, epochs counted."""
-    epochs = ppo.Config().num_epochs
+    """The control: as many image passes as PPO makes, epochs counted, at the same learning rate."""
+    learning = ppo_config(arguments, len(train))
     config = continued.Config(
-        num_steps=NUM_UPDATES[arguments.budget] * epochs,
+        num_steps=learning.num_updates * learning.num_epochs,
         batch_size=min(IMAGES_PER_UPDATE, len(train)),
-        validate_every=VALIDATE_EVERY[arguments.budget] * epochs,
+        learning_rate=learning.learning_rate,
+        validate_every=learning.validate_every * learning.num_epochs,
     )
     with Bar("continued_supervised", config.num_steps, run.log) as bar:
         continued.train(
@@ -116,7 +120,7 @@ def fine_tune_by_ppo(
         device=policy.parameters()[0].device,
     )
     envs.reset(seed=arguments.seed)
-    config = ppo.Config(num_updates=NUM_UPDATES[arguments.budget], validate_every=VALIDATE_EVERY[arguments.budget])
+    config = ppo_config(arguments, len(train))
     with Bar("ppo", config.num_updates, run.log) as bar:
         ppo.train(
             policy,
@@ -129,6 +133,17 @@ def fine_tune_by_ppo(
             ),
             on_update=bar.update,
         )
+
+
+def ppo_config(arguments: Arguments, num_images: int) -> ppo.Config:
+    """As long as the budget and the number of images allow, at the rate at which the warm start's head ended."""
+    passes_per_update = ppo.Config.num_epochs * min(IMAGES_PER_UPDATE, num_images) / num_images
+    num_updates = min(NUM_UPDATES[arguments.budget], math.ceil(MAX_PASSES / passes_per_update))
+    return ppo.Config(
+        num_updates=num_updates,
+        learning_rate=head_config(arguments).learning_rate,
+        validate_every=math.ceil(num_updates / NUM_VALIDATIONS),
+    )
 
 
 def encoded(task: Task, split: Split) -> EncodedDataset:

@@ -114,11 +114,15 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
         start_from_digits(detector)
     dataset: Dataset = DigitScenes("train", num_scenes=24_000, seed=1) if on_digits else splits["train"]
     config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
-    head_config = DIGITS_HEAD if on_digits else FOLDER_HEAD
-    return train_warm_start(detector, dataset, splits["val"], config, head_config, identity={
+    return train_warm_start(detector, dataset, splits["val"], config, head_config(arguments), identity={
         "detector": name, "weights": weights, "image_size": image_size, "seed": 0,
         "data": str(arguments.data and arguments.data.resolve()), "classes": list(dataset.classes), "images": len(dataset),
     })  # fmt: skip
+
+
+def head_config(arguments: Arguments) -> continued.Config:
+    """How the head alone is trained on this data."""
+    return DIGITS_HEAD if arguments.data is None else FOLDER_HEAD
 
 
 def start_from_digits(detector: Detector) -> None:

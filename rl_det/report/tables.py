@@ -43,9 +43,9 @@ def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _spread(values: Sequence[float | None]) -> str:
-    """A mean times 100 and, of several, the extremes; a dash where there is no figure."""
+    """A mean times 100 and, where they differ, the extremes; a dash where there is no figure."""
     if any(value is None for value in values):
         return "-"
     known = [100 * value for value in values if value is not None]
-    middle = f"{mean(known):.2f}"
-    return middle if len(known) == 1 else f"{middle} ({min(known):.2f} to {max(known):.2f})"
+    middle, lowest, highest = (f"{value:.2f}" for value in (mean(known), min(known), max(known)))
+    return middle if lowest == highest else f"{middle} ({lowest} to {highest})"

@@ -110,6 +110,14 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
     assert "continued_supervised" in capsys.readouterr().out
 
 
+def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
+    digits = task.Arguments(budget="full")
+    assert ppo_finetune.ppo_config(digits, 100_000).num_updates == ppo_finetune.NUM_UPDATES["full"]
+    few = ppo_finetune.ppo_config(digits, 90)
+    assert few.num_updates * few.num_epochs * ppo_finetune.IMAGES_PER_UPDATE >= 90 * ppo_finetune.MAX_PASSES
+    assert (few.num_updates - 1) * few.num_epochs * ppo_finetune.IMAGES_PER_UPDATE < 90 * ppo_finetune.MAX_PASSES
+
+
 @pytest.mark.parametrize("policy", ["select", "context"])
 def test_the_other_policies_run_and_the_other_reward(tmp_path: Path, policy: str) -> None:
     results = run(out=tmp_path / "run", policy=policy, reward="image_ap")

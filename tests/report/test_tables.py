@@ -37,6 +37,7 @@ def test_seeds_are_joined_into_a_mean_and_its_extremes() -> None:
     assert rows[0].startswith("| method | AP |")
     assert rows[-1].startswith("| ppo | 54.33 (53.00 to 56.00) |")
     assert "2.33 (1.00 to 4.00)" in rows[-1]
+    assert "| 80.00 |" in rows[-1], "where the seeds agree there is no spread to show"
 
 
 def test_a_figure_that_is_missing_is_a_dash() -> None:
