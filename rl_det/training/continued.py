@@ -1,9 +1,9 @@
 """A policy and cached encodings with labels -> the same policy, trained on by labels alone: the control of every claim.
 
-Continued supervised training of the very parameters that reinforcement learning tunes, on the same images, in the same
-batches, for as many image passes, under the same schedule and the same selection by validation AP. It learns by the
-detector's own losses. No label speaks of a context module's residual, which stays zero: the other ways to teach it that
-were tried are in experiments/LOG.md, and none served better.
+Continued supervised training of the very parameters that reinforcement learning tunes, on the same images, in batches of
+the same size, for as many image passes, under the same schedule and the same selection by validation AP. It learns by
+the detector's own losses. No label speaks of a context module's residual, which stays zero: the other ways to teach it
+that were tried are in experiments/LOG.md, and none served better.
 """
 
 from collections.abc import Callable, Sequence
