@@ -1,0 +1,117 @@
+"""Small detectors of each family with lively random weights, and images of three sizes, for the contract's tests."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from rl_det.detectors import Detector, OneStage, build_detector
+from rl_det.detectors.tiny import tiny
+
+NUM_CLASSES = 3
+EVERY = 100_000  # more candidates, or detections, than there are
+MOBILENET = "fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+class TwoLevels(nn.Module):
+    """A backbone with two maps, strides 8 and 16: small, but with levels that can be confused."""
+
+    out_channels = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.ReLU())
+        self.coarse = nn.Sequential(nn.Conv2d(16, 16, 2, stride=2), nn.ReLU())
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        fine = self.fine(images)
+        return OrderedDict([("0", fine), ("1", self.coarse(fine))])
+
+
+def retinanet() -> RetinaNet:
+    return RetinaNet(
+        TwoLevels(),
+        num_classes=NUM_CLASSES + 1,
+        min_size=64,
+        max_size=128,
+        anchor_generator=AnchorGenerator(sizes=((16,), (32,)), aspect_ratios=((0.5, 1.0, 2.0),) * 2),
+        score_thresh=0.0,
+        topk_candidates=EVERY,
+        detections_per_img=EVERY,
+    )
+
+
+@torch.no_grad()
+def lively_two_stage(detector: Detector) -> Detector:
+    """Random predictors say the same of everything; these do not, and spread classes and boxes."""
+    model = detector.plain()
+    predictor = model.roi_heads.box_predictor
+    encoded = detector.encode(IMAGES)
+    if isinstance(model.backbone, BackboneWithFPN):  # untrained, its signal dies away below what half precision holds
+        for block in model.backbone.fpn.layer_blocks:
+            block[0].weight /= encoded.features[0][encoded.mask].std()
+        encoded = detector.encode(IMAGES)
+    embeddings = detector.head(encoded).embeddings[encoded.mask]
+    spread = float((embeddings - embeddings.mean(0)).norm(dim=1).mean().clamp(min=1e-6))
+    nn.init.normal_(predictor.cls_score.weight, std=3.0 / spread)
+    nn.init.normal_(predictor.bbox_pred.weight, std=2.0 / spread)
+    for layer in (predictor.cls_score, predictor.bbox_pred):
+        layer.bias.copy_(-layer.weight @ embeddings.mean(0))
+    model.roi_heads.detections_per_img = EVERY
+    return detector
+
+
+def lively_retinanet() -> Detector:
+    model = retinanet()
+    for layer in model.head.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    with torch.no_grad():  # a trained RetinaNet never fires in torchvision's unused column for the background
+        bias = model.head.classification_head.cls_logits.bias.fill_(0.4)
+        bias.view(-1, NUM_CLASSES + 1)[:, 0] = -40.0
+    return OneStage(model.eval())
+
+
+class Case(NamedTuple):
+    """A detector, and how torchvision builds the same architecture."""
+
+    detector: Detector
+    fresh: Callable[[], nn.Module]
+
+
+def images() -> list[Tensor]:
+    """Three sizes: one smaller than the detectors' own, one wide, one tall."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = [torch.rand(3, *size, generator=generator) for size in ((6, 6), (5, 12), (10, 7))]
+    return [nn.functional.interpolate(image[None], scale_factor=8.0, mode="bilinear")[0] for image in coarse]
+
+
+IMAGES = images()
+
+
+FAMILIES = ("tiny", MOBILENET, "retinanet")
+
+
+def build(family: str) -> Case:
+    """One family's detector, by its name in `FAMILIES`."""
+    torch.manual_seed(0)
+    if family == "retinanet":
+        return Case(lively_retinanet(), retinanet)
+    detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, image_size=64))
+
+    def fresh() -> FasterRCNN:
+        if family == "tiny":
+            model = tiny(NUM_CLASSES, image_size=64)
+        else:
+            options = {"weights_backbone": None, "min_size": 64, "max_size": 128}
+            model = get_model(MOBILENET, num_classes=NUM_CLASSES + 1, box_score_thresh=0.0, **options)
+        model.roi_heads.detections_per_img = EVERY
+        return model
+
+    return Case(detector, fresh)
