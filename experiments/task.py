@@ -36,7 +36,7 @@ class Arguments:
     seed: int = 0
     """Everything that fine-tuning draws is drawn from it."""
     budget: Literal["smoke", "short", "full"] = "full"
-    """How long: about a minute, five minutes or a quarter of an hour on two CPU cores."""
+    """How long: within a minute, five minutes or a quarter of an hour on two CPU cores."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run."""
     out: Path | None = None

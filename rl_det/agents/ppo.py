@@ -43,7 +43,7 @@ class Config:
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, as features are cached."""
     learning_rate: float = 2e-3
-    """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
+    """AdamW's peak rate: a short linear warm-up, then a cosine to 0."""
     clip: float = 0.2
     """How far a candidate's probability ratio may leave 1 and still be rewarded for it."""
     target_kl: float = 0.05

@@ -29,7 +29,7 @@ class Config:
     batch_size: int = 48
     """Images a step."""
     learning_rate: float = 2e-3
-    """AdamW's peak rate for the head: a short linear warm-up, then a cosine to 0."""
+    """AdamW's peak rate: a short linear warm-up, then a cosine to 0."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
     validate_every: int = 200
