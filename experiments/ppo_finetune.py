@@ -116,7 +116,6 @@ def fine_tune_by_ppo(
         num_bystanders=NUM_BYSTANDERS,
         samples_per_image=SAMPLES_PER_IMAGE,
         reward=arguments.reward,
-        nms_iou=policy.detector.nms_iou,
         device=policy.parameters()[0].device,
     )
     envs.reset(seed=arguments.seed)

@@ -33,8 +33,9 @@ LARGEST_LOGIT = float(np.finfo(np.float32).max)
 class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
     """B sub-environments over one detector and one data set; consecutive groups of `samples_per_image` show one image.
 
-    Without a detector it is the shipped one, without a data set a few digit scenes. Images come in a random order, each
-    once before any comes again. The candidates are the detector's present ones: if its head is trained, they move along.
+    Without a detector it is the shipped one, without a data set a few digit scenes, without `nms_iou` the detector's own.
+    Images come in a random order, each once before any comes again. The candidates are the detector's present ones: if its
+    head is trained, they move along.
 
     The reward is the change of AP against the baseline, which is that nothing is done, or what `set_baseline` says.
     `info["credit"]` [B, N] is what each candidate's own action alone would change, all others keeping to the baseline:
@@ -57,7 +58,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         samples_per_image: int = 1,
         pool_images: int = 32,
         reward: str = "pool_ap",
-        nms_iou: float = 0.5,
+        nms_iou: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
@@ -72,7 +73,8 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.num_images = num_envs // samples_per_image
         self.pool_images = max(self.num_images, min(pool_images, len(self.data)))
         self.num_candidates, self.num_bystanders = num_candidates, num_bystanders
-        self.nms_iou, self.device = nms_iou, torch.device(device)
+        self.nms_iou = self.detector.nms_iou if nms_iou is None else nms_iou
+        self.device = torch.device(device)
         self.single_observation_space = observation_space(num_candidates, self.detector.num_classes)
         self.single_action_space = self.action_space_of_one()
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -129,30 +129,32 @@ def test_every_image_comes_once_before_any_comes_again(env_id: str, options: dic
     assert sorted(shown) == list(range(NUM_IMAGES))
 
 
+@pytest.mark.parametrize("nms_iou", [None, 0.3])
 def test_reward_and_credit_are_what_a_whole_evaluation_says(
-    env_id: str, options: dict[str, Any], detector: Detector, data: EncodedDataset
+    env_id: str, options: dict[str, Any], detector: Detector, data: EncodedDataset, nms_iou: float | None
 ) -> None:
-    envs = make_native(env_id, 4, **options, nms_iou=0.6)
+    envs = make_native(env_id, 4, **options, nms_iou=nms_iou)
+    nms_iou = nms_iou or detector.nms_iou
     _, info = envs.reset(seed=1)
     ids = info["image_ids"]
     candidates = detector.propose(data.batch(torch.tensor(ids), "cpu"), NUM_CANDIDATES)
     targets = [data.targets[image] for image in ids]
     related = relations(candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=detector.num_classes)
     logits = candidates.logits.numpy()  # float32, as the environment adds its actions in float32
-    before = RankingPool(related, logits.astype(float), nms_iou=0.6).mean_ap
+    before = RankingPool(related, logits.astype(float), nms_iou=nms_iou).mean_ap
     actions = random_actions(env_id, 4, 2)
     _, rewards, _, _, outcome = envs.step(actions)
     nothing = torch.ones(NUM_CANDIDATES) if "Select" in env_id else torch.zeros(NUM_CANDIDATES)
     for row in range(4):
         scores = logits.astype(float)
         scores[row] = scores_after(env_id, logits[row], actions[row].numpy())
-        after = RankingPool(related, scores, nms_iou=0.6).mean_ap
+        after = RankingPool(related, scores, nms_iou=nms_iou).mean_ap
         assert float(rewards[row]) == pytest.approx(after - before, abs=1e-7)
         for candidate in range(0, NUM_CANDIDATES, 5):
             alone = nothing.clone()
             alone[candidate] = actions[row, candidate]
             scores[row] = scores_after(env_id, logits[row], alone.numpy())
-            worth = RankingPool(related, scores, nms_iou=0.6).mean_ap - before
+            worth = RankingPool(related, scores, nms_iou=nms_iou).mean_ap - before
             assert float(outcome["credit"][row, candidate]) == pytest.approx(worth, abs=1e-7)
     assert rewards.abs().max() > 0
 
