@@ -24,7 +24,7 @@ from rl_det.detectors import build_detector
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
-from rl_det.metrics.matching import Relations, relations
+from rl_det.metrics.relations import Relations, relations
 from rl_det.rewards import reward_named
 
 LARGEST_LOGIT = float(np.finfo(np.float32).max)

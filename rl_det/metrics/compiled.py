@@ -4,14 +4,31 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile for one core. A run-time type checker's wrapper, as the tests put around all functions, is taken off first."""
-    return njit(cache=True)(inspect.unwrap(function))
+    return njit(cache=True, error_model="numpy")(inspect.unwrap(function))
 
 
 def compiled_in_parallel(function: Callable[..., Any]) -> Any:
     """The same for all cores: `numba.prange` shares a loop out among them."""
-    return njit(cache=True, parallel=True)(inspect.unwrap(function))
+    return njit(cache=True, parallel=True, error_model="numpy")(inspect.unwrap(function))
+
+
+@intrinsic
+def _trailing_zeros(_: Any, bits: Any) -> Any:
+    def generate(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+@compiled
+def lowest_bit(bits: Any) -> int:
+    """The place of the lowest bit that is set; there must be one. One machine instruction."""
+    return _trailing_zeros(np.uint64(bits))

@@ -1,7 +1,13 @@
-"""Boxes of candidates and truths -> who suppresses whom and who matches whom, as torchvision's NMS and COCO decide it.
+"""Padded detections and true boxes -> which detections are right, at all IoU thresholds in one pass, as COCO decides it.
 
-Both are decided class by class, so a change of one candidate's score is felt only among the candidates of its class and
-image: `resolve` answers for one such group at a time, and is cheap enough to be asked once per candidate.
+COCO matches greedily, threshold by threshold: the detections of a class by falling score, each to the free true box of
+the highest IoU. Here an outcome is one bit per threshold, and all thresholds are decided at once:
+
+    candidates of a detection = true boxes of its class with enough IoU for one threshold at least, in order of preference:
+                                not ignored first, then by falling IoU, of equals the later
+    take = passes[candidate] & needed & ~taken[candidate]        (a crowd is never taken)
+
+which is the same decision, because what a detection takes at one threshold depends on nothing at another.
 """
 
 from collections.abc import Sequence
@@ -9,157 +15,254 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float64, Int32, UInt32
 from numba import prange
-from torch import Tensor
 
-from rl_det.metrics.compiled import compiled, compiled_in_parallel
-from rl_det.types import Target
+from rl_det.metrics.batch import DetectionBatch, TruthBatch, check
+from rl_det.metrics.compiled import compiled, compiled_in_parallel, lowest_bit
+from rl_det.metrics.options import COCO, MAX_THRESHOLDS, CocoOptions
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""COCO's ten IoU thresholds, by COCO's own expression."""
+
+NUM_CHUNKS = 64  # of a batch; enough to keep many cores busy, and each has its scratch memory to itself
+WORD = 64  # bits
+COUNTING_PAYS = 400  # detections of one class; beyond, a merge sort
+HARDLY = 1 - 1e-9  # an IoU below this share of the least threshold needs no division to be refused
+ALL_BITS = np.uint32(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relations:
-    """What B images' candidates are to each other and to the true boxes; nothing here depends on a score.
+class Matches:
+    """The outcome of every detection of B images, under A area ranges; class by class, in score order.
 
-    `overlap` is the float32 IoU between candidates of one class (0 between classes), on which NMS decides; `iou` the float64
-    IoU with the true boxes of the candidate's class (-1 elsewhere), for a crowd over the candidate's own area. True boxes
-    stand crowds last, as COCO sorts them. `positives` counts the true boxes that are no crowd, per class.
+    `order[b]` lists image b's detections by class, each class by falling score: those of label c have the places
+    `starts[b, c]` up to `starts[b, c + 1]`. For each place, `scores` ranks it, and `hits` and `ignored` have a bit per IoU
+    threshold: is it a true positive, does it not count at all (in a crowd, out of the area range, beyond
+    `max_detections`). `positives[a, b, c]` counts the true boxes of label c that are to be found.
     """
 
-    overlap: Float32[np.ndarray, "B N N"]
-    iou: Float64[np.ndarray, "B N G"]
-    crowd: Bool[np.ndarray, "B G"]
-    labels: Int64[np.ndarray, "B N"]
-    mask: Bool[np.ndarray, "B N"]
-    positives: Int64[np.ndarray, "B C"]
+    order: Int32[np.ndarray, "B N"]
+    starts: Int32[np.ndarray, "B C+2"]
+    scores: Float64[np.ndarray, "B N"]
+    hits: UInt32[np.ndarray, "A B N"]
+    ignored: UInt32[np.ndarray, "A B N"]
+    positives: Int32[np.ndarray, "A B C+1"]
+
+    def __len__(self) -> int:
+        return len(self.order)
 
 
-def relations(boxes: Tensor, labels: Tensor, mask: Tensor, targets: Sequence[Target], *, num_classes: int) -> Relations:
-    """The relations of padded candidates [B, N] with their images' targets."""
-    num_truths = max([1, *(len(target.labels) for target in targets)])
-    truth = np.zeros((len(targets), num_truths, 4))
-    truth_labels = np.zeros((len(targets), num_truths), dtype=np.int64)
-    crowd = np.zeros((len(targets), num_truths), dtype=bool)
-    positives = np.zeros((len(targets), num_classes), dtype=np.int64)
-    for image, target in enumerate(targets):
-        order = np.argsort(target.iscrowd.numpy(force=True), kind="stable")
-        count = len(order)
-        truth[image, :count] = target.boxes.numpy(force=True)[order]
-        truth_labels[image, :count] = target.labels.numpy(force=True)[order]
-        crowd[image, :count] = target.iscrowd.numpy(force=True)[order]
-        counted = truth_labels[image, :count][~crowd[image, :count]]
-        positives[image] = np.bincount(counted, minlength=num_classes + 1)[1:]
-    candidate_boxes, candidate_labels = boxes.numpy(force=True), labels.numpy(force=True)
-    overlap, iou = _pairwise(candidate_boxes, candidate_labels, mask.numpy(force=True), truth, truth_labels, crowd)
-    return Relations(
-        overlap=overlap,
-        iou=iou,
-        crowd=crowd,
-        labels=candidate_labels,
-        mask=mask.numpy(force=True),
-        positives=positives,
-    )
+def match(
+    detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, options: CocoOptions = COCO
+) -> Matches:
+    """Match every image under the one area range of the options; ValueError on bad input, naming the culprit."""
+    return match_ranges(detections, truths, (options.area_range,), num_classes=num_classes, options=options)
+
+
+def match_ranges(
+    detections: DetectionBatch,
+    truths: TruthBatch,
+    area_ranges: Sequence[tuple[float, float]],
+    *,
+    num_classes: int,
+    options: CocoOptions = COCO,
+) -> Matches:
+    """The same under several area ranges, at the price of little more than one."""
+    check(detections, truths, num_classes)
+    d, t = detections, truths
+    order, starts, scores, hits, ignored, positives = _match(
+        d.boxes, d.labels, d.scores, d.mask, t.boxes, t.labels, t.area, t.iscrowd, t.mask,
+        num_classes, options.needed_iou, np.array(area_ranges), options.max_detections,
+    )  # fmt: skip
+    return Matches(order=order, starts=starts, scores=scores, hits=hits, ignored=ignored, positives=positives)
 
 
 @compiled_in_parallel
-def _pairwise(boxes: Any, labels: Any, mask: Any, truth: Any, truth_labels: Any, crowd: Any) -> Any:
-    """Same-class IoU among candidates (float32, as torchvision's NMS) and with true boxes (float64, as pycocotools)."""
-    num_images, num_candidates = labels.shape
-    num_truths = truth_labels.shape[1]
-    overlap = np.zeros((num_images, num_candidates, num_candidates), dtype=np.float32)
-    iou = np.full((num_images, num_candidates, num_truths), -1.0)
-    for b in prange(num_images):
-        for i in range(num_candidates):
-            if not mask[b, i]:
-                continue
-            x1, y1, x2, y2 = boxes[b, i, 0], boxes[b, i, 1], boxes[b, i, 2], boxes[b, i, 3]
-            area = (x2 - x1) * (y2 - y1)
-            for j in range(i):
-                if mask[b, j] and labels[b, j] == labels[b, i]:
-                    width = max(np.float32(0), min(x2, boxes[b, j, 2]) - max(x1, boxes[b, j, 0]))
-                    height = max(np.float32(0), min(y2, boxes[b, j, 3]) - max(y1, boxes[b, j, 1]))
-                    other = (boxes[b, j, 2] - boxes[b, j, 0]) * (boxes[b, j, 3] - boxes[b, j, 1])
-                    shared = width * height
-                    union = area + other - shared
-                    overlap[b, i, j] = overlap[b, j, i] = shared / union if union > 0 else np.float32(0)
-            own_width, own_height = np.float64(x2) - np.float64(x1), np.float64(y2) - np.float64(y1)
-            for g in range(num_truths):
-                if truth_labels[b, g] != labels[b, i]:
+def _match(
+    boxes: Any, labels: Any, scores: Any, mask: Any,
+    true_boxes: Any, true_labels: Any, true_area: Any, crowd: Any, true_mask: Any,
+    num_classes: int, needed_iou: Any, area_ranges: Any, max_detections: int,
+) -> Any:  # fmt: skip
+    """`match_ranges` for all images, in chunks that have their scratch memory to themselves."""
+    num_images, num_detections = labels.shape
+    num_truths, num_ranges = true_labels.shape[1], len(area_ranges)
+    order = np.zeros((num_images, num_detections), dtype=np.int32)
+    starts = np.zeros((num_images, num_classes + 2), dtype=np.int32)
+    ranked = np.zeros((num_images, num_detections))
+    hits = np.zeros((num_ranges, num_images, num_detections), dtype=np.uint32)
+    ignored = np.zeros((num_ranges, num_images, num_detections), dtype=np.uint32)
+    positives = np.zeros((num_ranges, num_images, num_classes + 1), dtype=np.int32)
+    chunk = (num_images + NUM_CHUNKS - 1) // NUM_CHUNKS
+    for first in prange(NUM_CHUNKS):
+        grouped = np.zeros(num_detections, dtype=np.int32)
+        true_order = np.zeros(num_truths, dtype=np.int32)
+        true_starts = np.zeros(num_classes + 2, dtype=np.int32)
+        truths = np.zeros((5, num_truths))
+        crowds = np.zeros(num_truths, dtype=np.bool_)
+        uncounted = np.zeros((num_ranges, num_truths), dtype=np.bool_)
+        taken = np.zeros((num_ranges, num_truths), dtype=np.uint32)
+        keys = np.zeros(num_detections)
+        candidates = np.zeros(num_truths, dtype=np.int32)
+        overlaps, passes = np.zeros(num_truths), np.zeros(num_truths, dtype=np.uint32)
+        for b in range(first * chunk, min((first + 1) * chunk, num_images)):
+            group_by_label(true_labels[b], true_mask[b], true_starts, true_order)
+            for place in range(true_starts[-1]):
+                g = true_order[place]
+                x1, y1 = np.float64(true_boxes[b, g, 0]), np.float64(true_boxes[b, g, 1])
+                x2, y2 = np.float64(true_boxes[b, g, 2]), np.float64(true_boxes[b, g, 3])
+                truths[0, place], truths[1, place], truths[2, place], truths[3, place] = x1, y1, x2, y2
+                truths[4, place] = 0.0 if crowd[b, g] else (x2 - x1) * (y2 - y1)
+                crowds[place] = crowd[b, g]
+                for a in range(num_ranges):
+                    out = true_area[b, g] < area_ranges[a, 0] or true_area[b, g] > area_ranges[a, 1]
+                    uncounted[a, place] = crowds[place] or out
+                    positives[a, b, true_labels[b, g]] += not uncounted[a, place]
+                    taken[a, place] = 0
+            group_by_label(labels[b], mask[b], starts[b], grouped)
+            for label in range(1, num_classes + 1):
+                start, end = starts[b, label], starts[b, label + 1]
+                if start == end:
                     continue
-                true_width, true_height = truth[b, g, 2] - truth[b, g, 0], truth[b, g, 3] - truth[b, g, 1]
-                width = min(np.float64(x2), truth[b, g, 2]) - max(np.float64(x1), truth[b, g, 0])
-                height = min(np.float64(y2), truth[b, g, 3]) - max(np.float64(y1), truth[b, g, 1])
-                shared64 = width * height if width > 0 and height > 0 else 0.0
-                union64 = own_width * own_height
-                if not crowd[b, g]:
-                    union64 += true_width * true_height - shared64
-                iou[b, i, g] = shared64 / union64 if union64 > 0 else 0.0
-    return overlap, iou
+                sort_by_score(grouped, scores[b], start, end, order[b], ranked[b], keys)
+                true_start, true_end = true_starts[label], true_starts[label + 1]
+                for place in range(start, end):
+                    if place >= start + max_detections:
+                        ignored[:, b, place] = ALL_BITS
+                        continue
+                    i = order[b, place]
+                    x1, y1 = np.float64(boxes[b, i, 0]), np.float64(boxes[b, i, 1])
+                    x2, y2 = np.float64(boxes[b, i, 2]), np.float64(boxes[b, i, 3])
+                    own = (x2 - x1) * (y2 - y1)
+                    count = 0
+                    if true_start < true_end:
+                        box = (x1, y1, x2, y2)
+                        count = prefer(box, truths, crowds, true_start, true_end, needed_iou, candidates, overlaps, passes)
+                    for a in range(num_ranges):
+                        hit, skip = np.uint32(0), np.uint32(0)
+                        if count:
+                            hit, skip = take(candidates, passes, count, uncounted[a], crowds, taken[a])
+                        if own < area_ranges[a, 0] or own > area_ranges[a, 1]:
+                            skip |= ALL_BITS & ~hit
+                        hits[a, b, place], ignored[a, b, place] = hit, skip
+    return order, starts, ranked, hits, ignored, positives
 
 
 @compiled
-def resolve(
-    scores: Any,
-    members: Any,
-    overlap: Any,
-    iou: Any,
-    crowd: Any,
-    nms_iou: float,
-    thresholds: Any,
-    survivors: Any,
-    hits: Any,
-    ignored: Any,
-) -> int:
-    """One image's candidates of one class -> how many survive NMS; who they are and what they match is written in place.
+def group_by_label(labels: Any, mask: Any, starts: Any, order: Any) -> None:
+    """A stable counting sort of one image's indices; those of label c come to stand at starts[c] up to starts[c + 1]."""
+    starts[:] = 0
+    for i in range(len(labels)):
+        if mask[i]:
+            starts[labels[i] + 1] += 1
+    for c in range(1, len(starts)):
+        starts[c] += starts[c - 1]
+    for i in range(len(labels)):
+        if mask[i]:
+            order[starts[labels[i]]] = i
+            starts[labels[i]] += 1
+    for c in range(len(starts) - 1, 0, -1):
+        starts[c] = starts[c - 1]
+    starts[0] = 0
 
-    `members` [m] are the candidates' indices; `survivors` receives the indices of those that survive, best score first;
-    `hits` and `ignored` receive for each of them the thresholds, as bits, at which it is a true positive, and at which it
-    lies in a crowd and does not count. A score of -inf means the candidate is not there. Ties: the lower index first.
+
+@compiled
+def sort_by_score(grouped: Any, scores: Any, start: int, end: int, order: Any, ranked: Any, keys: Any) -> None:
+    """Write grouped[start:end] by falling score to `order`, stably, and the scores themselves to `ranked`.
+
+    A detection's place is the number of those before it: for a few hundred, counting beats any sort that branches.
     """
+    count = end - start
+    for k in range(count):
+        keys[k] = scores[grouped[start + k]]
+    if count > COUNTING_PAYS:
+        by_score = np.argsort(-keys[:count], kind="mergesort")
+        for k in range(count):
+            order[start + k], ranked[start + k] = grouped[start + by_score[k]], keys[by_score[k]]
+        return
+    for k in range(count):
+        before = 0
+        for other in range(k):
+            before += keys[other] >= keys[k]
+        for other in range(k + 1, count):
+            before += keys[other] > keys[k]
+        order[start + before], ranked[start + before] = grouped[start + k], keys[k]
+
+
+@compiled
+def prefer(
+    box: Any, truths: Any, crowds: Any, start: int, end: int, needed_iou: Any, candidates: Any, overlaps: Any, passes: Any
+) -> int:
+    """The true boxes that a detection may match, by falling IoU, of equals the later; returns how many there are."""
+    area = (box[2] - box[0]) * (box[3] - box[1])
     count = 0
-    for position in range(len(members)):
-        i = members[position]
-        if scores[i] == -np.inf:
-            continue
-        slot = count
-        while slot > 0 and scores[survivors[slot - 1]] < scores[i]:
-            survivors[slot] = survivors[slot - 1]
-            slot -= 1
-        survivors[slot] = i
-        count += 1
-    kept = 0
-    for position in range(count):
-        i = survivors[position]
-        alive = True
-        for better in range(kept):
-            if overlap[survivors[better], i] > nms_iou:
-                alive = False
-                break
-        if alive:
-            survivors[kept] = i
-            kept += 1
-    num_truths = len(crowd)
-    taken = np.zeros(num_truths, dtype=np.uint16)
-    for position in range(kept):
-        i = survivors[position]
-        hits[position] = 0
-        ignored[position] = 0
-        for t in range(len(thresholds)):
-            bit = np.uint16(1 << t)
-            best, match = min(thresholds[t], 1 - 1e-10), -1
-            for g in range(num_truths):
-                if iou[i, g] < best or (taken[g] & bit and not crowd[g]):
-                    continue
-                if match >= 0 and crowd[g] and not crowd[match]:
-                    break
-                best, match = iou[i, g], g
-            if match >= 0:
-                taken[match] |= bit
-                if crowd[match]:
-                    ignored[position] |= bit
-                else:
-                    hits[position] |= bit
-    return kept
+    for first in range(start, end, WORD):
+        near = enough(box, area, truths, first, min(WORD, end - first), HARDLY * needed_iou[0])
+        while near:
+            g = first + lowest_bit(near)
+            near &= near - np.uint64(1)
+            iou = overlap(box, area, truths, g, crowds[g])
+            passed = 0
+            for t in range(len(needed_iou)):
+                passed += iou >= needed_iou[t]
+            if passed == 0:
+                continue
+            slot = count
+            while slot > 0 and overlaps[slot - 1] <= iou:
+                candidates[slot], overlaps[slot], passes[slot] = candidates[slot - 1], overlaps[slot - 1], passes[slot - 1]
+                slot -= 1
+            candidates[slot], overlaps[slot] = g, iou
+            passes[slot] = ALL_BITS >> np.uint32(MAX_THRESHOLDS - passed)
+            count += 1
+    return count
+
+
+@compiled
+def enough(box: Any, area: float, truths: Any, first: int, count: int, least: float) -> Any:
+    """Which of up to 64 true boxes from `first` on overlap by the least IoU, as bits.
+
+    Without a branch or a division, so that the compiler makes vector instructions of it. Unsigned indices, as these are
+    not looked at for being negative.
+    """
+    x1, y1, x2, y2 = box
+    near = np.uint64(0)
+    for bit in range(np.uint64(count)):
+        g = np.uint64(first) + bit
+        width = (x2 if x2 < truths[2, g] else truths[2, g]) - (x1 if x1 > truths[0, g] else truths[0, g])
+        height = (y2 if y2 < truths[3, g] else truths[3, g]) - (y1 if y1 > truths[1, g] else truths[1, g])
+        shared = (width if width > 0.0 else 0.0) * (height if height > 0.0 else 0.0)
+        near |= np.uint64(shared >= least * (area + truths[4, g] - shared)) << bit
+    return near
+
+
+@compiled
+def overlap(box: Any, area: float, truths: Any, g: int, crowd: bool) -> float:
+    """Intersection over union in float64, to pycocotools' last bit; over the box's own area where the truth is a crowd."""
+    x1, y1, x2, y2 = box
+    width = (x2 if x2 < truths[2, g] else truths[2, g]) - (x1 if x1 > truths[0, g] else truths[0, g])
+    height = (y2 if y2 < truths[3, g] else truths[3, g]) - (y1 if y1 > truths[1, g] else truths[1, g])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / (area if crowd else area + truths[4, g] - shared)
+
+
+@compiled
+def take(candidates: Any, passes: Any, count: int, uncounted: Any, crowds: Any, taken: Any) -> Any:
+    """What one detection matches, as bits of thresholds: true boxes that count, and such as do not; `taken` is updated."""
+    hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS
+    for k in range(count):
+        g = candidates[k]
+        if not uncounted[g]:
+            got = passes[k] & needed & ~taken[g]
+            taken[g] |= got
+            needed &= ~got
+            hit |= got
+    for k in range(count):
+        g = candidates[k]
+        if uncounted[g]:
+            got = passes[k] & needed
+            if not crowds[g]:
+                got &= ~taken[g]
+                taken[g] |= got
+            needed &= ~got
+            skip |= got
+    return hit, skip

@@ -17,7 +17,8 @@ from jaxtyping import Float64, Int64
 from numba import prange
 
 from rl_det.metrics.compiled import compiled, compiled_in_parallel
-from rl_det.metrics.matching import IOU_THRESHOLDS, Relations, resolve
+from rl_det.metrics.options import IOU_THRESHOLDS
+from rl_det.metrics.relations import Relations, resolve
 
 
 class RankingPool:

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import batched_nms
 
-from rl_det.metrics.matching import Relations, relations
+from rl_det.metrics.relations import Relations, relations
 from rl_det.metrics.ranking_pool import RankingPool, recall_weights
 from rl_det.types import Target
 

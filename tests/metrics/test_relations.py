@@ -6,7 +6,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torchvision.ops import batched_nms, box_iou
 
-from rl_det.metrics.matching import IOU_THRESHOLDS, relations, resolve
+from rl_det.metrics.options import IOU_THRESHOLDS
+from rl_det.metrics.relations import relations, resolve
 from rl_det.types import Target
 
 

@@ -1,0 +1,37 @@
+"""torchvision's dicts and targets, a list of images -> the padded batches that the engine takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rl_det.metrics.batch import DetectionBatch, TruthBatch
+from rl_det.types import Detections, Target
+
+
+def pad_detections(detections: Sequence[Detections]) -> DetectionBatch:
+    """B images' detections in numpy, in their own precision."""
+    return DetectionBatch(
+        boxes=_padded([found["boxes"].reshape(-1, 4) for found in detections]),
+        labels=_padded([found["labels"] for found in detections]),
+        scores=_padded([found["scores"] for found in detections]),
+        mask=_padded([torch.ones(len(found["labels"]), dtype=torch.bool) for found in detections]),
+    )
+
+
+def pad_targets(targets: Sequence[Target]) -> TruthBatch:
+    """B images' true boxes in numpy."""
+    return TruthBatch(
+        boxes=_padded([target.boxes.reshape(-1, 4) for target in targets]),
+        labels=_padded([target.labels for target in targets]),
+        area=_padded([target.area for target in targets]),
+        iscrowd=_padded([target.iscrowd for target in targets]),
+        mask=_padded([torch.ones(len(target.labels), dtype=torch.bool) for target in targets]),
+    )
+
+
+def _padded(rows: list[Tensor]) -> np.ndarray:
+    """[B, N, ...], zeros behind each row's end."""
+    return pad_sequence([row.detach().cpu() for row in rows], batch_first=True).numpy()
