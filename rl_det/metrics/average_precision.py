@@ -23,59 +23,45 @@ EPSILON = 2.0**-52  # pycocotools adds it to the denominator of each precision
 
 def image_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A B"]:
     """COCO's AP of each image by itself, in [0, 1]: the mean over the classes that it holds; NaN where it holds none."""
-    table = options.recall_weights.up_to(int(matches.positives.max(initial=0)))
-    return _image_ap(
-        matches.starts, matches.hits, matches.ignored, matches.positives, table, len(options.iou_thresholds)
-    )
+    return _image_aps(matches, options)[0]
 
 
 def image_class_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A B C"]:
     """The same for each class; NaN where an image does not hold it."""
+    return _image_aps(matches, options)[1]
+
+
+def _image_aps(matches: Matches, options: CocoOptions) -> tuple[np.ndarray, np.ndarray]:
     table = options.recall_weights.up_to(int(matches.positives.max(initial=0)))
-    return _image_class_ap(
+    aps: tuple[np.ndarray, np.ndarray] = _walk_images(
         matches.starts, matches.hits, matches.ignored, matches.positives, table, len(options.iou_thresholds)
     )
+    return aps
 
 
 @compiled_in_parallel
-def _image_ap(starts: Any, hits: Any, ignored: Any, positives: Any, table: Any, num_thresholds: int) -> Any:
-    num_ranges, num_images, num_detections = hits.shape
+def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: Any, num_thresholds: int) -> Any:
+    num_ranges, num_images, num_labels = positives.shape
     aps = np.full((num_ranges, num_images), np.nan)
+    class_aps = np.full((num_ranges, num_images, num_labels - 1), np.nan)
     for b in prange(num_images):
         found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
         envelope = np.zeros(num_thresholds)
         for a in range(num_ranges):
             total, present = 0.0, 0
-            for label in range(1, positives.shape[2]):
-                count = positives[a, b, label]
-                if count:
-                    present += 1
-                    total += ranked_ap(
-                        hits[a, b], ignored[a, b], starts[b, label], starts[b, label + 1], table[count],
-                        found, skipped, envelope,
-                    )  # fmt: skip
-            if present:
-                aps[a, b] = total / present / num_thresholds
-    return aps
-
-
-@compiled_in_parallel
-def _image_class_ap(starts: Any, hits: Any, ignored: Any, positives: Any, table: Any, num_thresholds: int) -> Any:
-    num_ranges, num_images, num_detections = hits.shape
-    aps = np.full((num_ranges, num_images, positives.shape[2] - 1), np.nan)
-    for b in prange(num_images):
-        found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-        envelope = np.zeros(num_thresholds)
-        for a in range(num_ranges):
-            for label in range(1, positives.shape[2]):
+            for label in range(1, num_labels):
                 count = positives[a, b, label]
                 if count:
                     area = ranked_ap(
                         hits[a, b], ignored[a, b], starts[b, label], starts[b, label + 1], table[count],
                         found, skipped, envelope,
                     )  # fmt: skip
-                    aps[a, b, label - 1] = area / num_thresholds
-    return aps
+                    class_aps[a, b, label - 1] = area / num_thresholds
+                    total += area
+                    present += 1
+            if present:
+                aps[a, b] = total / present / num_thresholds
+    return aps, class_aps
 
 
 @compiled

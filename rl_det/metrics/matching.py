@@ -37,15 +37,16 @@ class Matches:
     `order[b]` lists image b's detections by class, each class by falling score: those of label c have the places
     `starts[b, c]` up to `starts[b, c + 1]`. For each place, `scores` ranks it, and `hits` and `ignored` have a bit per IoU
     threshold: is it a true positive, does it not count at all (in a crowd, out of the area range, beyond
-    `max_detections`). `positives[a, b, c]` counts the true boxes of label c that are to be found.
+    `max_detections`). `positives[a, b, c]` counts the true boxes of label c that are to be found; L = C + 1, as labels
+    begin at 1.
     """
 
+    positives: Int32[np.ndarray, "A B L"]
     order: Int32[np.ndarray, "B N"]
-    starts: Int32[np.ndarray, "B C+2"]
+    starts: Int32[np.ndarray, "B L+1"]
     scores: Float64[np.ndarray, "B N"]
     hits: UInt32[np.ndarray, "A B N"]
     ignored: UInt32[np.ndarray, "A B N"]
-    positives: Int32[np.ndarray, "A B C+1"]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -105,18 +106,13 @@ def _match(
         overlaps, passes = np.zeros(num_truths), np.zeros(num_truths, dtype=np.uint32)
         for b in range(first * chunk, min((first + 1) * chunk, num_images)):
             group_by_label(true_labels[b], true_mask[b], true_starts, true_order)
-            for place in range(true_starts[-1]):
-                g = true_order[place]
-                x1, y1 = np.float64(true_boxes[b, g, 0]), np.float64(true_boxes[b, g, 1])
-                x2, y2 = np.float64(true_boxes[b, g, 2]), np.float64(true_boxes[b, g, 3])
-                truths[0, place], truths[1, place], truths[2, place], truths[3, place] = x1, y1, x2, y2
-                truths[4, place] = 0.0 if crowd[b, g] else (x2 - x1) * (y2 - y1)
-                crowds[place] = crowd[b, g]
-                for a in range(num_ranges):
-                    out = true_area[b, g] < area_ranges[a, 0] or true_area[b, g] > area_ranges[a, 1]
-                    uncounted[a, place] = crowds[place] or out
-                    positives[a, b, true_labels[b, g]] += not uncounted[a, place]
-                    taken[a, place] = 0
+            gather_truths(true_order, true_starts[-1], true_boxes[b], crowd[b], truths, crowds)
+            for a in range(num_ranges):
+                count_positives(
+                    true_order, true_starts[-1], true_labels[b], true_area[b], crowd[b], area_ranges[a],
+                    uncounted[a], positives[a, b],
+                )  # fmt: skip
+            taken[:] = 0
             group_by_label(labels[b], mask[b], starts[b], grouped)
             for label in range(1, num_classes + 1):
                 start, end = starts[b, label], starts[b, label + 1]
@@ -162,6 +158,30 @@ def group_by_label(labels: Any, mask: Any, starts: Any, order: Any) -> None:
     for c in range(len(starts) - 1, 0, -1):
         starts[c] = starts[c - 1]
     starts[0] = 0
+
+
+@compiled
+def gather_truths(order: Any, count: int, boxes: Any, crowd: Any, truths: Any, crowds: Any) -> None:
+    """One image's true boxes by label, as columns x1, y1, x2, y2 and what they add to a union: a crowd, nothing."""
+    for place in range(count):
+        g = order[place]
+        for side in range(4):
+            truths[side, place] = boxes[g, side]
+        crowds[place] = crowd[g]
+        area = (truths[2, place] - truths[0, place]) * (truths[3, place] - truths[1, place])
+        truths[4, place] = 0.0 if crowd[g] else area
+
+
+@compiled
+def count_positives(
+    order: Any, count: int, labels: Any, area: Any, crowd: Any, area_range: Any, uncounted: Any, positives: Any
+) -> None:
+    """Which of one image's true boxes need not be found (crowds, and those out of the area range); how many of a label must."""
+    positives[:] = 0
+    for place in range(count):
+        g = order[place]
+        uncounted[place] = crowd[g] or area[g] < area_range[0] or area[g] > area_range[1]
+        positives[labels[g]] += not uncounted[place]
 
 
 @compiled

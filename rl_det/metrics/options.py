@@ -35,9 +35,10 @@ class CocoOptions:
     recall_points: tuple[float, ...] = tuple(RECALL_POINTS.tolist())
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.iou_thresholds) <= MAX_THRESHOLDS or not all(0 < t <= 1 for t in self.iou_thresholds):
+        thresholds = self.iou_thresholds
+        if not 0 < len(thresholds) <= MAX_THRESHOLDS or not _rise_within(thresholds, 1e-9, 1.0):
             raise ValueError(
-                f"iou_thresholds must be 1 to {MAX_THRESHOLDS} numbers in (0, 1]; got {self.iou_thresholds}; "
+                f"iou_thresholds must be 1 to {MAX_THRESHOLDS} numbers that rise within (0, 1]; got {thresholds}; "
                 "COCO's are 0.50, 0.55, ..., 0.95"
             )
         low, high = self.area_range
@@ -45,9 +46,8 @@ class CocoOptions:
             raise ValueError(f"area_range must be 0 <= low <= high, in square pixels; got {self.area_range}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections must be at least 1; got {self.max_detections}; COCO's is 100")
-        points = self.recall_points
-        if not points or not all(0 <= point <= 1 for point in points) or list(points) != sorted(points):
-            raise ValueError(f"recall_points must rise within [0, 1]; got {points}; COCO's are 0, 0.01, ..., 1")
+        if not self.recall_points or not _rise_within(self.recall_points, 0.0, 1.0):
+            raise ValueError(f"recall_points must rise within [0, 1]; got {self.recall_points}; COCO's are 0, 0.01, ..., 1")
 
     @cached_property
     def needed_iou(self) -> Float64[np.ndarray, " T"]:
@@ -58,6 +58,10 @@ class CocoOptions:
     def recall_weights(self) -> "RecallWeights":
         """The tables of `recall_weights`, kept as they grow."""
         return RecallWeights(np.asarray(self.recall_points))
+
+
+def _rise_within(numbers: tuple[float, ...], low: float, high: float) -> bool:
+    return all(low <= number <= high for number in numbers) and list(numbers) == sorted(numbers)
 
 
 class RecallWeights:
