@@ -7,8 +7,8 @@ import torch
 
 from rl_det.candidates import postprocess
 from rl_det.detectors.cache import EncodedDataset
-from rl_det.metrics.relations import relations
 from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.metrics.relations import relations
 from rl_det.policies.policy import Policy, rescored
 from rl_det.types import Candidates, Detections, Encoded
 

@@ -46,7 +46,7 @@ def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: An
     class_aps = np.full((num_ranges, num_images, num_labels - 1), np.nan)
     for b in prange(num_images):
         found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-        envelope = np.zeros(num_thresholds)
+        envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
         for a in range(num_ranges):
             total, present = 0.0, 0
             for label in range(1, num_labels):
@@ -54,7 +54,7 @@ def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: An
                 if count:
                     area = ranked_ap(
                         hits[a, b], ignored[a, b], starts[b, label], starts[b, label + 1], table[count],
-                        found, skipped, envelope,
+                        found, skipped, envelope, areas,
                     )  # fmt: skip
                     class_aps[a, b, label - 1] = area / num_thresholds
                     total += area
@@ -66,12 +66,12 @@ def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: An
 
 @compiled
 def ranked_ap(
-    hits: Any, ignored: Any, start: int, end: int, weights: Any, found: Any, skipped: Any, envelope: Any
+    hits: Any, ignored: Any, start: int, end: int, weights: Any, found: Any, skipped: Any, envelope: Any, areas: Any
 ) -> float:
-    """The AP of a ranked list, summed over the thresholds; the last three are scratch memory, one number per threshold."""
+    """The AP of a ranked list, summed over the thresholds; `areas` has it for each, the three before it are scratch memory."""
     num_thresholds = len(envelope)
     for t in range(num_thresholds):
-        found[t], skipped[t], envelope[t] = 0, 0, 0.0
+        found[t], skipped[t], envelope[t], areas[t] = 0, 0, 0.0, 0.0
     for place in range(start, end):
         if hits[place]:
             for t in range(num_thresholds):
@@ -79,7 +79,6 @@ def ranked_ap(
         if ignored[place]:
             for t in range(num_thresholds):
                 skipped[t] += (ignored[place] >> t) & 1
-    area = 0.0
     for place in range(end - 1, start - 1, -1):
         if ignored[place]:
             for t in range(num_thresholds):
@@ -90,6 +89,7 @@ def ranked_ap(
             bits &= bits - np.uint32(1)
             precision = found[t] / (place - start + 1 - skipped[t] + EPSILON)
             envelope[t] = max(envelope[t], precision)
-            area += weights[found[t]] * envelope[t]
+            areas[t] += weights[found[t]] * envelope[t]
             found[t] -= 1
+    area: float = areas.sum()
     return area

@@ -110,4 +110,6 @@ def raise_fault(
         NOT_FINITE: (name, "be finite", numbers),
         NEGATIVE: (name, "not be negative", numbers),
     }[fault]
-    raise ValueError(f"{argument}.{field} must {must}; got {value[image, index].tolist()} in image {image} at index {index}")
+    raise ValueError(
+        f"{argument}.{field} must {must}; got {value[image, index].tolist()} in image {image} at index {index}"
+    )

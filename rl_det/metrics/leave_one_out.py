@@ -116,8 +116,8 @@ def leave_out_of_class(
         hits, ignored,
     )  # fmt: skip
     found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-    envelope = np.zeros(num_thresholds)
-    base = ranked_ap(hits, ignored, 0, inside, weights, found, skipped, envelope)
+    envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
+    base = ranked_ap(hits, ignored, 0, inside, weights, found, skipped, envelope, areas)
     new_hits, new_ignored = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint32)
     vacant = np.zeros(len(crowds), dtype=np.uint32)
     in_a_run = False
@@ -138,7 +138,7 @@ def leave_out_of_class(
             fill_vacancies(
                 gone + 1, crowds, uncounted, partners, passes, got, lengths, outside, vacant, new_hits, new_ignored
             )
-        values[gone] = base - ranked_ap(new_hits, new_ignored, 0, count, weights, found, skipped, envelope)
+        values[gone] = base - ranked_ap(new_hits, new_ignored, 0, count, weights, found, skipped, envelope, areas)
     return base
 
 

@@ -22,7 +22,6 @@ from rl_det.metrics.batch import DetectionBatch, TruthBatch, check
 from rl_det.metrics.compiled import compiled, compiled_in_parallel, lowest_bit
 from rl_det.metrics.options import COCO, MAX_THRESHOLDS, CocoOptions
 
-
 NUM_CHUNKS = 64  # of a batch; enough to keep many cores busy, and each has its scratch memory to itself
 WORD = 64  # bits
 COUNTING_PAYS = 400  # detections of one class; beyond, a merge sort
@@ -52,9 +51,7 @@ class Matches:
         return len(self.order)
 
 
-def match(
-    detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, options: CocoOptions = COCO
-) -> Matches:
+def match(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, options: CocoOptions = COCO) -> Matches:
     """Match every image under the one area range of the options; ValueError on bad input, naming the culprit."""
     return match_ranges(detections, truths, (options.area_range,), num_classes=num_classes, options=options)
 
@@ -131,7 +128,9 @@ def _match(
                     count = 0
                     if true_start < true_end:
                         box = (x1, y1, x2, y2)
-                        count = prefer(box, truths, crowds, true_start, true_end, needed_iou, candidates, overlaps, passes)
+                        count = prefer(
+                            box, truths, crowds, true_start, true_end, needed_iou, candidates, overlaps, passes
+                        )
                     for a in range(num_ranges):
                         hit, skip = np.uint32(0), np.uint32(0)
                         if count:
@@ -209,7 +208,15 @@ def sort_by_score(grouped: Any, scores: Any, start: int, end: int, order: Any, r
 
 @compiled
 def prefer(
-    box: Any, truths: Any, crowds: Any, start: int, end: int, needed_iou: Any, candidates: Any, overlaps: Any, passes: Any
+    box: Any,
+    truths: Any,
+    crowds: Any,
+    start: int,
+    end: int,
+    needed_iou: Any,
+    candidates: Any,
+    overlaps: Any,
+    passes: Any,
 ) -> int:
     """The true boxes that a detection may match, by falling IoU, of equals the later; returns how many there are."""
     area = (box[2] - box[0]) * (box[3] - box[1])
@@ -227,7 +234,11 @@ def prefer(
                 continue
             slot = count
             while slot > 0 and overlaps[slot - 1] <= iou:
-                candidates[slot], overlaps[slot], passes[slot] = candidates[slot - 1], overlaps[slot - 1], passes[slot - 1]
+                candidates[slot], overlaps[slot], passes[slot] = (
+                    candidates[slot - 1],
+                    overlaps[slot - 1],
+                    passes[slot - 1],
+                )
                 slot -= 1
             candidates[slot], overlaps[slot] = g, iou
             passes[slot] = ALL_BITS >> np.uint32(MAX_THRESHOLDS - passed)

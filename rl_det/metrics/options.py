@@ -47,7 +47,9 @@ class CocoOptions:
         if self.max_detections < 1:
             raise ValueError(f"max_detections must be at least 1; got {self.max_detections}; COCO's is 100")
         if not self.recall_points or not _rise_within(self.recall_points, 0.0, 1.0):
-            raise ValueError(f"recall_points must rise within [0, 1]; got {self.recall_points}; COCO's are 0, 0.01, ..., 1")
+            raise ValueError(
+                f"recall_points must rise within [0, 1]; got {self.recall_points}; COCO's are 0, 0.01, ..., 1"
+            )
 
     @cached_property
     def needed_iou(self) -> Float64[np.ndarray, " T"]:

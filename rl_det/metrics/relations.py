@@ -16,6 +16,7 @@ from torch import Tensor
 from rl_det.metrics.compiled import compiled, compiled_in_parallel
 from rl_det.types import Target
 
+
 @dataclass(frozen=True, kw_only=True)
 class Relations:
     """What B images' candidates are to each other and to the true boxes; nothing here depends on a score.

@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from rl_det.metrics.relations import Relations
 from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.metrics.relations import Relations
 
 
 @runtime_checkable

@@ -14,8 +14,8 @@ from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
-from rl_det.metrics.relations import relations
 from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.metrics.relations import relations
 from rl_det.types import Target
 
 IDS = ("rl_det/RescoreDetections-v0", "rl_det/SelectDetections-v0")

@@ -15,7 +15,12 @@ NUM_CLASSES = 4
 
 
 def hostile(
-    seed: int, *, num_images: int = 8, num_detections: int = 24, num_truths: int = 8, crowds: tuple[float, float] = (0.0, 0.9)
+    seed: int,
+    *,
+    num_images: int = 8,
+    num_detections: int = 24,
+    num_truths: int = 8,
+    crowds: tuple[float, float] = (0.0, 0.9),
 ) -> tuple[DetectionBatch, TruthBatch]:
     """Ties in score and in IoU, crowds, areas that are not the boxes', empty images, absent classes, holes in the masks."""
     rng = np.random.default_rng(seed)
@@ -77,7 +82,10 @@ def pycocotools_evaluation(
 
     truth, found = COCO(), COCO()
     common = {"images": [{"id": image} for image in shown], "categories": [{"id": label} for label in categories]}
-    truth.dataset = {**common, "annotations": rows(truths, {"area": truths.area, "iscrowd": truths.iscrowd.astype(int)})}
+    truth.dataset = {
+        **common,
+        "annotations": rows(truths, {"area": truths.area, "iscrowd": truths.iscrowd.astype(int)}),
+    }
     found.dataset = {**common, "annotations": rows(detections, {"score": detections.scores})}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from metrics.hostile import NUM_CLASSES, hostile, pycocotools_image_class_ap
+
 from rl_det.metrics.average_precision import image_ap, image_class_ap
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
 from rl_det.metrics.matching import match, match_ranges
@@ -94,7 +94,9 @@ def test_several_area_ranges_are_each_by_itself() -> None:
 
 
 @pytest.mark.parametrize(("num_detections", "num_truths"), [(0, 5), (5, 0), (0, 0)])
-def test_without_detections_ap_is_zero_and_without_true_boxes_it_is_not_a_number(num_detections: int, num_truths: int) -> None:
+def test_without_detections_ap_is_zero_and_without_true_boxes_it_is_not_a_number(
+    num_detections: int, num_truths: int
+) -> None:
     detections, truths = hostile(1, num_detections=num_detections, num_truths=num_truths, crowds=(0.0, 0.0))
     held = truths.mask.any(1)
     np.testing.assert_array_equal(image_aps(detections, truths), np.where(held, 0.0, np.nan))

@@ -1,19 +1,13 @@
 """pycocotools' twelve figures: COCO's own reference, and what happens where there is nothing to count."""
 
-import json
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torchvision.ops import box_convert
+from metrics.coco_reference import PUBLISHED, REFERENCE, reference
 
 from rl_det.metrics.coco import FIGURES, coco_summary
 from rl_det.types import Detections, Target
-
-REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "coco_ap_reference"
-PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
 
 
 def target(*boxes: tuple[float, float, float, float], crowd: bool = False, image_id: int = 0) -> Target:
@@ -37,41 +31,10 @@ SQUARE = (0.0, 0.0, 10.0, 10.0)
 ELSEWHERE = (50.0, 50.0, 60.0, 60.0)
 
 
-def from_json(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[list[Detections], list[Target]]:
-    labels = {category["id"]: label for label, category in enumerate(truth["categories"], 1)}
-    detections, targets = [], []
-    for image in truth["images"]:
-        own = [entry for entry in truth["annotations"] if entry["image_id"] == image["id"]]
-        hits = [entry for entry in results if entry["image_id"] == image["id"]]
-
-        def boxes(entries: list[dict[str, Any]]) -> torch.Tensor:
-            xywh = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64).reshape(-1, 4)
-            return box_convert(xywh, "xywh", "xyxy").float()
-
-        targets.append(
-            Target(
-                boxes=boxes(own),
-                labels=torch.tensor([labels[entry["category_id"]] for entry in own], dtype=torch.int64),
-                area=torch.tensor([float(entry["area"]) for entry in own]),
-                iscrowd=torch.tensor([bool(entry["iscrowd"]) for entry in own], dtype=torch.bool),
-                image_id=image["id"],
-            )
-        )
-        detections.append(
-            Detections(
-                boxes=boxes(hits),
-                labels=torch.tensor([labels[entry["category_id"]] for entry in hits], dtype=torch.int64),
-                scores=torch.tensor([float(entry["score"]) for entry in hits]),
-            )
-        )
-    return detections, targets
-
-
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"COCO's reference is not at {REFERENCE}")
 def test_cocos_own_reference_is_met_in_all_twelve_figures() -> None:
-    truth = json.loads((REFERENCE / "instances_val2014_100.json").read_text())
-    results = json.loads((REFERENCE / "instances_val2014_fakebbox100_results.json").read_text())
-    summary = coco_summary(*from_json(truth, results), num_classes=len(truth["categories"]))
+    detections, targets, num_classes = reference()
+    summary = coco_summary(detections, targets, num_classes=num_classes)
     assert tuple(round(summary[name], 3) for name in FIGURES) == PUBLISHED
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from metrics.hostile import NUM_CLASSES, hostile
+
 from rl_det.metrics.average_precision import image_ap
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
 from rl_det.metrics.leave_one_out import leave_one_out
@@ -40,7 +40,9 @@ def taken_out(detections: DetectionBatch, truths: TruthBatch, options: CocoOptio
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("seed", range(25))
 def test_leaving_one_out_is_taking_it_out_and_evaluating_again(seed: int, name: str) -> None:
-    detections, truths = hostile(seed, num_images=10, num_detections=[8, 24, 60][seed % 3], num_truths=[3, 12][seed % 2])
+    detections, truths = hostile(
+        seed, num_images=10, num_detections=[8, 24, 60][seed % 3], num_truths=[3, 12][seed % 2]
+    )
     aps, worth = leave_one_out(detections, truths, num_classes=NUM_CLASSES, options=OPTIONS[name])
     np.testing.assert_allclose(aps, image_aps(detections, truths, OPTIONS[name]), rtol=0, atol=1e-12)
     np.testing.assert_allclose(worth, taken_out(detections, truths, OPTIONS[name]), rtol=0, atol=1e-12)
@@ -70,7 +72,10 @@ def test_many_detections_of_one_object_stand_in_for_each_other(seed: int) -> Non
 def test_a_lone_false_positive_costs_and_a_lone_true_positive_is_worth_all() -> None:
     boxes = np.array([[[50.0, 50, 60, 60], [0, 0, 10, 10], [0, 0, 0, 0]]])
     detections = DetectionBatch(
-        boxes=boxes, labels=np.ones((1, 3), int), scores=np.array([[0.9, 0.5, 0.1]]), mask=np.array([[True, True, False]])
+        boxes=boxes,
+        labels=np.ones((1, 3), int),
+        scores=np.array([[0.9, 0.5, 0.1]]),
+        mask=np.array([[True, True, False]]),
     )
     truths = TruthBatch(
         boxes=np.array([[[0.0, 0, 10, 10]]]), labels=np.ones((1, 1), int), area=np.full((1, 1), 100.0),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from metrics.hostile import NUM_CLASSES, hostile, pycocotools_evaluation
+
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
 from rl_det.metrics.matching import Matches, match, match_ranges
 from rl_det.metrics.options import COCO, CocoOptions
@@ -137,7 +137,9 @@ def test_boxes_turned_inside_out_are_named(argument: str) -> None:
     boxes = batches[argument].boxes.copy()
     boxes[2, index] = (5.0, 5.0, 4.0, 9.0)
     batches[argument] = type(batches[argument])(**{**vars(batches[argument]), "boxes": boxes})
-    with pytest.raises(ValueError, match=rf"{argument}\.boxes must have x1 <= x2 and y1 <= y2; got .* in image 2 at index {index}"):
+    with pytest.raises(
+        ValueError, match=rf"{argument}\.boxes must have x1 <= x2 and y1 <= y2; got .* in image 2 at index {index}"
+    ):
         match(**batches, num_classes=NUM_CLASSES)
 
 

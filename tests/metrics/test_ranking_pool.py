@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import batched_nms
 
-from rl_det.metrics.relations import Relations, relations
 from rl_det.metrics.ranking_pool import RankingPool, recall_weights
+from rl_det.metrics.relations import Relations, relations
 from rl_det.types import Target
 
 NUM_CLASSES = 3

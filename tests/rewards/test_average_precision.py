@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rl_det.metrics.relations import Relations, relations
 from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.metrics.relations import Relations, relations
 from rl_det.rewards import image_ap, pool_ap, reward_named
 from rl_det.types import Target
 
