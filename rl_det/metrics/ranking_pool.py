@@ -1,47 +1,50 @@
-"""A pool of images' candidates -> its mAP, and exactly how that changes when one image's scores change.
+"""Matches of a data set's images -> its mAP, and exactly how that changes when images' detections change.
 
-A detector's mAP ranks the detections of all images together. The pool keeps, class by class, what survives NMS in every
-image, sorted by score, each with the IoU thresholds at which it is a true positive. A change in one image replaces that
-image's few entries of a class; the class's AP is then one walk from the low-score end:
-
-    AP = sum over true positives k of weight[k] * (max precision from k on)
-
-where weight[k] counts the recall points that are first reached at the k-th true positive, by pycocotools' own float
-comparison. This is the same number as pycocotools' 101-point interpolation.
+A detector's mAP ranks the detections of all images together. The pool keeps them ranked, class by class, and for each IoU
+threshold the true positives with their ranks. If one image's detections of a class are replaced, that is a few removals
+and insertions in one ranked list. Walking up from its low end, true positive k, which had the precision k / n, now has
+(k + a) / (n + d): a and d are how many more true positives and counted detections stand above it than before, and change
+only at an edit. For small a and d, zero among them, the envelope (the best precision from a true positive on) and the area
+under it are tabulated. As soon as the walk's envelope is the table's, the rest of the way up to the next edit is a
+difference of two entries; precision falls along a list, so that takes a few steps.
 """
 
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int
 from numba import prange
 
+from rl_det.metrics.average_precision import EPSILON
 from rl_det.metrics.compiled import compiled, compiled_in_parallel
-from rl_det.metrics.options import IOU_THRESHOLDS
-from rl_det.metrics.relations import Relations, resolve
+from rl_det.metrics.matching import Matches
+from rl_det.metrics.options import COCO, CocoOptions
+
+
+MORE, LONGER = 1, 2  # how many more true positives and detections above a stretch of a list the tables foresee
+NUM_TABLES = (2 * MORE + 1) * (2 * LONGER + 1)
+BASE = NUM_TABLES // 2  # the table of the list as it is
 
 
 class RankingPool:
-    """The detections of P images under their present scores; logits or probabilities, only the order counts.
+    """The matched detections of P images, ranked; images are known by their position in `matches`.
 
-    A class without a true box in the pool takes no part, as in COCO. A score of -inf takes a candidate out.
+    Matches must be of one area range. Ties rank by image, then by place, as in pycocotools. A class without a true box in
+    the pool takes no part.
     """
 
-    def __init__(self, relations: Relations, scores: Float64[np.ndarray, "P N"], *, nms_iou: float) -> None:
-        self.relations, self.nms_iou = relations, nms_iou
-        self.members, self.member_ends = _members(relations.labels, relations.mask, relations.positives.shape[1])
-        self.positives: Int64[np.ndarray, " C"] = relations.positives.sum(0)
-        self.weights = recall_weights(self.positives)
-        self.replace(scores)
-
-    def replace(self, scores: Float64[np.ndarray, "P N"]) -> None:
-        """Commit new scores for the whole pool."""
-        r = self.relations
-        self._entries = _rank(
-            scores, self.members, self.member_ends, r.overlap, r.iou, r.crowd, self.nms_iou, IOU_THRESHOLDS
-        )
-        self._scores = scores
-        self.class_ap: Float64[np.ndarray, " C"] = _class_aps(*self._entries, self.positives, self.weights)
+    def __init__(self, matches: Matches, options: CocoOptions = COCO) -> None:
+        _check_one_range(matches)
+        self.options = options
+        self._starts, self._scores = matches.starts.copy(), matches.scores.copy()
+        self._hits, self._ignored = matches.hits[0].copy(), matches.ignored[0].copy()
+        self._image_positives = matches.positives[0].copy()
+        self.positives: Int[np.ndarray, " C"] = self._image_positives.sum(0, dtype=np.int64)[1:]
+        counts = self.positives.tolist()
+        self._weight_starts = np.cumsum([0, *(count + 2 for count in counts)])
+        self._weights = np.concatenate([np.append(options.recall_weights.of(count), 0.0) for count in counts])
+        self._allocate()
+        self._rank(np.ones(len(counts), dtype=np.bool_))
 
     @property
     def mean_ap(self) -> float:
@@ -49,228 +52,286 @@ class RankingPool:
         present = self.positives > 0
         return float(self.class_ap[present].mean()) if present.any() else float("nan")
 
-    def what_if(
-        self,
-        images: Int64[np.ndarray, " R"],
-        scores: Float64[np.ndarray, "R N"],
-        alternatives: Float64[np.ndarray, "R N"] | None = None,
-    ) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N"]]:
-        """The change of `mean_ap` if image images[r] alone had scores[r], and what each candidate's own part in it is.
-
-        The second is mean_ap under scores[r] minus mean_ap under scores[r] with that candidate's score replaced by its
-        alternative: exact, through NMS and matching; zeros where no alternatives are asked for.
-        """
-        r = self.relations
-        ask = alternatives is not None
-        change, credit = _what_if(
-            images, scores, alternatives if ask else scores, self.members, self.member_ends, r.overlap, r.iou, r.crowd,
-            self.nms_iou, IOU_THRESHOLDS, *self._entries, self.positives, self.weights, self.class_ap,
+    def what_if(self, images: Int[np.ndarray, " R"], matches: Matches) -> Float64[np.ndarray, " R"]:
+        """The change of `mean_ap` if image images[r] alone had the detections in row r of `matches`; each edit by itself."""
+        self._check_edits(images, matches)
+        changes: Float64[np.ndarray, " R"] = _what_if(
+            images, matches.starts, matches.scores, matches.hits[0], matches.ignored[0], self._starts, self._hits,
+            self._ignored, self._ranked(), self.positives,
         )  # fmt: skip
-        return change, credit
+        return changes
+
+    def replace(self, images: Int[np.ndarray, " R"], matches: Matches) -> None:
+        """Commit: from now on image images[r] has the detections in row r of `matches`; of equal images, the last counts."""
+        self._check_edits(images, matches)
+        width = matches.order.shape[1] - self._scores.shape[1]
+        if width > 0:
+            self._scores, self._hits, self._ignored, self._positions = (
+                np.pad(rows, ((0, 0), (0, width))) for rows in (self._scores, self._hits, self._ignored, self._positions)
+            )
+        touched = np.zeros(len(self.positives), dtype=np.bool_)
+        for row, image in enumerate(images.tolist()):
+            touched |= (np.diff(self._starts[image]) > 0)[1:] | (np.diff(matches.starts[row]) > 0)[1:]
+            size = matches.order.shape[1]
+            self._starts[image] = matches.starts[row]
+            self._scores[image, :size], self._hits[image, :size] = matches.scores[row], matches.hits[0, row]
+            self._ignored[image, :size] = matches.ignored[0, row]
+        if (self._sizes() >= np.diff(self._entry_starts)).any():  # one place is for the end of the list
+            self._allocate()
+            touched[:] = True
+        self._rank(touched)
+
+    def _sizes(self) -> Int[np.ndarray, " C"]:
+        """How many detections each class has."""
+        return np.diff(self._starts, axis=1)[:, 1:].sum(0, dtype=np.int64)
+
+    def _allocate(self) -> None:
+        """Room for all ranked lists, and for some more detections in each."""
+        num_thresholds = len(self.options.iou_thresholds)
+        sizes = self._sizes()
+        self._entry_starts = np.cumsum([0, *(sizes + sizes // 8 + 8)])
+        room = self._entry_starts[-1]
+        self._entry_scores, self._entry_images = np.zeros(room), np.zeros(room, dtype=np.int32)
+        self._found_before = np.zeros((room, num_thresholds), dtype=np.int32)
+        self._counted_before = np.zeros((room, num_thresholds), dtype=np.int32)
+        self._entry_counts = np.zeros(len(sizes), dtype=np.int64)
+        self._positions = np.zeros(self._scores.shape, dtype=np.int32)
+        truths = (num_thresholds, self._weight_starts[-1])
+        self._ranks = np.zeros(truths)
+        self._envelopes, self._tails = np.zeros((NUM_TABLES, *truths)), np.zeros((NUM_TABLES, *truths))
+        self._found = np.zeros((num_thresholds, len(sizes)), dtype=np.int64)
+
+    def _rank(self, touched: np.ndarray) -> None:
+        """Rank the touched classes anew."""
+        _rank(self._starts, self._scores, self._hits, self._ignored, self._positions, touched, self._ranked())
+        self.class_ap: Float64[np.ndarray, " C"] = self._tails[BASE][:, self._weight_starts[:-1] + 1].mean(0)
+
+    def _ranked(self) -> tuple[np.ndarray, ...]:
+        """The ranked lists, as the compiled functions take them."""
+        return (
+            self._entry_starts, self._entry_counts, self._entry_scores, self._entry_images, self._found_before,
+            self._counted_before, self._weight_starts, self._weights, self._ranks, self._envelopes, self._tails,
+            self._found, self._positions,
+        )  # fmt: skip
+
+    def _check_edits(self, images: Int[np.ndarray, " R"], matches: Matches) -> None:
+        """Raise ValueError where the edits are not of this pool's images."""
+        _check_one_range(matches)
+        if len(images) != len(matches):
+            raise ValueError(f"images must name one image for each row of matches; got {len(images)} and {len(matches)}")
+        wrong = np.flatnonzero((images < 0) | (images >= len(self._starts)))
+        if len(wrong):
+            raise ValueError(
+                f"images must be in 0..{len(self._starts) - 1}; got {images[wrong[0]]} at index {wrong[0]}"
+            )
+        same = (matches.positives[0] == self._image_positives[images]).all(1)
+        if not same.all():
+            row = int((~same).argmax())
+            raise ValueError(
+                f"matches must be with the pool's own true boxes; those of image {images[row]} (index {row}) count otherwise"
+            )
 
 
-def recall_weights(positives: Int64[np.ndarray, " C"]) -> Float64[np.ndarray, "C K"]:
-    """weight[c, k]: how many of COCO's 101 recall points the k-th true positive (from 1) of P reaches first, over 101."""
-    recalls = np.linspace(0.0, 1.0, 101)
-    weights = np.zeros((len(positives), int(positives.max(initial=0)) + 1))
-    for row, count in zip(weights, positives, strict=True):
-        if count:
-            reached = np.searchsorted(np.arange(1, count + 1) / count, recalls, side="left")
-            row[1 : count + 1] = np.bincount(reached, minlength=count)[:count] / len(recalls)
-    return weights
-
-
-@compiled
-def _members(labels: Any, mask: Any, num_classes: int) -> Any:
-    """Each image's candidates grouped by class: indices [B, N] and where each class's group ends [B, C + 1]."""
-    num_images, num_candidates = labels.shape
-    members = np.zeros((num_images, num_candidates), dtype=np.int64)
-    ends = np.zeros((num_images, num_classes + 1), dtype=np.int64)
-    for b in range(num_images):
-        count = 0
-        for c in range(num_classes):
-            for i in range(num_candidates):
-                if mask[b, i] and labels[b, i] == c + 1:
-                    members[b, count] = i
-                    count += 1
-            ends[b, c + 1] = count
-    return members, ends
+def _check_one_range(matches: Matches) -> None:
+    if len(matches.hits) != 1:
+        raise ValueError(f"matches must be of one area range; got {len(matches.hits)}")
 
 
 @compiled_in_parallel
-def _rank(
-    scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any
-) -> Any:
-    """Every class's surviving detections of all images, best score first (ties: the earlier image)."""
-    num_images, num_candidates = scores.shape
-    num_classes = ends.shape[1] - 1
-    survivors = np.zeros((num_images, num_candidates), dtype=np.int64)
-    hits = np.zeros((num_images, num_candidates), dtype=np.uint16)
-    ignored = np.zeros((num_images, num_candidates), dtype=np.uint16)
-    counts = np.zeros((num_images, num_classes), dtype=np.int64)
-    for b in prange(num_images):
-        for c in range(num_classes):
-            start, end = ends[b, c], ends[b, c + 1]
-            counts[b, c] = resolve(
-                scores[b], members[b, start:end], overlap[b], iou[b], crowd[b], nms_iou, thresholds,
-                survivors[b, start:end], hits[b, start:end], ignored[b, start:end],
-            )  # fmt: skip
-    offsets = np.zeros(num_classes + 1, dtype=np.int64)
-    offsets[1:] = np.cumsum(counts.sum(0))
-    total = offsets[-1]
-    entry_score, entry_image = np.zeros(total), np.zeros(total, dtype=np.int64)
-    entry_hits, entry_ignored = np.zeros(total, dtype=np.uint16), np.zeros(total, dtype=np.uint16)
-    for c in prange(num_classes):
-        size = offsets[c + 1] - offsets[c]
-        score, image = np.zeros(size), np.zeros(size, dtype=np.int64)
-        hit, ignore = np.zeros(size, dtype=np.uint16), np.zeros(size, dtype=np.uint16)
-        filled = 0
-        for b in range(num_images):
-            for position in range(counts[b, c]):
-                slot = ends[b, c] + position
-                score[filled], image[filled] = scores[b, survivors[b, slot]], b
-                hit[filled], ignore[filled] = hits[b, slot], ignored[b, slot]
-                filled += 1
-        order = np.argsort(-score, kind="mergesort")
-        span = slice(offsets[c], offsets[c + 1])
-        entry_score[span], entry_image[span] = score[order], image[order]
-        entry_hits[span], entry_ignored[span] = hit[order], ignore[order]
-    return entry_score, entry_image, entry_hits, entry_ignored, offsets
-
-
-@compiled
-def _walk(
-    score: Any,
-    image: Any,
-    hits: Any,
-    ignored: Any,
-    edited: int,
-    new_scores: Any,
-    new: Any,
-    new_hits: Any,
-    new_ignored: Any,
-    count: int,
-    weights: Any,
-) -> float:
-    """One class's AP, averaged over the thresholds, with image `edited`'s entries replaced by `count` new ones.
-
-    Walks both sorted lists from the low-score end; `edited` = -1 replaces nothing.
-    """
-    num_thresholds = 10
-    found, counted = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-    total = count
-    for position in range(len(score)):
-        if image[position] == edited:
+def _rank(starts: Any, scores: Any, hits: Any, ignored: Any, positions: Any, touched: Any, ranked: Any) -> None:
+    """Rank the touched classes' detections, and tabulate what the walks need."""
+    (
+        entry_starts, entry_counts, entry_scores, entry_images, found_before, counted_before, weight_starts, weights,
+        ranks, envelopes, tails, found, _,
+    ) = ranked  # fmt: skip
+    num_thresholds = len(found)
+    for c in prange(len(touched)):
+        if not touched[c]:
             continue
-        total += 1
-        bits, skip = hits[position], ignored[position]
-        if bits or skip:
+        size = 0
+        for b in range(len(starts)):
+            size += starts[b, c + 2] - starts[b, c + 1]
+        key, image, place = np.empty(size), np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
+        count = 0
+        for b in range(len(starts)):
+            for p in range(starts[b, c + 1], starts[b, c + 2]):
+                key[count], image[count], place[count] = -scores[b, p], b, p
+                count += 1
+        order = np.argsort(key, kind="mergesort")
+        entry_counts[c] = size
+        base, truths = entry_starts[c], weight_starts[c]
+        num_found, num_counted = np.zeros(num_thresholds, dtype=np.int32), np.zeros(num_thresholds, dtype=np.int32)
+        for position in range(size):
+            e = order[position]
+            b, p = image[e], place[e]
+            positions[b, p] = position
+            entry_scores[base + position], entry_images[base + position] = -key[e], b
             for t in range(num_thresholds):
-                found[t] += (bits >> t) & 1
-                counted[t] -= (skip >> t) & 1
-    for position in range(count):
-        bits, skip = new_hits[position], new_ignored[position]
-        if bits or skip:
-            for t in range(num_thresholds):
-                found[t] += (bits >> t) & 1
-                counted[t] -= (skip >> t) & 1
-    envelope = np.zeros(num_thresholds)
-    area = 0.0
-    old, fresh = len(score) - 1, count - 1
-    while old >= 0 or fresh >= 0:
-        if old >= 0 and image[old] == edited:
-            old -= 1
-            continue
-        take_new = old < 0
-        if old >= 0 and fresh >= 0:
-            mine = new_scores[new[fresh]]
-            take_new = mine < score[old] or (mine == score[old] and edited > image[old])
-        if take_new:
-            bits, skip = new_hits[fresh], new_ignored[fresh]
-            fresh -= 1
-        else:
-            bits, skip = hits[old], ignored[old]
-            old -= 1
-        if bits or skip:
-            for t in range(num_thresholds):
-                if (bits >> t) & 1:
-                    precision = found[t] / (total + counted[t] + 2.0**-52)
-                    envelope[t] = max(envelope[t], precision)
-                    area += weights[found[t]] * envelope[t]
-                    found[t] -= 1
-                elif (skip >> t) & 1:
-                    counted[t] += 1
-        total -= 1
-    return area / num_thresholds
-
-
-@compiled
-def _class_aps(score: Any, image: Any, hits: Any, ignored: Any, offsets: Any, positives: Any, weights: Any) -> Any:
-    """The pool's AP of each class as it stands; 0 where the class has no true box."""
-    aps = np.zeros(len(positives))
-    none, nothing, no_bits = np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint16)
-    for c in range(len(positives)):
-        if positives[c]:
-            span = slice(offsets[c], offsets[c + 1])
-            aps[c] = _walk(
-                score[span], image[span], hits[span], ignored[span], -1, none, nothing, no_bits, no_bits, 0, weights[c]
-            )
-    return aps
-
-
-@compiled
-def _ranked(candidate: int, survivors: Any, count: int) -> bool:
-    """Whether the candidate is among the survivors."""
-    return candidate in survivors[:count]
-
-
-@compiled
-def _equal(survivors: Any, count: int, others: Any, other_count: int) -> bool:
-    """Whether the same candidates survive in the same order."""
-    return np.array_equal(survivors[:count], others[:other_count])
+                found_before[base + position, t] = num_found[t]
+                counted_before[base + position, t] = num_counted[t]
+                num_counted[t] += 1 - ((ignored[b, p] >> t) & 1)
+                if (hits[b, p] >> t) & 1:
+                    num_found[t] += 1
+                    ranks[t, truths + num_found[t]] = num_counted[t] + EPSILON
+        own = slice(truths, weight_starts[c + 1])
+        for t in range(num_thresholds):
+            found_before[base + size, t], counted_before[base + size, t] = num_found[t], num_counted[t]
+            found[t, c] = num_found[t]
+            for more in range(-MORE, MORE + 1):
+                for longer in range(-LONGER, LONGER + 1):
+                    table = shift_table(more, longer)
+                    tabulate(
+                        num_found[t], ranks[t, own], weights[own], more, longer, envelopes[table, t, own],
+                        tails[table, t, own],
+                    )  # fmt: skip
 
 
 @compiled_in_parallel
 def _what_if(
-    images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any,
-    nms_iou: float, thresholds: Any, entry_score: Any, entry_image: Any, entry_hits: Any, entry_ignored: Any,
-    offsets: Any, positives: Any, weights: Any, class_ap: Any,
+    images: Any, starts: Any, scores: Any, hits: Any, ignored: Any, pool_starts: Any, pool_hits: Any, pool_ignored: Any,
+    ranked: Any, positives: Any,
 ) -> Any:  # fmt: skip
-    """`RankingPool.what_if` for R edits, each on its own, in parallel."""
-    num_edits, num_candidates = scores.shape
-    num_classes = ends.shape[1] - 1
-    changes, credits = np.zeros(num_edits), np.zeros((num_edits, num_candidates))
-    present = max(1, (positives > 0).sum())
-    for r in prange(num_edits):
-        b = images[r]
-        own = scores[r].copy()
-        survivors = np.zeros(num_candidates, dtype=np.int64)
-        before = np.zeros(num_candidates, dtype=np.int64)
-        hits, ignored = np.zeros(num_candidates, dtype=np.uint16), np.zeros(num_candidates, dtype=np.uint16)
-        for c in range(num_classes):
-            group = members[b, ends[b, c] : ends[b, c + 1]]
-            if len(group) == 0 or positives[c] == 0:
+    """`RankingPool.what_if`, the edits shared out among the cores."""
+    num_edits, num_classes, num_thresholds = len(images), len(positives), len(ranked[11])
+    positions = ranked[12]
+    room = scores.shape[1] + positions.shape[1]
+    changes = np.zeros((num_classes, num_edits))
+    for c in prange(num_classes):  # a class's lists stay in the cache while all edits are made to them
+        if positives[c] == 0:
+            continue
+        at, signs = np.zeros(room, dtype=np.int64), np.zeros(room, dtype=np.int64)
+        hit, skip = np.zeros(room, dtype=np.uint32), np.zeros(room, dtype=np.uint32)
+        for r in range(num_edits):
+            b = images[r]
+            old = slice(pool_starts[b, c + 1], pool_starts[b, c + 2])
+            new = slice(starts[r, c + 1], starts[r, c + 2])
+            if old.start == old.stop and new.start == new.stop:
                 continue
-            span = slice(offsets[c], offsets[c + 1])
-            count = resolve(own, group, overlap[b], iou[b], crowd[b], nms_iou, thresholds, survivors, hits, ignored)
-            ap = _walk(
-                entry_score[span], entry_image[span], entry_hits[span], entry_ignored[span],
-                b, own, survivors, hits, ignored, count, weights[c],
+            count = edits(
+                c, b, positions[b, old], pool_hits[b, old], pool_ignored[b, old], scores[r, new], hits[r, new],
+                ignored[r, new], ranked, at, signs, hit, skip,
             )  # fmt: skip
-            changes[r] += (ap - class_ap[c]) / present
-            before[:], count_before = survivors, count
-            for i in group:
-                if alternatives[r, i] == scores[r, i]:
-                    continue
-                own[i] = alternatives[r, i]
-                count = resolve(own, group, overlap[b], iou[b], crowd[b], nms_iou, thresholds, survivors, hits, ignored)
-                if not _ranked(i, survivors, count) and _equal(survivors, count, before, count_before):
-                    own[i] = scores[r, i]
-                    continue  # suppressed before and after: most candidates, and nothing to walk for
-                other = _walk(
-                    entry_score[span], entry_image[span], entry_hits[span], entry_ignored[span],
-                    b, own, survivors, hits, ignored, count, weights[c],
-                )  # fmt: skip
-                credits[r, i] = (ap - other) / present
-                own[i] = scores[r, i]
-    return changes, credits
+            changes[c, r] = class_change(c, count, at, signs, hit, skip, ranked)
+    return changes.sum(0) / max(1, (positives > 0).sum()) / num_thresholds
+
+
+@compiled
+def edits(
+    c: int, image: int, old_positions: Any, old_hits: Any, old_ignored: Any, new_scores: Any, new_hits: Any,
+    new_ignored: Any, ranked: Any, at: Any, signs: Any, hit: Any, skip: Any,
+) -> int:  # fmt: skip
+    """An image's old and new detections of a class -> removals (sign -1) and insertions (+1), from the low end; how many.
+
+    A removal is at the place of what goes, an insertion just above the place of what it comes to stand above. The first and
+    the last that are as they were are left in peace.
+    """
+    entry_starts, entry_counts, entry_scores, entry_images = ranked[0], ranked[1], ranked[2], ranked[3]
+    base, first = entry_starts[c], 0
+    old, new, count = len(old_positions), len(new_scores), 0
+    while old and new and (
+        new_scores[new - 1] == entry_scores[base + old_positions[old - 1]]
+        and new_hits[new - 1] == old_hits[old - 1] and new_ignored[new - 1] == old_ignored[old - 1]
+    ):  # fmt: skip
+        old, new = old - 1, new - 1
+    while first < min(old, new) and (
+        new_scores[first] == entry_scores[base + old_positions[first]]
+        and new_hits[first] == old_hits[first] and new_ignored[first] == old_ignored[first]
+    ):  # fmt: skip
+        first += 1
+    place = old_positions[old] if old < len(old_positions) else entry_counts[c]
+    for e in range(new - 1, first - 1, -1):
+        place = insertion(entry_scores, entry_images, base, place, new_scores[e], image)
+        while old > first and old_positions[old - 1] >= place:
+            old -= 1
+            at[count], signs[count], hit[count], skip[count] = old_positions[old], -1, old_hits[old], old_ignored[old]
+            count += 1
+        at[count], signs[count], hit[count], skip[count] = place, 1, new_hits[e], new_ignored[e]
+        count += 1
+    for e in range(old - 1, first - 1, -1):
+        at[count], signs[count], hit[count], skip[count] = old_positions[e], -1, old_hits[e], old_ignored[e]
+        count += 1
+    return count
+
+
+@compiled
+def insertion(scores: Any, images: Any, base: int, size: int, score: float, image: int) -> int:
+    """How many of a ranked list's first `size` detections stand above a new one of this image."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        other = scores[base + middle]
+        if other > score or (other == score and images[base + middle] <= image):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def class_change(c: int, count: int, at: Any, signs: Any, hit: Any, skip: Any, ranked: Any) -> float:
+    """The change of a class's AP, summed over the thresholds, under `count` edits of its ranked list, given from the low end."""
+    found_before, counted_before = ranked[4], ranked[5]
+    weights, ranks, found = ranked[7], ranked[8], ranked[11]
+    envelopes, tails = ranked[9], ranked[10]
+    base, truths = ranked[0][c], ranked[6][c]
+    change = 0.0
+    if count == 0:
+        return change
+    for t in range(len(found)):
+        more, longer, any_hit = 0, 0, False
+        for e in range(count):
+            is_hit = (hit[e] >> t) & 1
+            any_hit |= is_hit
+            more += signs[e] * is_hit
+            longer += signs[e] * (1 - ((skip[e] >> t) & 1))
+        above, envelope = found[t, c], 0.0
+        lowest, highest = found_before[base + at[0], t], found_before[base + at[count - 1], t]
+        if not any_hit and lowest == highest and (longer == 0 or lowest == above):
+            continue  # false positives that pass by no true positive
+        for e in range(count + 1):
+            here, until = 0, 0
+            if e < count:
+                here = found_before[base + at[e], t]
+                until = here + ((hit[e] >> t) & 1 if signs[e] < 0 else 0)
+            tabled = abs(more) <= MORE and abs(longer) <= LONGER
+            table = shift_table(more, longer) if tabled else BASE
+            for k in range(above, until, -1):
+                envelope = max(envelope, (k + more) / (ranks[t, truths + k] + longer))
+                if tabled and envelope == envelopes[table, t, truths + k]:
+                    if table != BASE:
+                        after = tails[table, t, truths + until + 1] - tails[table, t, truths + k + 1]
+                        before = tails[BASE, t, truths + until + 1] - tails[BASE, t, truths + k + 1]
+                        change += after - before
+                    envelope = envelopes[table, t, truths + until + 1]
+                    break
+                change += weights[truths + k + more] * envelope - weights[truths + k] * envelopes[BASE, t, truths + k]
+            if e == count:
+                break
+            is_hit, is_counted = (hit[e] >> t) & 1, 1 - ((skip[e] >> t) & 1)
+            if is_hit and signs[e] > 0:
+                envelope = max(envelope, (here + more) / (counted_before[base + at[e], t] + longer + EPSILON))
+                change += weights[truths + here + more] * envelope
+            elif is_hit:
+                change -= weights[truths + until] * envelopes[BASE, t, truths + until]
+            more -= signs[e] * is_hit
+            longer -= signs[e] * is_counted
+            above = here
+    return change
+
+
+@compiled
+def shift_table(more: int, longer: int) -> int:
+    """Which table holds the envelopes under this shift."""
+    return (more + MORE) * (2 * LONGER + 1) + longer + LONGER
+
+
+@compiled
+def tabulate(count: int, ranks: Any, weights: Any, more: int, longer: int, envelopes: Any, tails: Any) -> None:
+    """Envelope and area from each of `count` true positives on, with so many more true positives and detections above all."""
+    envelope, area = 0.0, 0.0
+    envelopes[count + 1], tails[count + 1] = 0.0, 0.0
+    for k in range(count, 0, -1):
+        if k + more > 0 and ranks[k] + longer >= 1 and k + more < len(weights):  # else no edit can bring this about
+            envelope = max(envelope, (k + more) / (ranks[k] + longer))
+            area += weights[k + more] * envelope
+        envelopes[k], tails[k] = envelope, area
