@@ -7,8 +7,8 @@ import torch
 
 from rl_det.candidates import postprocess
 from rl_det.detectors.cache import EncodedDataset
-from rl_det.metrics.ranking_pool import RankingPool
-from rl_det.metrics.relations import relations
+from rl_det.metrics.candidate_pool import CandidatePool
+from rl_det.metrics.padding import candidate_relations
 from rl_det.policies.policy import Policy, rescored
 from rl_det.types import Candidates, Detections, Encoded
 
@@ -26,11 +26,9 @@ def candidates_of(policy: Policy, data: EncodedDataset, num_candidates: int, *, 
 def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int, *, nms_iou: float) -> float:
     """COCO's AP of the policy's detections, in [0, 1]; exact, and fast enough to be asked between updates."""
     candidates = candidates_of(policy, data, num_candidates)
-    related = relations(
-        candidates.boxes, candidates.labels, candidates.mask, data.targets, num_classes=policy.detector.num_classes
-    )
+    related = candidate_relations(candidates, data.targets, num_classes=policy.detector.num_classes)
     scores = candidates.logits.double().numpy()
-    return RankingPool(related, np.ascontiguousarray(scores), nms_iou=nms_iou).mean_ap
+    return CandidatePool(related, np.ascontiguousarray(scores), nms_iou=nms_iou).mean_ap
 
 
 def detections(

@@ -24,7 +24,8 @@ from rl_det.detectors import build_detector
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
-from rl_det.metrics.relations import Relations, relations
+from rl_det.metrics.padding import candidate_relations
+from rl_det.metrics.relations import Relations
 from rl_det.rewards import reward_named
 
 LARGEST_LOGIT = float(np.finfo(np.float32).max)
@@ -93,9 +94,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
             output = self.detector.head(self._encoded)
         candidates = select_candidates(output, self._encoded.mask, self.num_candidates + self.num_bystanders)
         targets = [self.data.targets[image] for image in shown]
-        self._pool = relations(
-            candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=self.detector.num_classes
-        )
+        self._pool = candidate_relations(candidates, targets, num_classes=self.detector.num_classes)
         whole: dict[str, Tensor] = dict(observe(candidates, self._encoded))  # type: ignore[arg-type]
         self._logits = whole["logits"]
         self._pool_actions = torch.full_like(self._logits[:, : self.num_candidates], self.doing_nothing)

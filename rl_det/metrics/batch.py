@@ -86,7 +86,7 @@ def first_fault(mask: Any, boxes: Any, labels: Any, numbers: Any, num_classes: i
             if not mask[b, i]:
                 continue
             x1, y1, x2, y2 = boxes[b, i, 0], boxes[b, i, 1], boxes[b, i, 2], boxes[b, i, 3]
-            if not np.isfinite(x1 + y1 + x2 + y2):
+            if not (np.isfinite(x1) and np.isfinite(y1) and np.isfinite(x2) and np.isfinite(y2)):
                 return NOT_FINITE_BOX, b, i
             if x2 < x1 or y2 < y1:
                 return INSIDE_OUT, b, i

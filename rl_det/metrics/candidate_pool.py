@@ -1,13 +1,8 @@
-"""A pool of images' candidates -> its mAP, and exactly how that changes when one image's scores change.
+"""A pool of images' candidates -> its mAP through NMS, and exactly how that changes when one image's scores change.
 
-A detector's mAP ranks the detections of all images together. The pool keeps, class by class, what survives NMS in every
-image, sorted by score, each with the IoU thresholds at which it is a true positive. A change in one image replaces that
-image's few entries of a class; the class's AP is then one walk from the low-score end:
-
-    AP = sum over true positives k of weight[k] * (max precision from k on)
-
-where weight[k] counts the recall points that are first reached at the k-th true positive, by pycocotools' own float
-comparison. This is the same number as pycocotools' 101-point interpolation.
+The pool resolves every image's candidates under their scores (who survives NMS, who matches whom) and hands the outcome to a
+`RankingPool`. A change of scores is resolved for the classes it touches, and asked of the pool; so is, for each candidate,
+the same change without that candidate's part in it.
 """
 
 from typing import Any
@@ -17,37 +12,49 @@ from jaxtyping import Float64, Int64
 from numba import prange
 
 from rl_det.metrics.compiled import compiled, compiled_in_parallel
-from rl_det.metrics.options import IOU_THRESHOLDS
-from rl_det.metrics.relations import Relations, resolve
+from rl_det.metrics.matching import ALL_BITS, Matches
+from rl_det.metrics.ranking_pool import RankingPool, class_change, edits
+from rl_det.metrics.relations import Relations
 
 
-class RankingPool:
-    """The detections of P images under their present scores; logits or probabilities, only the order counts.
+class CandidatePool:
+    """The candidates of P images under their present scores; logits or probabilities, only the order counts.
 
-    A class without a true box in the pool takes no part, as in COCO. A score of -inf takes a candidate out.
+    A class without a true box in the pool takes no part, as in COCO. A score of -inf takes a candidate out. Ties go to the
+    lower index. There is no limit to the number of detections.
     """
 
     def __init__(self, relations: Relations, scores: Float64[np.ndarray, "P N"], *, nms_iou: float) -> None:
         self.relations, self.nms_iou = relations, nms_iou
         self.members, self.member_ends = _members(relations.labels, relations.mask, relations.positives.shape[1])
-        self.positives: Int64[np.ndarray, " C"] = relations.positives.sum(0)
-        self.weights = recall_weights(self.positives)
         self.replace(scores)
 
     def replace(self, scores: Float64[np.ndarray, "P N"]) -> None:
         """Commit new scores for the whole pool."""
         r = self.relations
-        self._entries = _rank(
-            scores, self.members, self.member_ends, r.overlap, r.iou, r.crowd, self.nms_iou, IOU_THRESHOLDS
+        starts, ranked, survivors, hits, ignored = _resolve_all(
+            scores, self.members, self.member_ends, r.overlap, r.partners, r.passes, r.crowd, self.nms_iou
         )
-        self._scores = scores
-        self.class_ap: Float64[np.ndarray, " C"] = _class_aps(*self._entries, self.positives, self.weights)
+        positives = np.pad(r.positives, ((0, 0), (1, 0))).astype(np.int32)
+        self.matches = Matches(
+            positives=positives[None],
+            order=survivors,
+            starts=starts,
+            scores=ranked,
+            hits=hits[None],
+            ignored=ignored[None],
+        )
+        self.ranking = RankingPool(self.matches)
+
+    @property
+    def class_ap(self) -> Float64[np.ndarray, " C"]:
+        """COCO's AP of each class of the pool; 0 for a class without a true box."""
+        return self.ranking.class_ap
 
     @property
     def mean_ap(self) -> float:
         """COCO's AP of the pool, in [0, 1]; NaN for a pool without a true box."""
-        present = self.positives > 0
-        return float(self.class_ap[present].mean()) if present.any() else float("nan")
+        return self.ranking.mean_ap
 
     def what_if(
         self,
@@ -60,24 +67,13 @@ class RankingPool:
         The second is mean_ap under scores[r] minus mean_ap under scores[r] with that candidate's score replaced by its
         alternative: exact, through NMS and matching; zeros where no alternatives are asked for.
         """
-        r = self.relations
-        ask = alternatives is not None
+        r, m = self.relations, self.matches
         change, credit = _what_if(
-            images, scores, alternatives if ask else scores, self.members, self.member_ends, r.overlap, r.iou, r.crowd,
-            self.nms_iou, IOU_THRESHOLDS, *self._entries, self.positives, self.weights, self.class_ap,
+            images, scores, scores if alternatives is None else alternatives, self.members, self.member_ends,
+            r.overlap, r.partners, r.passes, r.crowd, self.nms_iou, m.starts, m.hits[0], m.ignored[0],
+            self.ranking.ranked(), self.ranking.positives,
         )  # fmt: skip
         return change, credit
-
-
-def recall_weights(positives: Int64[np.ndarray, " C"]) -> Float64[np.ndarray, "C K"]:
-    """weight[c, k]: how many of COCO's 101 recall points the k-th true positive (from 1) of P reaches first, over 101."""
-    recalls = np.linspace(0.0, 1.0, 101)
-    weights = np.zeros((len(positives), int(positives.max(initial=0)) + 1))
-    for row, count in zip(weights, positives, strict=True):
-        if count:
-            reached = np.searchsorted(np.arange(1, count + 1) / count, recalls, side="left")
-            row[1 : count + 1] = np.bincount(reached, minlength=count)[:count] / len(recalls)
-    return weights
 
 
 @compiled
@@ -98,179 +94,207 @@ def _members(labels: Any, mask: Any, num_classes: int) -> Any:
 
 
 @compiled_in_parallel
-def _rank(
-    scores: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any, nms_iou: float, thresholds: Any
+def _resolve_all(
+    scores: Any, members: Any, ends: Any, overlap: Any, partners: Any, passes: Any, crowd: Any, nms_iou: float
 ) -> Any:
-    """Every class's surviving detections of all images, best score first (ties: the earlier image)."""
+    """Every image's survivors, laid out as `Matches` has them."""
     num_images, num_candidates = scores.shape
     num_classes = ends.shape[1] - 1
-    survivors = np.zeros((num_images, num_candidates), dtype=np.int64)
-    hits = np.zeros((num_images, num_candidates), dtype=np.uint16)
-    ignored = np.zeros((num_images, num_candidates), dtype=np.uint16)
-    counts = np.zeros((num_images, num_classes), dtype=np.int64)
+    starts = np.zeros((num_images, num_classes + 2), dtype=np.int32)
+    ranked = np.zeros((num_images, num_candidates))
+    survivors = np.zeros((num_images, num_candidates), dtype=np.int32)
+    hits = np.zeros((num_images, num_candidates), dtype=np.uint32)
+    ignored = np.zeros((num_images, num_candidates), dtype=np.uint32)
     for b in prange(num_images):
+        order, alive = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
+        taken = np.zeros(crowd.shape[1], dtype=np.uint32)
+        start = 0
         for c in range(num_classes):
-            start, end = ends[b, c], ends[b, c + 1]
-            counts[b, c] = resolve(
-                scores[b], members[b, start:end], overlap[b], iou[b], crowd[b], nms_iou, thresholds,
-                survivors[b, start:end], hits[b, start:end], ignored[b, start:end],
-            )  # fmt: skip
-    offsets = np.zeros(num_classes + 1, dtype=np.int64)
-    offsets[1:] = np.cumsum(counts.sum(0))
-    total = offsets[-1]
-    entry_score, entry_image = np.zeros(total), np.zeros(total, dtype=np.int64)
-    entry_hits, entry_ignored = np.zeros(total, dtype=np.uint16), np.zeros(total, dtype=np.uint16)
-    for c in prange(num_classes):
-        size = offsets[c + 1] - offsets[c]
-        score, image = np.zeros(size), np.zeros(size, dtype=np.int64)
-        hit, ignore = np.zeros(size, dtype=np.uint16), np.zeros(size, dtype=np.uint16)
-        filled = 0
-        for b in range(num_images):
-            for position in range(counts[b, c]):
-                slot = ends[b, c] + position
-                score[filled], image[filled] = scores[b, survivors[b, slot]], b
-                hit[filled], ignore[filled] = hits[b, slot], ignored[b, slot]
-                filled += 1
-        order = np.argsort(-score, kind="mergesort")
-        span = slice(offsets[c], offsets[c + 1])
-        entry_score[span], entry_image[span] = score[order], image[order]
-        entry_hits[span], entry_ignored[span] = hit[order], ignore[order]
-    return entry_score, entry_image, entry_hits, entry_ignored, offsets
+            count = sort_group(scores[b], members[b, ends[b, c] : ends[b, c + 1]], order)
+            kept = suppress(order, 0, count, overlap[b], nms_iou, alive, 0)
+            match_survivors(alive, kept, partners[b], passes[b], crowd[b], taken, hits[b, start:], ignored[b, start:])
+            for k in range(kept):
+                survivors[b, start + k], ranked[b, start + k] = alive[k], scores[b, alive[k]]
+            start += kept
+            starts[b, c + 2] = start
+    return starts, ranked, survivors, hits, ignored
 
 
 @compiled
-def _walk(
-    score: Any,
-    image: Any,
-    hits: Any,
-    ignored: Any,
-    edited: int,
-    new_scores: Any,
-    new: Any,
-    new_hits: Any,
-    new_ignored: Any,
-    count: int,
-    weights: Any,
-) -> float:
-    """One class's AP, averaged over the thresholds, with image `edited`'s entries replaced by `count` new ones.
-
-    Walks both sorted lists from the low-score end; `edited` = -1 replaces nothing.
-    """
-    num_thresholds = 10
-    found, counted = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-    total = count
-    for position in range(len(score)):
-        if image[position] == edited:
+def sort_group(scores: Any, members: Any, order: Any) -> int:
+    """Write the members that are there by falling score to `order`; returns how many they are. Ties: the lower index first."""
+    count = 0
+    for i in members:
+        if scores[i] == -np.inf:
             continue
-        total += 1
-        bits, skip = hits[position], ignored[position]
-        if bits or skip:
-            for t in range(num_thresholds):
-                found[t] += (bits >> t) & 1
-                counted[t] -= (skip >> t) & 1
+        slot = count
+        while slot > 0 and scores[order[slot - 1]] < scores[i]:
+            order[slot] = order[slot - 1]
+            slot -= 1
+        order[slot] = i
+        count += 1
+    return count
+
+
+@compiled
+def suppress(order: Any, first: int, count: int, overlap: Any, nms_iou: float, survivors: Any, kept: int) -> int:
+    """Non-maximum suppression of order[first:count], given that `kept` of those before survive; returns how many do in all."""
+    for position in range(first, count):
+        i = order[position]
+        if not suppressed(i, overlap, nms_iou, survivors, kept):
+            survivors[kept] = i
+            kept += 1
+    return kept
+
+
+@compiled
+def suppressed(i: int, overlap: Any, nms_iou: float, survivors: Any, kept: int) -> bool:
+    """Whether one of the first `kept` survivors suppresses the candidate."""
+    for k in range(kept):  # noqa: SIM110  (compiled)
+        if overlap[i, survivors[k]] > nms_iou:
+            return True
+    return False
+
+
+@compiled
+def match_survivors(
+    survivors: Any, kept: int, partners: Any, passes: Any, crowd: Any, taken: Any, hits: Any, ignored: Any
+) -> None:
+    """What each survivor of one class matches, as bits of thresholds; `taken` is scratch memory, left empty."""
+    for k in range(kept):
+        i = survivors[k]
+        hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS
+        for p in range(partners.shape[1]):
+            g = partners[i, p]
+            if g < 0:
+                break
+            bits = passes[i, p] & needed
+            if crowd[g]:
+                skip |= bits
+            else:
+                bits &= ~taken[g]
+                taken[g] |= bits
+                hit |= bits
+            needed &= ~bits
+        hits[k], ignored[k] = hit, skip
+    for k in range(kept):
+        for p in range(partners.shape[1]):
+            if partners[survivors[k], p] < 0:
+                break
+            taken[partners[survivors[k], p]] = 0
+
+
+@compiled
+def moved(order: Any, count: int, i: int, scores: Any, score: float, other: Any) -> Any:
+    """The order with candidate i at another score, written to `other`: how many, and from which position on it differs."""
+    size, old, new = 0, -1, -1
     for position in range(count):
-        bits, skip = new_hits[position], new_ignored[position]
-        if bits or skip:
-            for t in range(num_thresholds):
-                found[t] += (bits >> t) & 1
-                counted[t] -= (skip >> t) & 1
-    envelope = np.zeros(num_thresholds)
-    area = 0.0
-    old, fresh = len(score) - 1, count - 1
-    while old >= 0 or fresh >= 0:
-        if old >= 0 and image[old] == edited:
-            old -= 1
+        j = order[position]
+        if j == i:
+            old = position
             continue
-        take_new = old < 0
-        if old >= 0 and fresh >= 0:
-            mine = new_scores[new[fresh]]
-            take_new = mine < score[old] or (mine == score[old] and edited > image[old])
-        if take_new:
-            bits, skip = new_hits[fresh], new_ignored[fresh]
-            fresh -= 1
-        else:
-            bits, skip = hits[old], ignored[old]
-            old -= 1
-        if bits or skip:
-            for t in range(num_thresholds):
-                if (bits >> t) & 1:
-                    precision = found[t] / (total + counted[t] + 2.0**-52)
-                    envelope[t] = max(envelope[t], precision)
-                    area += weights[found[t]] * envelope[t]
-                    found[t] -= 1
-                elif (skip >> t) & 1:
-                    counted[t] += 1
-        total -= 1
-    return area / num_thresholds
+        if new < 0 and score != -np.inf and (scores[j] < score or (scores[j] == score and j > i)):
+            new = size
+            other[size] = i
+            size += 1
+        other[size] = j
+        size += 1
+    if new < 0 and score != -np.inf:
+        new = size
+        other[size] = i
+        size += 1
+    first = min(old, new) if old >= 0 and new >= 0 else max(old, new)
+    return size, first
+
+
+@compiled_in_parallel
+def _what_if(
+    images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, partners: Any, passes: Any,
+    crowd: Any, nms_iou: float, pool_starts: Any, pool_hits: Any, pool_ignored: Any, ranked: Any, positives: Any,
+) -> Any:  # fmt: skip
+    """`CandidatePool.what_if` for R edits, each on its own, in parallel."""
+    num_edits, num_candidates = scores.shape
+    num_thresholds, num_classes = len(ranked[11]), len(positives)
+    positions = ranked[12]
+    changes, credits = np.zeros(num_edits), np.zeros((num_edits, num_candidates))
+    scale = 1.0 / (max(1, (positives > 0).sum()) * num_thresholds)
+    room = num_candidates + positions.shape[1]
+    for r in prange(num_edits):
+        b = images[r]
+        own = scores[r].copy()
+        order, other = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
+        survivors, others = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
+        taken, listed = np.zeros(crowd.shape[1], dtype=np.uint32), np.zeros(num_candidates)
+        hits, ignored = np.zeros(num_candidates, dtype=np.uint32), np.zeros(num_candidates, dtype=np.uint32)
+        at, signs = np.zeros(room, dtype=np.int64), np.zeros(room, dtype=np.int64)
+        hit, skip = np.zeros(room, dtype=np.uint32), np.zeros(room, dtype=np.uint32)
+        for c in range(num_classes):
+            group = members[b, ends[b, c] : ends[b, c + 1]]
+            if len(group) == 0 or positives[c] == 0:
+                continue
+            old = slice(pool_starts[b, c + 1], pool_starts[b, c + 2])
+            count = sort_group(own, group, order)
+            kept = suppress(order, 0, count, overlap[b], nms_iou, survivors, 0)
+            change = list_change(
+                c, b, survivors, kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
+                positions[b, old], pool_hits[b, old], pool_ignored[b, old], ranked, at, signs, hit, skip,
+            )  # fmt: skip
+            changes[r] += change * scale
+            for i in group:
+                if alternatives[r, i] == scores[r, i]:
+                    continue
+                size, first = moved(order, count, i, own, alternatives[r, i], other)
+                kept_before = 0
+                while kept_before < kept and precedes(survivors[kept_before], i, own, alternatives[r, i]):
+                    others[kept_before] = survivors[kept_before]
+                    kept_before += 1
+                other_kept = suppress(other, first, size, overlap[b], nms_iou, others, kept_before)
+                if same(survivors, kept, others, other_kept) and not among(i, survivors, kept):
+                    continue  # suppressed before and after: most candidates
+                own[i] = alternatives[r, i]
+                other_change = list_change(
+                    c, b, others, other_kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
+                    positions[b, old], pool_hits[b, old], pool_ignored[b, old], ranked, at, signs, hit, skip,
+                )  # fmt: skip
+                credits[r, i] = (change - other_change) * scale
+                own[i] = scores[r, i]
+    return changes, credits
 
 
 @compiled
-def _class_aps(score: Any, image: Any, hits: Any, ignored: Any, offsets: Any, positives: Any, weights: Any) -> Any:
-    """The pool's AP of each class as it stands; 0 where the class has no true box."""
-    aps = np.zeros(len(positives))
-    none, nothing, no_bits = np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint16)
-    for c in range(len(positives)):
-        if positives[c]:
-            span = slice(offsets[c], offsets[c + 1])
-            aps[c] = _walk(
-                score[span], image[span], hits[span], ignored[span], -1, none, nothing, no_bits, no_bits, 0, weights[c]
-            )
-    return aps
+def precedes(j: int, i: int, scores: Any, score: float) -> bool:
+    """Whether candidate j stands above candidate i both at i's present score and at another."""
+    if j == i:
+        return False
+    higher = max(scores[i], score)
+    return scores[j] > higher or (scores[j] == higher and j < i)
 
 
 @compiled
-def _ranked(candidate: int, survivors: Any, count: int) -> bool:
+def list_change(
+    c: int, image: int, survivors: Any, kept: int, scores: Any, listed: Any, partners: Any, passes: Any, crowd: Any,
+    taken: Any, hits: Any, ignored: Any, old_positions: Any, old_hits: Any, old_ignored: Any, ranked: Any, at: Any,
+    signs: Any, hit: Any, skip: Any,
+) -> float:  # fmt: skip
+    """The change of a class's AP, summed over the thresholds, if these are the image's survivors of the class."""
+    match_survivors(survivors, kept, partners, passes, crowd, taken, hits, ignored)
+    for k in range(kept):
+        listed[k] = scores[survivors[k]]
+    count = edits(
+        c, image, old_positions, old_hits, old_ignored, listed[:kept], hits[:kept], ignored[:kept], ranked,
+        at, signs, hit, skip,
+    )  # fmt: skip
+    change: float = class_change(c, count, at, signs, hit, skip, ranked)
+    return change
+
+
+@compiled
+def among(candidate: int, survivors: Any, count: int) -> bool:
     """Whether the candidate is among the survivors."""
     return candidate in survivors[:count]
 
 
 @compiled
-def _equal(survivors: Any, count: int, others: Any, other_count: int) -> bool:
+def same(survivors: Any, count: int, others: Any, other_count: int) -> bool:
     """Whether the same candidates survive in the same order."""
     return np.array_equal(survivors[:count], others[:other_count])
-
-
-@compiled_in_parallel
-def _what_if(
-    images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, iou: Any, crowd: Any,
-    nms_iou: float, thresholds: Any, entry_score: Any, entry_image: Any, entry_hits: Any, entry_ignored: Any,
-    offsets: Any, positives: Any, weights: Any, class_ap: Any,
-) -> Any:  # fmt: skip
-    """`RankingPool.what_if` for R edits, each on its own, in parallel."""
-    num_edits, num_candidates = scores.shape
-    num_classes = ends.shape[1] - 1
-    changes, credits = np.zeros(num_edits), np.zeros((num_edits, num_candidates))
-    present = max(1, (positives > 0).sum())
-    for r in prange(num_edits):
-        b = images[r]
-        own = scores[r].copy()
-        survivors = np.zeros(num_candidates, dtype=np.int64)
-        before = np.zeros(num_candidates, dtype=np.int64)
-        hits, ignored = np.zeros(num_candidates, dtype=np.uint16), np.zeros(num_candidates, dtype=np.uint16)
-        for c in range(num_classes):
-            group = members[b, ends[b, c] : ends[b, c + 1]]
-            if len(group) == 0 or positives[c] == 0:
-                continue
-            span = slice(offsets[c], offsets[c + 1])
-            count = resolve(own, group, overlap[b], iou[b], crowd[b], nms_iou, thresholds, survivors, hits, ignored)
-            ap = _walk(
-                entry_score[span], entry_image[span], entry_hits[span], entry_ignored[span],
-                b, own, survivors, hits, ignored, count, weights[c],
-            )  # fmt: skip
-            changes[r] += (ap - class_ap[c]) / present
-            before[:], count_before = survivors, count
-            for i in group:
-                if alternatives[r, i] == scores[r, i]:
-                    continue
-                own[i] = alternatives[r, i]
-                count = resolve(own, group, overlap[b], iou[b], crowd[b], nms_iou, thresholds, survivors, hits, ignored)
-                if not _ranked(i, survivors, count) and _equal(survivors, count, before, count_before):
-                    own[i] = scores[r, i]
-                    continue  # suppressed before and after: most candidates, and nothing to walk for
-                other = _walk(
-                    entry_score[span], entry_image[span], entry_hits[span], entry_ignored[span],
-                    b, own, survivors, hits, ignored, count, weights[c],
-                )  # fmt: skip
-                credits[r, i] = (ap - other) / present
-                own[i] = scores[r, i]
-    return changes, credits

@@ -20,7 +20,6 @@ def compiled_in_parallel(function: Callable[..., Any]) -> Any:
     return njit(cache=True, parallel=True, error_model="numpy")(inspect.unwrap(function))
 
 
-@intrinsic
 def _trailing_zeros(_: Any, bits: Any) -> Any:
     def generate(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -28,7 +27,11 @@ def _trailing_zeros(_: Any, bits: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
+trailing_zeros: Any = intrinsic(_trailing_zeros)
+
+
 @compiled
 def lowest_bit(bits: Any) -> int:
     """The place of the lowest bit that is set; there must be one. One machine instruction."""
-    return _trailing_zeros(np.uint64(bits))
+    places: int = trailing_zeros(np.uint64(bits))
+    return places

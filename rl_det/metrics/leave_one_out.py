@@ -117,7 +117,7 @@ def leave_out_of_class(
     )  # fmt: skip
     found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
     envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
-    base = ranked_ap(hits, ignored, 0, inside, weights, found, skipped, envelope, areas)
+    base: float = ranked_ap(hits, ignored, 0, inside, weights, found, skipped, envelope, areas)
     new_hits, new_ignored = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint32)
     vacant = np.zeros(len(crowds), dtype=np.uint32)
     in_a_run = False
@@ -147,7 +147,7 @@ def match_class(
     boxes: Any, order: Any, truths: Any, crowds: Any, uncounted: Any, needed_iou: Any, area_range: Any,
     partners: Any, passes: Any, got: Any, lengths: Any, outside: Any, hits: Any, ignored: Any,
 ) -> None:  # fmt: skip
-    """Match the ranked detections of a class, and keep of each whom it prefers, in that order, and at which bits it got whom."""
+    """Match a class's ranked detections; keep of each whom it prefers, in that order, and at which bits it got whom."""
     taken = np.zeros(len(crowds), dtype=np.uint32)
     candidates, overlaps = np.empty(len(crowds), dtype=np.int32), np.empty(len(crowds))
     close = np.empty(len(crowds), dtype=np.uint32)

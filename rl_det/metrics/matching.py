@@ -272,8 +272,9 @@ def overlap(box: Any, area: float, truths: Any, g: int, crowd: bool) -> float:
     height = (y2 if y2 < truths[3, g] else truths[3, g]) - (y1 if y1 > truths[1, g] else truths[1, g])
     if width <= 0 or height <= 0:
         return 0.0
-    shared = width * height
-    return shared / (area if crowd else area + truths[4, g] - shared)
+    shared: float = width * height
+    iou: float = shared / (area if crowd else area + truths[4, g] - shared)
+    return iou
 
 
 @compiled

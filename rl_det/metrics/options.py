@@ -54,7 +54,8 @@ class CocoOptions:
     @cached_property
     def needed_iou(self) -> Float64[np.ndarray, " T"]:
         """The least IoU that matches at each threshold, as pycocotools has it: an IoU of 1 always does."""
-        return np.minimum(np.asarray(self.iou_thresholds), 1 - 1e-10)
+        needed: Float64[np.ndarray, " T"] = np.minimum(np.asarray(self.iou_thresholds), 1 - 1e-10)
+        return needed
 
     @cached_property
     def recall_weights(self) -> "RecallWeights":

@@ -1,4 +1,4 @@
-"""torchvision's dicts and targets, a list of images -> the padded batches that the engine takes."""
+"""What travels as torch tensors (detections, targets, candidates) -> the padded numpy batches that the engine takes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.types import Detections, Target
+from rl_det.metrics.relations import Relations, relations
+from rl_det.types import Candidates, Detections, Target
 
 
 def pad_detections(detections: Sequence[Detections]) -> DetectionBatch:
@@ -30,6 +31,14 @@ def pad_targets(targets: Sequence[Target]) -> TruthBatch:
         iscrowd=_padded([target.iscrowd for target in targets]),
         mask=_padded([torch.ones(len(target.labels), dtype=torch.bool) for target in targets]),
     )
+
+
+def candidate_relations(candidates: Candidates, targets: Sequence[Target], *, num_classes: int) -> Relations:
+    """The relations of B images' candidates to each other and to their images' true boxes, on the host."""
+    boxes, labels, mask = (
+        part.numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask)
+    )  # fmt: skip
+    return relations(boxes, labels, mask, pad_targets(targets), num_classes=num_classes)
 
 
 def _padded(rows: list[Tensor]) -> np.ndarray:

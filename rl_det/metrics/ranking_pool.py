@@ -20,7 +20,6 @@ from rl_det.metrics.compiled import compiled, compiled_in_parallel
 from rl_det.metrics.matching import Matches
 from rl_det.metrics.options import COCO, CocoOptions
 
-
 MORE, LONGER = 1, 2  # how many more true positives and detections above a stretch of a list the tables foresee
 NUM_TABLES = (2 * MORE + 1) * (2 * LONGER + 1)
 BASE = NUM_TABLES // 2  # the table of the list as it is
@@ -43,6 +42,7 @@ class RankingPool:
         counts = self.positives.tolist()
         self._weight_starts = np.cumsum([0, *(count + 2 for count in counts)])
         self._weights = np.concatenate([np.append(options.recall_weights.of(count), 0.0) for count in counts])
+        self._positions = np.zeros(self._scores.shape, dtype=np.int32)
         self._allocate()
         self._rank(np.ones(len(counts), dtype=np.bool_))
 
@@ -57,7 +57,7 @@ class RankingPool:
         self._check_edits(images, matches)
         changes: Float64[np.ndarray, " R"] = _what_if(
             images, matches.starts, matches.scores, matches.hits[0], matches.ignored[0], self._starts, self._hits,
-            self._ignored, self._ranked(), self.positives,
+            self._ignored, self.ranked(), self.positives,
         )  # fmt: skip
         return changes
 
@@ -67,7 +67,8 @@ class RankingPool:
         width = matches.order.shape[1] - self._scores.shape[1]
         if width > 0:
             self._scores, self._hits, self._ignored, self._positions = (
-                np.pad(rows, ((0, 0), (0, width))) for rows in (self._scores, self._hits, self._ignored, self._positions)
+                np.pad(rows, ((0, 0), (0, width)))
+                for rows in (self._scores, self._hits, self._ignored, self._positions)
             )
         touched = np.zeros(len(self.positives), dtype=np.bool_)
         for row, image in enumerate(images.tolist()):
@@ -83,7 +84,8 @@ class RankingPool:
 
     def _sizes(self) -> Int[np.ndarray, " C"]:
         """How many detections each class has."""
-        return np.diff(self._starts, axis=1)[:, 1:].sum(0, dtype=np.int64)
+        sizes: Int[np.ndarray, " C"] = np.diff(self._starts, axis=1)[:, 1:].sum(0, dtype=np.int64)
+        return sizes
 
     def _allocate(self) -> None:
         """Room for all ranked lists, and for some more detections in each."""
@@ -95,7 +97,6 @@ class RankingPool:
         self._found_before = np.zeros((room, num_thresholds), dtype=np.int32)
         self._counted_before = np.zeros((room, num_thresholds), dtype=np.int32)
         self._entry_counts = np.zeros(len(sizes), dtype=np.int64)
-        self._positions = np.zeros(self._scores.shape, dtype=np.int32)
         truths = (num_thresholds, self._weight_starts[-1])
         self._ranks = np.zeros(truths)
         self._envelopes, self._tails = np.zeros((NUM_TABLES, *truths)), np.zeros((NUM_TABLES, *truths))
@@ -103,10 +104,10 @@ class RankingPool:
 
     def _rank(self, touched: np.ndarray) -> None:
         """Rank the touched classes anew."""
-        _rank(self._starts, self._scores, self._hits, self._ignored, self._positions, touched, self._ranked())
+        _rank(self._starts, self._scores, self._hits, self._ignored, self._positions, touched, self.ranked())
         self.class_ap: Float64[np.ndarray, " C"] = self._tails[BASE][:, self._weight_starts[:-1] + 1].mean(0)
 
-    def _ranked(self) -> tuple[np.ndarray, ...]:
+    def ranked(self) -> tuple[np.ndarray, ...]:
         """The ranked lists, as the compiled functions take them."""
         return (
             self._entry_starts, self._entry_counts, self._entry_scores, self._entry_images, self._found_before,
@@ -118,7 +119,9 @@ class RankingPool:
         """Raise ValueError where the edits are not of this pool's images."""
         _check_one_range(matches)
         if len(images) != len(matches):
-            raise ValueError(f"images must name one image for each row of matches; got {len(images)} and {len(matches)}")
+            raise ValueError(
+                f"images must name one image for each row of matches; got {len(images)} and {len(matches)}"
+            )
         wrong = np.flatnonzero((images < 0) | (images >= len(self._starts)))
         if len(wrong):
             raise ValueError(
@@ -269,7 +272,7 @@ def insertion(scores: Any, images: Any, base: int, size: int, score: float, imag
 
 @compiled
 def class_change(c: int, count: int, at: Any, signs: Any, hit: Any, skip: Any, ranked: Any) -> float:
-    """The change of a class's AP, summed over the thresholds, under `count` edits of its ranked list, given from the low end."""
+    """The change of a class's AP, summed over the thresholds, under `count` edits of its ranked list, from the low end."""
     found_before, counted_before = ranked[4], ranked[5]
     weights, ranks, found = ranked[7], ranked[8], ranked[11]
     envelopes, tails = ranked[9], ranked[10]

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.relations import Relations
 
 
@@ -43,7 +43,7 @@ def pool_ap(
     The ranking is that of all images together, so a false positive of a class that the image does not hold costs what it
     costs the data set, and a shift of all an image's scores is judged.
     """
-    pool = RankingPool(relations, baseline, nms_iou=nms_iou)
+    pool = CandidatePool(relations, baseline, nms_iou=nms_iou)
     change, _ = pool.what_if(images, scores)
     _, without = pool.what_if(images, baseline[images], scores)
     return change, -without

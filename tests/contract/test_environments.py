@@ -14,8 +14,8 @@ from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
-from rl_det.metrics.ranking_pool import RankingPool
-from rl_det.metrics.relations import relations
+from rl_det.metrics.candidate_pool import CandidatePool
+from rl_det.metrics.padding import candidate_relations
 from rl_det.types import Target
 
 IDS = ("rl_det/RescoreDetections-v0", "rl_det/SelectDetections-v0")
@@ -139,22 +139,22 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     ids = info["image_ids"]
     candidates = detector.propose(data.batch(torch.tensor(ids), "cpu"), NUM_CANDIDATES)
     targets = [data.targets[image] for image in ids]
-    related = relations(candidates.boxes, candidates.labels, candidates.mask, targets, num_classes=detector.num_classes)
+    related = candidate_relations(candidates, targets, num_classes=detector.num_classes)
     logits = candidates.logits.numpy()  # float32, as the environment adds its actions in float32
-    before = RankingPool(related, logits.astype(float), nms_iou=nms_iou).mean_ap
+    before = CandidatePool(related, logits.astype(float), nms_iou=nms_iou).mean_ap
     actions = random_actions(env_id, 4, 2)
     _, rewards, _, _, outcome = envs.step(actions)
     nothing = torch.ones(NUM_CANDIDATES) if "Select" in env_id else torch.zeros(NUM_CANDIDATES)
     for row in range(4):
         scores = logits.astype(float)
         scores[row] = scores_after(env_id, logits[row], actions[row].numpy())
-        after = RankingPool(related, scores, nms_iou=nms_iou).mean_ap
+        after = CandidatePool(related, scores, nms_iou=nms_iou).mean_ap
         assert float(rewards[row]) == pytest.approx(after - before, abs=1e-7)
         for candidate in range(0, NUM_CANDIDATES, 5):
             alone = nothing.clone()
             alone[candidate] = actions[row, candidate]
             scores[row] = scores_after(env_id, logits[row], alone.numpy())
-            worth = RankingPool(related, scores, nms_iou=nms_iou).mean_ap - before
+            worth = CandidatePool(related, scores, nms_iou=nms_iou).mean_ap - before
             assert float(outcome["credit"][row, candidate]) == pytest.approx(worth, abs=1e-7)
     assert rewards.abs().max() > 0
 

@@ -44,7 +44,8 @@ def hostile(
             mask=rng.uniform(size=shape) < np.where(rng.uniform(size=(num_images, 1)) < 0.1, 0.0, 0.9),
         ),
         TruthBatch(
-            boxes=true_boxes.astype(np.float32), labels=true_labels, area=rng.choice([50.0, 400.0, 5000.0, 20000.0], truth_shape),
+            boxes=true_boxes.astype(np.float32), labels=true_labels,
+            area=rng.choice([50.0, 400.0, 5000.0, 20000.0], truth_shape),
             iscrowd=rng.uniform(size=truth_shape) < rng.uniform(*crowds), mask=rng.uniform(size=truth_shape) < filled,
         ),
     )  # fmt: skip

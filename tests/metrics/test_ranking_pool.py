@@ -8,7 +8,7 @@ from metrics.hostile import NUM_CLASSES, hostile
 
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
 from rl_det.metrics.data_set import class_ap
-from rl_det.metrics.matching import Matches, match, match_ranges
+from rl_det.metrics.matching import match, match_ranges
 from rl_det.metrics.options import COCO, CocoOptions
 from rl_det.metrics.ranking_pool import RankingPool
 
@@ -99,7 +99,9 @@ def test_a_pool_after_many_commits_is_the_pool_made_of_what_was_committed(seed: 
         for row, image in enumerate(images):
             detections = spliced(detections, image, others, row)
         change = pool.mean_ap
-        alone = pool.what_if(images[:1], match(rows(others, np.array([0])), rows(truths, images[:1]), num_classes=NUM_CLASSES))
+        alone = pool.what_if(
+            images[:1], match(rows(others, np.array([0])), rows(truths, images[:1]), num_classes=NUM_CLASSES)
+        )
         pool.replace(images, match(others, rows(truths, images), num_classes=NUM_CLASSES))
         fresh = RankingPool(match(detections, truths, num_classes=NUM_CLASSES))
         np.testing.assert_allclose(pool.class_ap, fresh.class_ap, rtol=0, atol=1e-12)
@@ -146,7 +148,10 @@ def test_edits_of_another_data_set_are_refused() -> None:
     matches = match(detections, truths, num_classes=NUM_CLASSES)
     pool = RankingPool(matches)
     with pytest.raises(ValueError, match=r"images must be in 0\.\.7; got 8 at index 1"):
-        pool.what_if(np.array([0, 8]), match(rows(detections, np.array([0, 1])), rows(truths, np.array([0, 1])), num_classes=NUM_CLASSES))
+        pool.what_if(
+            np.array([0, 8]),
+            match(rows(detections, np.array([0, 1])), rows(truths, np.array([0, 1])), num_classes=NUM_CLASSES),
+        )
     with pytest.raises(ValueError, match="one image for each row of matches; got 1 and 8"):
         pool.replace(np.array([0]), matches)
     with pytest.raises(ValueError, match="with the pool's own true boxes; those of image"):

@@ -1,4 +1,4 @@
-"""Who suppresses and who matches whom, against torchvision's NMS and pycocotools' IoU."""
+"""Who suppresses and who may match whom, against torchvision's NMS and pycocotools' IoU."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,10 @@ import torch
 from pycocotools import mask as coco_mask
 from torchvision.ops import batched_nms, box_iou
 
+from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.options import IOU_THRESHOLDS
-from rl_det.metrics.relations import relations, resolve
+from rl_det.metrics.padding import pad_targets
+from rl_det.metrics.relations import Relations, relations
 from rl_det.types import Target
 
 
@@ -26,22 +28,33 @@ def random_target(rng: np.random.Generator, count: int) -> Target:
     )
 
 
+def related(boxes: torch.Tensor, labels: torch.Tensor, target: Target) -> Relations:
+    mask = np.ones((1, len(boxes)), dtype=bool)
+    return relations(boxes[None].numpy(), labels[None].numpy(), mask, pad_targets([target]), num_classes=2)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_relations_are_torchvisions_and_pycocotools_iou_within_a_class(seed: int) -> None:
+def test_who_may_match_whom_is_pycocotools_iou_within_a_class(seed: int) -> None:
     rng = np.random.default_rng(seed)
     boxes, labels, target = random_boxes(rng, 15), torch.tensor(rng.integers(1, 3, 15)), random_target(rng, 6)
-    found = relations(boxes[None], labels[None], torch.ones(1, 15, dtype=torch.bool), [target], num_classes=2)
+    found = related(boxes, labels, target)
     same = (labels[:, None] == labels) & ~torch.eye(15, dtype=torch.bool)
     np.testing.assert_allclose(found.overlap[0], (box_iou(boxes, boxes) * same).numpy(), atol=1e-6)
-    order = np.argsort(target.iscrowd.numpy(), kind="stable")
+    by_label = np.argsort(target.labels.numpy(), kind="stable")  # how relations know the true boxes
+    crowd, true_labels = target.iscrowd.numpy()[by_label], target.labels.numpy()[by_label]
     xywh = [
-        torch.cat([b[:, :2].double(), (b[:, 2:].double() - b[:, :2].double())], 1).numpy()
-        for b in (boxes, target.boxes)
+        np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1)
+        for b in (boxes.double().numpy(), target.boxes.double().numpy())
     ]
-    expected = coco_mask.iou(xywh[0], xywh[1][order], target.iscrowd.numpy()[order].astype(np.uint8))
-    other = labels.numpy()[:, None] != target.labels.numpy()[order]
-    np.testing.assert_allclose(found.iou[0], np.where(other, -1.0, expected), atol=1e-12)
-    assert found.crowd[0].tolist() == sorted(target.iscrowd.tolist())
+    iou = coco_mask.iou(xywh[0], xywh[1][by_label], crowd.astype(np.uint8))
+    assert found.crowd[0].tolist() == crowd.tolist()
+    for i in range(15):
+        wanted = [g for g in range(6) if true_labels[g] == labels[i] and iou[i, g] >= IOU_THRESHOLDS[0]]
+        wanted.sort(key=lambda g: (crowd[g], -iou[i, g]))
+        partners = [g for g in found.partners[0, i].tolist() if g >= 0]
+        assert partners == wanted
+        for g, passes in zip(partners, found.passes[0, i].tolist(), strict=False):
+            assert passes == sum(1 << t for t, threshold in enumerate(IOU_THRESHOLDS) if iou[i, g] >= threshold)
     counted = target.labels[~target.iscrowd]
     assert found.positives[0].tolist() == [int((counted == label).sum()) for label in (1, 2)]
 
@@ -50,34 +63,29 @@ def test_relations_are_torchvisions_and_pycocotools_iou_within_a_class(seed: int
 @pytest.mark.parametrize("seed", range(5))
 def test_those_that_survive_are_torchvisions(seed: int, nms_iou: float) -> None:
     rng = np.random.default_rng(seed)
-    boxes, count = random_boxes(rng, 30), 30
-    labels = torch.ones(1, count, dtype=torch.int64)
-    found = relations(
-        boxes[None], labels, torch.ones(1, count, dtype=torch.bool), [random_target(rng, 3)], num_classes=2
+    boxes, labels, scores = (
+        random_boxes(rng, 30),
+        torch.tensor(rng.integers(1, 3, 30)),
+        rng.permutation(30).astype(float),
     )
-    scores = rng.permutation(count).astype(float)
-    survivors = np.zeros(count, dtype=np.int64)
-    bits = np.zeros(count, dtype=np.uint16), np.zeros(count, dtype=np.uint16)
-    alive = resolve(
-        scores,
-        np.arange(count),
-        found.overlap[0],
-        found.iou[0],
-        found.crowd[0],
-        nms_iou,
-        IOU_THRESHOLDS,
-        survivors,
-        *bits,
-    )
-    expected = batched_nms(boxes, torch.tensor(scores).float(), labels[0], nms_iou)
-    assert survivors[:alive].tolist() == expected.tolist()
+    pool = CandidatePool(related(boxes, labels, random_target(rng, 3)), scores[None], nms_iou=nms_iou)
+    expected = batched_nms(boxes, torch.tensor(scores).float(), labels, nms_iou).tolist()
+    starts, order = pool.matches.starts[0], pool.matches.order[0]
+    for label in (1, 2):
+        survivors = order[starts[label] : starts[label + 1]].tolist()
+        assert survivors == [i for i in expected if labels[i] == label]
 
 
 def test_an_image_without_true_boxes_relates_to_nothing() -> None:
     rng = np.random.default_rng(0)
-    found = relations(
-        random_boxes(rng, 4)[None], torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool),
-        [random_target(rng, 0)], num_classes=2,
-    )  # fmt: skip
-    assert (found.iou == -1).all()
+    found = related(random_boxes(rng, 4), torch.ones(4, dtype=torch.int64), random_target(rng, 0))
+    assert (found.partners == -1).all()
+    assert not found.passes.any()
     assert not found.positives.any()
+
+
+def test_bad_candidates_are_named() -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.tensor([1, 2, 3, 1])
+    with pytest.raises(ValueError, match=r"detections.labels must be in 1..2; got 3 in image 0 at index 2"):
+        related(random_boxes(rng, 4), labels, random_target(rng, 2))
