@@ -13,7 +13,7 @@ from numba import prange
 
 from rl_det.metrics.compiled import compiled, compiled_in_parallel
 from rl_det.metrics.matching import ALL_BITS, Matches
-from rl_det.metrics.ranking_pool import RankingPool, class_change, edits
+from rl_det.metrics.ranking_pool import RankingPool, class_change, edits, lists_of
 from rl_det.metrics.relations import Relations
 
 
@@ -71,7 +71,7 @@ class CandidatePool:
         change, credit = _what_if(
             images, scores, scores if alternatives is None else alternatives, self.members, self.member_ends,
             r.overlap, r.partners, r.passes, r.crowd, self.nms_iou, m.starts, m.hits[0], m.ignored[0],
-            self.ranking.ranked(), self.ranking.positives,
+            *self.ranking.ranked(), self.ranking.positives,
         )  # fmt: skip
         return change, credit
 
@@ -210,12 +210,12 @@ def moved(order: Any, count: int, i: int, scores: Any, score: float, other: Any)
 @compiled_in_parallel
 def _what_if(
     images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, partners: Any, passes: Any,
-    crowd: Any, nms_iou: float, pool_starts: Any, pool_hits: Any, pool_ignored: Any, ranked: Any, positives: Any,
+    crowd: Any, nms_iou: float, pool_starts: Any, pool_hits: Any, pool_ignored: Any, positions: Any, ranked: Any,
+    positives: Any,
 ) -> Any:  # fmt: skip
     """`CandidatePool.what_if` for R edits, each on its own, in parallel."""
     num_edits, num_candidates = scores.shape
-    num_thresholds, num_classes = len(ranked[11]), len(positives)
-    positions = ranked[12]
+    num_thresholds, num_classes = len(ranked.found), len(positives)
     changes, credits = np.zeros(num_edits), np.zeros((num_edits, num_candidates))
     scale = 1.0 / (max(1, (positives > 0).sum()) * num_thresholds)
     room = num_candidates + positions.shape[1]
@@ -232,12 +232,12 @@ def _what_if(
             group = members[b, ends[b, c] : ends[b, c + 1]]
             if len(group) == 0 or positives[c] == 0:
                 continue
-            old = slice(pool_starts[b, c + 1], pool_starts[b, c + 2])
+            old, lists = slice(pool_starts[b, c + 1], pool_starts[b, c + 2]), lists_of(c, ranked)
             count = sort_group(own, group, order)
             kept = suppress(order, 0, count, overlap[b], nms_iou, survivors, 0)
             change = list_change(
-                c, b, survivors, kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
-                positions[b, old], pool_hits[b, old], pool_ignored[b, old], ranked, at, signs, hit, skip,
+                b, survivors, kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
+                positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
             )  # fmt: skip
             changes[r] += change * scale
             for i in group:
@@ -253,8 +253,8 @@ def _what_if(
                     continue  # suppressed before and after: most candidates
                 own[i] = alternatives[r, i]
                 other_change = list_change(
-                    c, b, others, other_kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
-                    positions[b, old], pool_hits[b, old], pool_ignored[b, old], ranked, at, signs, hit, skip,
+                    b, others, other_kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
+                    positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
                 )  # fmt: skip
                 credits[r, i] = (change - other_change) * scale
                 own[i] = scores[r, i]
@@ -272,19 +272,22 @@ def precedes(j: int, i: int, scores: Any, score: float) -> bool:
 
 @compiled
 def list_change(
-    c: int, image: int, survivors: Any, kept: int, scores: Any, listed: Any, partners: Any, passes: Any, crowd: Any,
-    taken: Any, hits: Any, ignored: Any, old_positions: Any, old_hits: Any, old_ignored: Any, ranked: Any, at: Any,
+    image: int, survivors: Any, kept: int, scores: Any, listed: Any, partners: Any, passes: Any, crowd: Any,
+    taken: Any, hits: Any, ignored: Any, old_positions: Any, old_hits: Any, old_ignored: Any, lists: Any, at: Any,
     signs: Any, hit: Any, skip: Any,
 ) -> float:  # fmt: skip
     """The change of a class's AP, summed over the thresholds, if these are the image's survivors of the class."""
     match_survivors(survivors, kept, partners, passes, crowd, taken, hits, ignored)
     for k in range(kept):
         listed[k] = scores[survivors[k]]
+    ranked_scores, images, found, found_before, counted_before, weights, ranks, envelopes, gains = lists
     count = edits(
-        c, image, old_positions, old_hits, old_ignored, listed[:kept], hits[:kept], ignored[:kept], ranked,
+        image, old_positions, old_hits, old_ignored, listed[:kept], hits[:kept], ignored[:kept], ranked_scores, images,
         at, signs, hit, skip,
     )  # fmt: skip
-    change: float = class_change(c, count, at, signs, hit, skip, ranked)
+    change: float = class_change(
+        count, at, signs, hit, skip, found, found_before, counted_before, weights, ranks, envelopes, gains
+    )
     return change
 
 

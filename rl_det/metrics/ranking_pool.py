@@ -4,12 +4,12 @@ A detector's mAP ranks the detections of all images together. The pool keeps the
 threshold the true positives with their ranks. If one image's detections of a class are replaced, that is a few removals
 and insertions in one ranked list. Walking up from its low end, true positive k, which had the precision k / n, now has
 (k + a) / (n + d): a and d are how many more true positives and counted detections stand above it than before, and change
-only at an edit. For small a and d, zero among them, the envelope (the best precision from a true positive on) and the area
-under it are tabulated. As soon as the walk's envelope is the table's, the rest of the way up to the next edit is a
-difference of two entries; precision falls along a list, so that takes a few steps.
+only at an edit. For small a and d, zero among them, the envelope (the best precision from a true positive on) is tabulated,
+and how much larger than now the area under it is. As soon as the walk's envelope is the table's, the rest of the way up to
+the next edit is a difference of two entries; precision falls along a list, so that takes a few steps.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -23,6 +23,30 @@ from rl_det.metrics.options import COCO, CocoOptions
 MORE, LONGER = 1, 2  # how many more true positives and detections above a stretch of a list the tables foresee
 NUM_TABLES = (2 * MORE + 1) * (2 * LONGER + 1)
 BASE = NUM_TABLES // 2  # the table of the list as it is
+
+
+class Ranked(NamedTuple):
+    """The pool's ranked lists, class behind class, as the compiled functions take them.
+
+    Of class c, `starts[c]` is where its entries begin, of which there are `counts[c]` (and room for more): their scores and
+    images, and how many true positives and counted detections stand before each at each threshold, that behind the last
+    included. `truths[c]` is where its true positives begin, and one entry is reserved in front and behind: `weights` of
+    recall, `ranks` (how many counted detections stand up to each), and the tables, `envelopes` and `gains` in area.
+    """
+
+    starts: np.ndarray  # [C + 1]
+    counts: np.ndarray  # [C]
+    scores: np.ndarray  # [E]
+    images: np.ndarray  # [E]
+    found_before: np.ndarray  # [E, T]
+    counted_before: np.ndarray  # [E, T]
+    truths: np.ndarray  # [C + 1]
+    weights: np.ndarray  # [1, W]
+    ranks: np.ndarray  # [T, W]
+    envelopes: np.ndarray  # [tables * T, W]
+    gains: np.ndarray  # [tables * T, W]
+    found: np.ndarray  # [T, C]
+    areas: np.ndarray  # [T, C]
 
 
 class RankingPool:
@@ -39,12 +63,9 @@ class RankingPool:
         self._hits, self._ignored = matches.hits[0].copy(), matches.ignored[0].copy()
         self._image_positives = matches.positives[0].copy()
         self.positives: Int[np.ndarray, " C"] = self._image_positives.sum(0, dtype=np.int64)[1:]
-        counts = self.positives.tolist()
-        self._weight_starts = np.cumsum([0, *(count + 2 for count in counts)])
-        self._weights = np.concatenate([np.append(options.recall_weights.of(count), 0.0) for count in counts])
         self._positions = np.zeros(self._scores.shape, dtype=np.int32)
-        self._allocate()
-        self._rank(np.ones(len(counts), dtype=np.bool_))
+        self._ranked = self._allocate()
+        self._rank(np.ones(len(self.positives), dtype=np.bool_))
 
     @property
     def mean_ap(self) -> float:
@@ -57,7 +78,7 @@ class RankingPool:
         self._check_edits(images, matches)
         changes: Float64[np.ndarray, " R"] = _what_if(
             images, matches.starts, matches.scores, matches.hits[0], matches.ignored[0], self._starts, self._hits,
-            self._ignored, self.ranked(), self.positives,
+            self._ignored, self._positions, self._ranked, self.positives,
         )  # fmt: skip
         return changes
 
@@ -77,8 +98,8 @@ class RankingPool:
             self._starts[image] = matches.starts[row]
             self._scores[image, :size], self._hits[image, :size] = matches.scores[row], matches.hits[0, row]
             self._ignored[image, :size] = matches.ignored[0, row]
-        if (self._sizes() >= np.diff(self._entry_starts)).any():  # one place is for the end of the list
-            self._allocate()
+        if (self._sizes() >= np.diff(self._ranked.starts)).any():  # one place is for the end of the list
+            self._ranked = self._allocate()
             touched[:] = True
         self._rank(touched)
 
@@ -87,33 +108,38 @@ class RankingPool:
         sizes: Int[np.ndarray, " C"] = np.diff(self._starts, axis=1)[:, 1:].sum(0, dtype=np.int64)
         return sizes
 
-    def _allocate(self) -> None:
+    def _allocate(self) -> Ranked:
         """Room for all ranked lists, and for some more detections in each."""
-        num_thresholds = len(self.options.iou_thresholds)
-        sizes = self._sizes()
-        self._entry_starts = np.cumsum([0, *(sizes + sizes // 8 + 8)])
-        room = self._entry_starts[-1]
-        self._entry_scores, self._entry_images = np.zeros(room), np.zeros(room, dtype=np.int32)
-        self._found_before = np.zeros((room, num_thresholds), dtype=np.int32)
-        self._counted_before = np.zeros((room, num_thresholds), dtype=np.int32)
-        self._entry_counts = np.zeros(len(sizes), dtype=np.int64)
-        truths = (num_thresholds, self._weight_starts[-1])
-        self._ranks = np.zeros(truths)
-        self._envelopes, self._tails = np.zeros((NUM_TABLES, *truths)), np.zeros((NUM_TABLES, *truths))
-        self._found = np.zeros((num_thresholds, len(sizes)), dtype=np.int64)
+        num_thresholds, sizes, positives = len(self.options.iou_thresholds), self._sizes(), self.positives.tolist()
+        starts = np.cumsum([0, *(sizes + sizes // 8 + 8)])
+        truths = np.cumsum([0, *(count + 2 for count in positives)])
+        entries, width = (starts[-1], num_thresholds), truths[-1]
+        return Ranked(
+            starts=starts,
+            counts=np.zeros(len(sizes), dtype=np.int64),
+            scores=np.zeros(starts[-1]),
+            images=np.zeros(starts[-1], dtype=np.int32),
+            found_before=np.zeros(entries, dtype=np.int32),
+            counted_before=np.zeros(entries, dtype=np.int32),
+            truths=truths,
+            weights=np.concatenate([np.append(self.options.recall_weights.of(count), 0.0) for count in positives])[
+                None
+            ],
+            ranks=np.zeros((num_thresholds, width)),
+            envelopes=np.zeros((NUM_TABLES * num_thresholds, width)),
+            gains=np.zeros((NUM_TABLES * num_thresholds, width)),
+            found=np.zeros((num_thresholds, len(sizes)), dtype=np.int64),
+            areas=np.zeros((num_thresholds, len(sizes))),
+        )
 
     def _rank(self, touched: np.ndarray) -> None:
         """Rank the touched classes anew."""
-        _rank(self._starts, self._scores, self._hits, self._ignored, self._positions, touched, self.ranked())
-        self.class_ap: Float64[np.ndarray, " C"] = self._tails[BASE][:, self._weight_starts[:-1] + 1].mean(0)
+        _rank(self._starts, self._scores, self._hits, self._ignored, self._positions, touched, self._ranked)
+        self.class_ap: Float64[np.ndarray, " C"] = self._ranked.areas.mean(0)
 
-    def ranked(self) -> tuple[np.ndarray, ...]:
-        """The ranked lists, as the compiled functions take them."""
-        return (
-            self._entry_starts, self._entry_counts, self._entry_scores, self._entry_images, self._found_before,
-            self._counted_before, self._weight_starts, self._weights, self._ranks, self._envelopes, self._tails,
-            self._found, self._positions,
-        )  # fmt: skip
+    def ranked(self) -> tuple[np.ndarray, Ranked]:
+        """Where in its class's list each image's detections stand [P, N], and the lists: what `class_change` needs."""
+        return self._positions, self._ranked
 
     def _check_edits(self, images: Int[np.ndarray, " R"], matches: Matches) -> None:
         """Raise ValueError where the edits are not of this pool's images."""
@@ -143,60 +169,70 @@ def _check_one_range(matches: Matches) -> None:
 @compiled_in_parallel
 def _rank(starts: Any, scores: Any, hits: Any, ignored: Any, positions: Any, touched: Any, ranked: Any) -> None:
     """Rank the touched classes' detections, and tabulate what the walks need."""
-    (
-        entry_starts, entry_counts, entry_scores, entry_images, found_before, counted_before, weight_starts, weights,
-        ranks, envelopes, tails, found, _,
-    ) = ranked  # fmt: skip
-    num_thresholds = len(found)
     for c in prange(len(touched)):
-        if not touched[c]:
-            continue
-        size = 0
-        for b in range(len(starts)):
-            size += starts[b, c + 2] - starts[b, c + 1]
-        key, image, place = np.empty(size), np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
-        count = 0
-        for b in range(len(starts)):
-            for p in range(starts[b, c + 1], starts[b, c + 2]):
-                key[count], image[count], place[count] = -scores[b, p], b, p
-                count += 1
-        order = np.argsort(key, kind="mergesort")
-        entry_counts[c] = size
-        base, truths = entry_starts[c], weight_starts[c]
-        num_found, num_counted = np.zeros(num_thresholds, dtype=np.int32), np.zeros(num_thresholds, dtype=np.int32)
-        for position in range(size):
-            e = order[position]
-            b, p = image[e], place[e]
-            positions[b, p] = position
-            entry_scores[base + position], entry_images[base + position] = -key[e], b
-            for t in range(num_thresholds):
-                found_before[base + position, t] = num_found[t]
-                counted_before[base + position, t] = num_counted[t]
-                num_counted[t] += 1 - ((ignored[b, p] >> t) & 1)
-                if (hits[b, p] >> t) & 1:
-                    num_found[t] += 1
-                    ranks[t, truths + num_found[t]] = num_counted[t] + EPSILON
-        own = slice(truths, weight_starts[c + 1])
+        if touched[c]:
+            list_class(
+                c, starts, scores, hits, ignored, positions, ranked
+            )  # numba drops writes to a tuple's arrays here
+            tabulate_class(c, ranked)
+
+
+@compiled
+def list_class(c: int, starts: Any, scores: Any, hits: Any, ignored: Any, positions: Any, ranked: Any) -> None:
+    """Rank a class's detections, and count what stands before each."""
+    num_images, num_thresholds = len(starts), len(ranked.found)
+    size = 0
+    for b in range(num_images):
+        size += starts[b, c + 2] - starts[b, c + 1]
+    key, image, place = np.empty(size), np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
+    count = 0
+    for b in range(num_images):
+        for p in range(starts[b, c + 1], starts[b, c + 2]):
+            key[count], image[count], place[count] = -scores[b, p], b, p
+            count += 1
+    order = np.argsort(key, kind="mergesort")
+    base, truths = ranked.starts[c], ranked.truths[c]
+    num_found, num_counted = np.zeros(num_thresholds, dtype=np.int32), np.zeros(num_thresholds, dtype=np.int32)
+    for position in range(size):
+        e = order[position]
+        b, p = image[e], place[e]
+        positions[b, p] = position
+        ranked.scores[base + position], ranked.images[base + position] = -key[e], b
         for t in range(num_thresholds):
-            found_before[base + size, t], counted_before[base + size, t] = num_found[t], num_counted[t]
-            found[t, c] = num_found[t]
-            for more in range(-MORE, MORE + 1):
-                for longer in range(-LONGER, LONGER + 1):
-                    table = shift_table(more, longer)
-                    tabulate(
-                        num_found[t], ranks[t, own], weights[own], more, longer, envelopes[table, t, own],
-                        tails[table, t, own],
-                    )  # fmt: skip
+            ranked.found_before[base + position, t] = num_found[t]
+            ranked.counted_before[base + position, t] = num_counted[t]
+            num_counted[t] += 1 - ((ignored[b, p] >> t) & 1)
+            if (hits[b, p] >> t) & 1:
+                num_found[t] += 1
+                ranked.ranks[t, truths + num_found[t]] = num_counted[t] + EPSILON
+    ranked.found_before[base + size], ranked.counted_before[base + size] = num_found, num_counted
+    ranked.counts[c], ranked.found[:, c] = size, num_found
+
+
+@compiled
+def tabulate_class(c: int, ranked: Any) -> None:
+    """Tabulate the envelope, and the area gained, under each shift."""
+    _, _, found, _, _, weights, ranks, envelopes, gains = lists_of(c, ranked)
+    areas = np.zeros(weights.shape[1])
+    for t in range(len(found)):
+        base = BASE * len(found) + t
+        areas[:] = 0.0
+        tabulate(found[t], ranks[t], weights[0], 0, 0, areas, envelopes[base], gains[base])
+        areas[:] = gains[base]
+        ranked.areas[t, c] = areas[1]
+        for more in range(-MORE, MORE + 1):
+            for longer in range(-LONGER, LONGER + 1):
+                row = shift_table(more, longer) * len(found) + t
+                tabulate(found[t], ranks[t], weights[0], more, longer, areas, envelopes[row], gains[row])
 
 
 @compiled_in_parallel
 def _what_if(
     images: Any, starts: Any, scores: Any, hits: Any, ignored: Any, pool_starts: Any, pool_hits: Any, pool_ignored: Any,
-    ranked: Any, positives: Any,
+    positions: Any, ranked: Any, positives: Any,
 ) -> Any:  # fmt: skip
-    """`RankingPool.what_if`, the edits shared out among the cores."""
-    num_edits, num_classes, num_thresholds = len(images), len(positives), len(ranked[11])
-    positions = ranked[12]
+    """`RankingPool.what_if`, the classes shared out among the cores."""
+    num_edits, num_classes, num_thresholds = len(images), len(positives), len(ranked.found)
     room = scores.shape[1] + positions.shape[1]
     changes = np.zeros((num_classes, num_edits))
     for c in prange(num_classes):  # a class's lists stay in the cache while all edits are made to them
@@ -204,6 +240,9 @@ def _what_if(
             continue
         at, signs = np.zeros(room, dtype=np.int64), np.zeros(room, dtype=np.int64)
         hit, skip = np.zeros(room, dtype=np.uint32), np.zeros(room, dtype=np.uint32)
+        listed_scores, listed_images, found, found_before, counted_before, weights, ranks, envelopes, gains = lists_of(
+            c, ranked
+        )
         for r in range(num_edits):
             b = images[r]
             old = slice(pool_starts[b, c + 1], pool_starts[b, c + 2])
@@ -211,39 +250,63 @@ def _what_if(
             if old.start == old.stop and new.start == new.stop:
                 continue
             count = edits(
-                c, b, positions[b, old], pool_hits[b, old], pool_ignored[b, old], scores[r, new], hits[r, new],
-                ignored[r, new], ranked, at, signs, hit, skip,
+                b, positions[b, old], pool_hits[b, old], pool_ignored[b, old], scores[r, new], hits[r, new],
+                ignored[r, new], listed_scores, listed_images, at, signs, hit, skip,
             )  # fmt: skip
-            changes[c, r] = class_change(c, count, at, signs, hit, skip, ranked)
+            changes[c, r] = class_change(
+                count,
+                at,
+                signs,
+                hit,
+                skip,
+                found,
+                found_before,
+                counted_before,
+                weights,
+                ranks,
+                envelopes,
+                gains,
+            )
     return changes.sum(0) / max(1, (positives > 0).sum()) / num_thresholds
 
 
 @compiled
+def lists_of(c: int, ranked: Any) -> Any:
+    """A class's own part of the ranked lists; apart, as numba counts references for each field that is read from a tuple."""
+    entries = slice(ranked.starts[c], ranked.starts[c] + ranked.counts[c])
+    ended = slice(entries.start, entries.stop + 1)
+    truths = slice(ranked.truths[c], ranked.truths[c + 1])
+    return (
+        ranked.scores[entries], ranked.images[entries], ranked.found[:, c], ranked.found_before[ended],
+        ranked.counted_before[ended], ranked.weights[:, truths], ranked.ranks[:, truths], ranked.envelopes[:, truths],
+        ranked.gains[:, truths],
+    )  # fmt: skip
+
+
+@compiled
 def edits(
-    c: int, image: int, old_positions: Any, old_hits: Any, old_ignored: Any, new_scores: Any, new_hits: Any,
-    new_ignored: Any, ranked: Any, at: Any, signs: Any, hit: Any, skip: Any,
+    image: int, old_positions: Any, old_hits: Any, old_ignored: Any, new_scores: Any, new_hits: Any,
+    new_ignored: Any, scores: Any, images: Any, at: Any, signs: Any, hit: Any, skip: Any,
 ) -> int:  # fmt: skip
     """An image's old and new detections of a class -> removals (sign -1) and insertions (+1), from the low end; how many.
 
     A removal is at the place of what goes, an insertion just above the place of what it comes to stand above. The first and
     the last that are as they were are left in peace.
     """
-    entry_starts, entry_counts, entry_scores, entry_images = ranked[0], ranked[1], ranked[2], ranked[3]
-    base, first = entry_starts[c], 0
-    old, new, count = len(old_positions), len(new_scores), 0
+    old, new, first, count = len(old_positions), len(new_scores), 0, 0
     while old and new and (
-        new_scores[new - 1] == entry_scores[base + old_positions[old - 1]]
+        new_scores[new - 1] == scores[old_positions[old - 1]]
         and new_hits[new - 1] == old_hits[old - 1] and new_ignored[new - 1] == old_ignored[old - 1]
     ):  # fmt: skip
         old, new = old - 1, new - 1
     while first < min(old, new) and (
-        new_scores[first] == entry_scores[base + old_positions[first]]
+        new_scores[first] == scores[old_positions[first]]
         and new_hits[first] == old_hits[first] and new_ignored[first] == old_ignored[first]
     ):  # fmt: skip
         first += 1
-    place = old_positions[old] if old < len(old_positions) else entry_counts[c]
+    place = old_positions[old] if old < len(old_positions) else len(scores)
     for e in range(new - 1, first - 1, -1):
-        place = insertion(entry_scores, entry_images, base, place, new_scores[e], image)
+        place = insertion(scores, images, place, new_scores[e], image)
         while old > first and old_positions[old - 1] >= place:
             old -= 1
             at[count], signs[count], hit[count], skip[count] = old_positions[old], -1, old_hits[old], old_ignored[old]
@@ -257,26 +320,23 @@ def edits(
 
 
 @compiled
-def insertion(scores: Any, images: Any, base: int, size: int, score: float, image: int) -> int:
-    """How many of a ranked list's first `size` detections stand above a new one of this image."""
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) // 2
-        other = scores[base + middle]
-        if other > score or (other == score and images[base + middle] <= image):
-            low = middle + 1
-        else:
-            high = middle
+def insertion(scores: Any, images: Any, size: int, score: float, image: int) -> int:
+    """How many of a ranked list's first `size` detections stand above a new one of this image; without a branch."""
+    low = 0
+    while size > 0:
+        half = size // 2
+        above = (scores[low + half] > score) | ((scores[low + half] == score) & (images[low + half] <= image))
+        low += (half + 1) * above
+        size = size - half - 1 if above else half
     return low
 
 
 @compiled
-def class_change(c: int, count: int, at: Any, signs: Any, hit: Any, skip: Any, ranked: Any) -> float:
+def class_change(
+    count: int, at: Any, signs: Any, hit: Any, skip: Any, found: Any, found_before: Any, counted_before: Any,
+    weights: Any, ranks: Any, envelopes: Any, gains: Any,
+) -> float:  # fmt: skip
     """The change of a class's AP, summed over the thresholds, under `count` edits of its ranked list, from the low end."""
-    found_before, counted_before = ranked[4], ranked[5]
-    weights, ranks, found = ranked[7], ranked[8], ranked[11]
-    envelopes, tails = ranked[9], ranked[10]
-    base, truths = ranked[0][c], ranked[6][c]
     change = 0.0
     if count == 0:
         return change
@@ -287,39 +347,50 @@ def class_change(c: int, count: int, at: Any, signs: Any, hit: Any, skip: Any, r
             any_hit |= is_hit
             more += signs[e] * is_hit
             longer += signs[e] * (1 - ((skip[e] >> t) & 1))
-        above, envelope = found[t, c], 0.0
-        lowest, highest = found_before[base + at[0], t], found_before[base + at[count - 1], t]
+        above, envelope = found[t], 0.0
+        lowest, highest = found_before[at[0], t], found_before[at[count - 1], t]
         if not any_hit and lowest == highest and (longer == 0 or lowest == above):
             continue  # false positives that pass by no true positive
+        base = BASE * len(found) + t
         for e in range(count + 1):
             here, until = 0, 0
             if e < count:
-                here = found_before[base + at[e], t]
+                here = look(found_before, at[e], t)
                 until = here + ((hit[e] >> t) & 1 if signs[e] < 0 else 0)
             tabled = abs(more) <= MORE and abs(longer) <= LONGER
-            table = shift_table(more, longer) if tabled else BASE
-            for k in range(above, until, -1):
-                envelope = max(envelope, (k + more) / (ranks[t, truths + k] + longer))
-                if tabled and envelope == envelopes[table, t, truths + k]:
-                    if table != BASE:
-                        after = tails[table, t, truths + until + 1] - tails[table, t, truths + k + 1]
-                        before = tails[BASE, t, truths + until + 1] - tails[BASE, t, truths + k + 1]
-                        change += after - before
-                    envelope = envelopes[table, t, truths + until + 1]
+            row = shift_table(more, longer) * len(found) + t if tabled else base
+            k = above
+            if e == 0 and tabled and above > until:  # nothing is below: the envelope is the table's from the start
+                change += look(gains, row, until + 1)
+                envelope, k = look(envelopes, row, until + 1), until
+            while k > until:
+                precision = (k + more) / (look(ranks, t, k) + longer)
+                envelope = precision if precision > envelope else envelope
+                if tabled and envelope == look(envelopes, row, k):
+                    if row != base:
+                        change += look(gains, row, until + 1) - look(gains, row, k + 1)
+                    envelope = look(envelopes, row, until + 1)
                     break
-                change += weights[truths + k + more] * envelope - weights[truths + k] * envelopes[BASE, t, truths + k]
+                change += look(weights, 0, k + more) * envelope - look(weights, 0, k) * look(envelopes, base, k)
+                k -= 1
             if e == count:
                 break
             is_hit, is_counted = (hit[e] >> t) & 1, 1 - ((skip[e] >> t) & 1)
             if is_hit and signs[e] > 0:
-                envelope = max(envelope, (here + more) / (counted_before[base + at[e], t] + longer + EPSILON))
-                change += weights[truths + here + more] * envelope
+                envelope = max(envelope, (here + more) / (look(counted_before, at[e], t) + longer + EPSILON))
+                change += look(weights, 0, here + more) * envelope
             elif is_hit:
-                change -= weights[truths + until] * envelopes[BASE, t, truths + until]
+                change -= look(weights, 0, until) * look(envelopes, base, until)
             more -= signs[e] * is_hit
             longer -= signs[e] * is_counted
             above = here
     return change
+
+
+@compiled
+def look(rows: Any, row: int, column: int) -> Any:
+    """An entry; as unsigned indices are not looked at for being negative, this is faster than brackets."""
+    return rows[np.uint64(row), np.uint64(column)]
 
 
 @compiled
@@ -329,12 +400,14 @@ def shift_table(more: int, longer: int) -> int:
 
 
 @compiled
-def tabulate(count: int, ranks: Any, weights: Any, more: int, longer: int, envelopes: Any, tails: Any) -> None:
-    """Envelope and area from each of `count` true positives on, with so many more true positives and detections above all."""
+def tabulate(
+    count: int, ranks: Any, weights: Any, more: int, longer: int, areas: Any, envelopes: Any, gains: Any
+) -> None:
+    """Envelope, and area less `areas`, from each of `count` true positives on, with so many more of either above them all."""
     envelope, area = 0.0, 0.0
-    envelopes[count + 1], tails[count + 1] = 0.0, 0.0
+    envelopes[count + 1], gains[count + 1] = 0.0, 0.0
     for k in range(count, 0, -1):
         if k + more > 0 and ranks[k] + longer >= 1 and k + more < len(weights):  # else no edit can bring this about
             envelope = max(envelope, (k + more) / (ranks[k] + longer))
             area += weights[k + more] * envelope
-        envelopes[k], tails[k] = envelope, area
+        envelopes[k], gains[k] = envelope, area - areas[k]
