@@ -10,7 +10,10 @@ from rl_det.data import Dataset
 from rl_det.detectors import Detector
 from rl_det.detectors.cache import EncodedDataset
 from rl_det.evaluate import evaluate
-from rl_det.metrics.calibration import detection_calibration_error, fit_recalibration, scored
+from rl_det.metrics.calibration import detection_calibration_error
+from rl_det.metrics.outcomes import outcomes
+from rl_det.metrics.padding import pad_detections, pad_targets
+from rl_det.metrics.recalibration import fit_recalibration
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.policy import Policy
@@ -58,9 +61,11 @@ def detect(policy: Policy, data: EncodedDataset) -> list[Detections]:
 
 def recalibrated(policy: Policy, val: EncodedDataset) -> Policy:
     """The policy with scores that mean what they say on validation; itself where that would cost AP."""
-    scores, correct = scored(detect(policy, val), val.targets)
+    found = outcomes(
+        pad_detections(detect(policy, val)), pad_targets(val.targets), num_classes=policy.detector.num_classes
+    )
     twin = copy.deepcopy(policy)
-    twin.recalibrate(*fit_recalibration(scores, correct))
+    twin.recalibrate(*fit_recalibration(found))
     kept = validation_ap(twin, val) >= validation_ap(policy, val) - COST_OF_CALIBRATION
     return twin if kept else policy
 
@@ -84,6 +89,8 @@ def test_figures(methods: dict[str, tuple[Policy, Policy]], test: Dataset) -> di
             bar.advance(len(samples))
     figures = {}
     for name, (before, after) in found.items():
-        figures[name] = evaluate(after, targets, num_classes=methods[name][0].detector.num_classes)
-        figures[name]["calibration_error_before"] = detection_calibration_error(*scored(before, targets))
+        num_classes = methods[name][0].detector.num_classes
+        uncalibrated = outcomes(pad_detections(before), pad_targets(targets), num_classes=num_classes)
+        figures[name] = evaluate(after, targets, num_classes=num_classes)
+        figures[name]["calibration_error_before"] = detection_calibration_error(uncalibrated)
     return figures

@@ -1,5 +1,7 @@
 """All the figures of a report at once."""
 
+import math
+
 import pytest
 import torch
 
@@ -18,3 +20,5 @@ def test_it_joins_coco_calibration_and_the_operating_point() -> None:
     assert figures["F1"] == pytest.approx(1.0)
     assert figures["F1_threshold"] == pytest.approx(0.9)
     assert figures["calibration_error"] == pytest.approx((0.1 + 0.2) / 2, abs=1e-6)
+    assert figures["moLRP"] == pytest.approx(0.0)
+    assert math.isnan(figures["score_iou_correlation"])  # one correct detection alone

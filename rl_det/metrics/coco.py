@@ -9,9 +9,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
+from rl_det.metrics.data_set import FIGURES
 from rl_det.types import Detections, Target
-
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def coco_summary(detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int) -> dict[str, float]:

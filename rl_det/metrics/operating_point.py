@@ -1,9 +1,11 @@
-"""Scores and which detections are correct -> the threshold a user would set, and what it gives."""
+"""What became of each detection -> the threshold that a user would set, and what it gives: F1, precision and recall, LRP."""
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Int64
+
+from rl_det.metrics.outcomes import Outcomes
 
 
 class OperatingPoint(NamedTuple):
@@ -15,19 +17,93 @@ class OperatingPoint(NamedTuple):
     recall: float
 
 
-def best_f1(scores: Float64[np.ndarray, " M"], correct: Bool[np.ndarray, " M"], num_objects: int) -> OperatingPoint:
+class OptimalLrp(NamedTuple):
+    """Detections with a score of at least `threshold` are shown. All are errors in [0, 1], lower is better.
+
+    `localisation` is the mean of 1 - IoU of the correct ones (NaN if there is none), `false_positives` is 1 - precision,
+    `false_negatives` 1 - recall.
+    """
+
+    threshold: float
+    error: float
+    localisation: float
+    false_positives: float
+    false_negatives: float
+
+
+NOTHING = OperatingPoint(1.0, 0.0, 0.0, 0.0)
+
+
+def operating_point(outcomes: Outcomes, threshold: float) -> OperatingPoint:
+    """F1, precision and recall of all classes together at a threshold; each is 0 where nothing is shown or to be found."""
+    shown = outcomes.scores >= threshold
+    return _point(threshold, int(outcomes.correct[shown].sum()), int(shown.sum()), int(outcomes.positives.sum()))
+
+
+def best_f1(outcomes: Outcomes) -> OperatingPoint:
     """The threshold of the highest F1 over all classes; of equals, the highest threshold.
 
     Without detections or without objects the F1 is 0 at threshold 1.
     """
-    if not len(scores) or not num_objects:
-        return OperatingPoint(1.0, 0.0, 0.0, 0.0)
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(correct[order])
-    shown = np.arange(1, len(order) + 1)
-    last = np.append(np.diff(scores[order]) != 0, True)  # a threshold cannot part equal scores
-    f1 = np.where(last, 2 * found / (shown + num_objects), -1.0)
-    best = int(f1.argmax())
-    return OperatingPoint(
-        float(scores[order][best]), float(f1[best]), float(found[best] / shown[best]), float(found[best] / num_objects)
+    objects = int(outcomes.positives.sum())
+    if not len(outcomes) or not objects:
+        return NOTHING
+    shown, found = _cuts(outcomes)
+    best = int((2 * found / (shown + objects)).argmax())
+    return _point(float(outcomes.scores[shown[best] - 1]), int(found[best]), int(shown[best]), objects)
+
+
+def best_f1_by_class(outcomes: Outcomes) -> list[OperatingPoint]:
+    """`best_f1` of labels 1..C, each by itself: the thresholds to set where each class has its own."""
+    return [best_f1(outcomes.of_class(label)) for label in range(1, len(outcomes.positives) + 1)]
+
+
+def optimal_lrp(outcomes: Outcomes) -> OptimalLrp:
+    """The least localisation-recall-precision error over all thresholds (Oksuz et al. 2018).
+
+    With a threshold's true positives, false positives and false negatives, at matching IoU tau, the error is
+
+        (sum over TP of (1 - IoU) / (1 - tau) + #FP + #FN) / (#TP + #FP + #FN)
+
+    Theirs tries 101 thresholds, this every one that makes a difference, or to show nothing (threshold infinity, error 1). Of
+    equals, the highest. Meant for one class (`Outcomes.of_class`); all figures are NaN where nothing is to be found.
+    """
+    objects = int(outcomes.positives.sum())
+    if not objects:
+        return OptimalLrp(*[float("nan")] * 5)
+    shown, found = _cuts(outcomes)
+    losses = np.append(0.0, np.cumsum(np.where(outcomes.correct, 1 - outcomes.iou, 0.0)))[shown]
+    errors = (losses / (1 - outcomes.iou_threshold) + (shown - found) + (objects - found)) / (shown + objects - found)
+    if not len(errors) or errors.min() >= 1:
+        return OptimalLrp(float("inf"), 1.0, float("nan"), 0.0, 1.0)
+    best = int(errors.argmin())
+    count = int(found[best])
+    return OptimalLrp(
+        threshold=float(outcomes.scores[shown[best] - 1]),
+        error=float(errors[best]),
+        localisation=float(losses[best] / count) if count else float("nan"),
+        false_positives=float(1 - found[best] / shown[best]),
+        false_negatives=float(1 - found[best] / objects),
     )
+
+
+def mean_optimal_lrp(outcomes: Outcomes) -> float:
+    """moLRP: the mean of the optimal LRP errors of the classes that are to be found, in [0, 1]; NaN if there is none."""
+    errors = [
+        optimal_lrp(outcomes.of_class(label)).error for label in (1 + np.flatnonzero(outcomes.positives)).tolist()
+    ]
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def _point(threshold: float, found: int, shown: int, objects: int) -> OperatingPoint:
+    if not shown or not objects:
+        return NOTHING._replace(threshold=threshold)
+    return OperatingPoint(threshold, 2 * found / (shown + objects), found / shown, found / objects)
+
+
+def _cuts(outcomes: Outcomes) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
+    """How many are shown, and how many of them are correct, at each threshold that makes a difference; most severe first."""
+    last: Bool[np.ndarray, " M"] = np.append(np.diff(outcomes.scores) != 0, True)[: len(outcomes)]
+    shown = 1 + np.flatnonzero(last)  # a threshold cannot part equal scores
+    running: Int64[np.ndarray, " M"] = np.cumsum(outcomes.correct)
+    return shown, running[last]

@@ -1,87 +1,67 @@
-"""Whether scores mean what they say, and the monotone map that mends them."""
+"""Whether scores mean what they say, as probabilities and as a ranking of boxes; and the monotone map that mends the former."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
-from rl_det.metrics.calibration import correct_detections, detection_calibration_error, fit_recalibration, scored
-from rl_det.types import Detections, Target
-
-SQUARE, SHIFTED, ELSEWHERE = (0.0, 0.0, 10.0, 10.0), (2.0, 0.0, 12.0, 10.0), (50.0, 50.0, 60.0, 60.0)
-
-
-def target(*boxes: tuple[float, ...], labels: tuple[int, ...] = (), crowds: tuple[bool, ...] = ()) -> Target:
-    count = len(boxes)
-    return Target(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor(labels or (1,) * count, dtype=torch.int64),
-        area=torch.full((count,), 100.0),
-        iscrowd=torch.tensor(crowds or (False,) * count, dtype=torch.bool),
-        image_id=0,
-    )
+from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
+from rl_det.metrics.outcomes import Outcomes
+from rl_det.metrics.recalibration import fit_recalibration
 
 
-def found(*boxes: tuple[float, ...], scores: tuple[float, ...], labels: tuple[int, ...] = ()) -> Detections:
-    return Detections(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor(labels or (1,) * len(boxes), dtype=torch.int64),
-        scores=torch.tensor(scores),
-    )
-
-
-def test_of_two_detections_of_one_object_the_better_scored_is_correct() -> None:
-    correct, counted = correct_detections(found(SHIFTED, SQUARE, scores=(0.9, 0.8)), target(SQUARE))
-    assert correct.tolist() == [True, False]
-    assert counted.all()
-    correct, _ = correct_detections(found(SHIFTED, SQUARE, scores=(0.7, 0.8)), target(SQUARE))
-    assert correct.tolist() == [False, True]
-
-
-def test_the_class_must_be_right_and_the_overlap_half() -> None:
-    correct, _ = correct_detections(found(SQUARE, scores=(0.9,), labels=(2,)), target(SQUARE))
-    assert not correct.any()
-    far = (6.0, 0.0, 16.0, 10.0)
-    assert not correct_detections(found(far, scores=(0.9,)), target(SQUARE))[0].any()
-
-
-def test_what_only_a_crowd_explains_does_not_count() -> None:
-    both = target(SQUARE, ELSEWHERE, crowds=(False, True))
-    correct, counted = correct_detections(found(SQUARE, ELSEWHERE, scores=(0.5, 0.9)), both)
-    assert correct.tolist() == [True, False]
-    assert counted.tolist() == [True, False]
-    scores, hits = scored([found(SQUARE, ELSEWHERE, scores=(0.5, 0.9))], [both])
-    assert scores.tolist() == [0.5]
-    assert hits.tolist() == [True]
-
-
-def test_images_without_detections_or_objects_are_nothing_special() -> None:
-    scores, hits = scored([found(scores=()), found(SQUARE, scores=(0.5,))], [target(SQUARE), target()])
-    assert scores.tolist() == [0.5]
-    assert hits.tolist() == [False]
-    assert [len(part) for part in scored([], [])] == [0, 0]
+def outcomes_of(scores: np.ndarray, correct: np.ndarray, iou: np.ndarray | None = None) -> Outcomes:
+    """Of one class, ranked."""
+    order = np.argsort(-scores, kind="stable")
+    iou = np.where(correct, 0.75, 0.0) if iou is None else iou
+    return Outcomes(
+        scores=scores[order].astype(float), labels=np.ones(len(scores), dtype=np.int64), correct=correct[order],
+        iou=iou[order], positives=np.array([int(correct.sum())]),
+    )  # fmt: skip
 
 
 def test_the_calibration_error_is_the_mean_gap_of_precision_and_score() -> None:
     scores, correct = np.array([0.9, 0.9, 0.9, 0.9, 0.11]), np.array([True, True, False, False, False])
-    assert detection_calibration_error(scores, correct) == pytest.approx((4 * 0.4 + 0.11) / 5)
-    assert detection_calibration_error(np.array([1.0]), np.array([True])) == 0.0
-    assert math.isnan(detection_calibration_error(np.zeros(0), np.zeros(0, dtype=bool)))
+    assert detection_calibration_error(outcomes_of(scores, correct)) == pytest.approx((4 * 0.4 + 0.11) / 5)
+    assert detection_calibration_error(outcomes_of(np.array([1.0]), np.array([True]))) == 0.0
+    assert math.isnan(detection_calibration_error(outcomes_of(np.zeros(0), np.zeros(0, dtype=bool))))
+
+
+def test_logits_are_not_taken_for_probabilities() -> None:
+    with pytest.raises(
+        ValueError, match=r"must be probabilities, in \[0, 1\], to be calibrated; got 1\.5; logits need"
+    ):
+        detection_calibration_error(outcomes_of(np.array([0.5, 1.5]), np.array([True, False])))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=30))
+def test_the_correlation_is_scipys_spearman_of_the_correct_ones(rows: list[tuple[int, int, bool]]) -> None:
+    scores, iou, correct = (np.array([row[k] for row in rows]) for k in range(3))
+    correct = correct.astype(bool)
+    found = score_iou_correlation(outcomes_of(scores / 6, correct, np.where(correct, 0.5 + iou / 12, 0.0)))
+    if correct.sum() < 2 or len(set(scores[correct])) < 2 or len(set(iou[correct])) < 2:
+        assert math.isnan(found)
+    else:
+        assert found == pytest.approx(spearmanr(scores[correct], iou[correct]).statistic, abs=1e-12)
 
 
 def test_recalibration_recovers_the_map_that_was_bent() -> None:
     rng = np.random.default_rng(0)
     true_logits = rng.normal(size=20_000) * 2
     correct = rng.uniform(size=20_000) < 1 / (1 + np.exp(-true_logits))
-    bent = 1 / (1 + np.exp(-(true_logits * 2 - 1)))
-    scale, shift = fit_recalibration(bent, correct)
+    bent = outcomes_of(1 / (1 + np.exp(-(true_logits * 2 - 1))), correct)
+    scale, shift = fit_recalibration(bent)
     assert scale == pytest.approx(0.5, abs=0.03)
     assert shift == pytest.approx(0.5, abs=0.05)
-    mended = 1 / (1 + np.exp(-(np.log(bent / (1 - bent)) * scale + shift)))
-    assert detection_calibration_error(mended, correct) < 0.3 * detection_calibration_error(bent, correct)
+    logits = np.log(bent.scores / (1 - bent.scores)) * scale + shift
+    mended = replace(bent, scores=1 / (1 + np.exp(-logits)))
+    assert detection_calibration_error(mended) < 0.3 * detection_calibration_error(bent)
 
 
 @pytest.mark.parametrize("correct", [[True] * 4, [False] * 4, [True, True, False, False]])
 def test_where_nothing_can_be_learned_or_the_order_is_upside_down_the_map_is_the_identity(correct: list[bool]) -> None:
-    assert fit_recalibration(np.array([0.1, 0.2, 0.8, 0.9]), np.array(correct)) == (1.0, 0.0)
+    assert fit_recalibration(outcomes_of(np.array([0.1, 0.2, 0.8, 0.9]), np.array(correct))) == (1.0, 0.0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from metrics.coco_reference import PUBLISHED, REFERENCE, reference
 
-from rl_det.metrics.coco import FIGURES, coco_summary
+from rl_det.metrics.coco import coco_summary
+from rl_det.metrics.data_set import FIGURES
 from rl_det.types import Detections, Target
 
 

@@ -1,33 +1,103 @@
-"""The threshold of the best F1, against trying them all."""
+"""Thresholds of the best F1 and of the least LRP, against trying them all."""
+
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_det.metrics.operating_point import OperatingPoint, best_f1
+from rl_det.metrics.operating_point import (
+    OperatingPoint,
+    best_f1,
+    best_f1_by_class,
+    mean_optimal_lrp,
+    operating_point,
+    optimal_lrp,
+)
+from rl_det.metrics.outcomes import Outcomes
+
+Row = tuple[int, bool, int, int]
+rows = st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.integers(0, 4), st.integers(1, 2)), max_size=30)
 
 
-def f1_at(threshold: float, scores: np.ndarray, correct: np.ndarray, num_objects: int) -> float:
-    shown = scores >= threshold
-    return float(2 * (correct & shown).sum() / (shown.sum() + num_objects))
+def outcomes_of(found: list[Row], missed: list[int]) -> Outcomes:
+    """Rows of score, correct, IoU, label; and how many of each label are not found."""
+    ranked = sorted(found, key=lambda row: -row[0])
+    labels = np.array([row[3] for row in ranked], dtype=np.int64)
+    correct = np.array([row[1] for row in ranked], dtype=bool)
+    return Outcomes(
+        scores=np.array([row[0] / 8 for row in ranked], dtype=float),
+        labels=labels,
+        correct=correct,
+        iou=np.array([0.5 + row[2] / 8 if row[1] else 0.0 for row in ranked], dtype=float),
+        positives=np.array([(correct & (labels == c + 1)).sum() + missed[c] for c in range(2)]),
+    )
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=30), st.integers(0, 5))
-def test_no_threshold_has_a_higher_f1(rows: list[tuple[int, bool]], missed: int) -> None:
-    scores = np.array([score / 8 for score, _ in rows])
-    correct = np.array([hit for _, hit in rows])
-    num_objects = int(correct.sum()) + missed
-    if not num_objects:
+def f1_at(threshold: float, found: Outcomes) -> float:
+    shown = found.scores >= threshold
+    return float(2 * (found.correct & shown).sum() / (shown.sum() + found.positives.sum()))
+
+
+def lrp_at(threshold: float, found: Outcomes) -> float:
+    shown = found.scores >= threshold
+    correct = found.correct & shown
+    false_positives, missed = (shown & ~correct).sum(), found.positives.sum() - correct.sum()
+    loss = ((1 - found.iou[correct]) / 0.5).sum()
+    return float((loss + false_positives + missed) / (correct.sum() + false_positives + missed))
+
+
+@given(found=rows, missed=st.lists(st.integers(0, 5), min_size=2, max_size=2))
+def test_no_threshold_has_a_higher_f1(found: list[Row], missed: list[int]) -> None:
+    outcomes = outcomes_of(found, missed)
+    point = best_f1(outcomes)
+    if not len(outcomes) or not outcomes.positives.any():
+        assert point == OperatingPoint(1.0, 0.0, 0.0, 0.0)
         return
-    point = best_f1(scores, correct, num_objects)
-    assert point.f1 == pytest.approx(max(f1_at(t, scores, correct, num_objects) for t in scores))
-    assert f1_at(point.threshold, scores, correct, num_objects) == pytest.approx(point.f1)
-    shown = scores >= point.threshold
-    assert point.precision == pytest.approx((correct & shown).sum() / shown.sum())
-    assert point.recall == pytest.approx((correct & shown).sum() / num_objects)
+    assert point.f1 == pytest.approx(max(f1_at(t, outcomes) for t in outcomes.scores))
+    assert point == operating_point(outcomes, point.threshold)
+    shown = outcomes.scores >= point.threshold
+    assert point.f1 == pytest.approx(f1_at(point.threshold, outcomes))
+    assert point.precision == pytest.approx((outcomes.correct & shown).sum() / shown.sum())
+    assert point.recall == pytest.approx((outcomes.correct & shown).sum() / outcomes.positives.sum())
 
 
-def test_without_detections_or_objects_it_is_zero() -> None:
-    assert best_f1(np.zeros(0), np.zeros(0, dtype=bool), 3) == OperatingPoint(1.0, 0.0, 0.0, 0.0)
-    assert best_f1(np.ones(1), np.zeros(1, dtype=bool), 0) == OperatingPoint(1.0, 0.0, 0.0, 0.0)
+@given(found=rows, missed=st.lists(st.integers(0, 5), min_size=2, max_size=2))
+def test_no_threshold_has_a_lower_lrp(found: list[Row], missed: list[int]) -> None:
+    outcomes = outcomes_of(found, missed)
+    lrp = optimal_lrp(outcomes)
+    if not outcomes.positives.any():
+        assert all(math.isnan(figure) for figure in lrp)
+        return
+    assert lrp.error == pytest.approx(min([1.0, *(lrp_at(t, outcomes) for t in outcomes.scores)]))
+    assert lrp_at(lrp.threshold, outcomes) == pytest.approx(lrp.error)
+    shown = outcomes.scores >= lrp.threshold
+    correct = outcomes.correct & shown
+    assert lrp.false_negatives == pytest.approx(1 - correct.sum() / outcomes.positives.sum())
+    assert lrp.false_positives == pytest.approx(1 - correct.sum() / shown.sum() if shown.any() else 0.0)
+    if correct.any():
+        assert lrp.localisation == pytest.approx((1 - outcomes.iou[correct]).mean())
+    else:
+        assert math.isnan(lrp.localisation)
+
+
+@given(found=rows, missed=st.lists(st.integers(0, 5), min_size=2, max_size=2))
+def test_each_class_has_its_own_threshold_and_its_own_lrp(found: list[Row], missed: list[int]) -> None:
+    both = outcomes_of(found, missed)
+    alone = [outcomes_of([row for row in found if row[3] == label], [0, 0]) for label in (1, 2)]
+    for label, outcomes in enumerate(alone):
+        outcomes.positives[label] += missed[label]
+    assert best_f1_by_class(both) == [best_f1(outcomes) for outcomes in alone]
+    errors = [optimal_lrp(outcomes).error for outcomes in alone if outcomes.positives.any()]
+    assert mean_optimal_lrp(both) == pytest.approx(np.mean(errors) if errors else math.nan, nan_ok=True)
+
+
+def test_a_perfect_detector_has_no_error_and_a_blind_one_all() -> None:
+    perfect = optimal_lrp(outcomes_of([(8, True, 4, 1)] * 3, [0, 0]))
+    assert perfect == (1.0, 0.0, 0.0, 0.0, 0.0)
+    blind = optimal_lrp(outcomes_of([(8, False, 0, 1)], [2, 0]))
+    assert blind.threshold == math.inf
+    assert (blind.error, blind.false_positives, blind.false_negatives) == (1.0, 0.0, 1.0)
+    assert math.isnan(blind.localisation)
+    assert operating_point(outcomes_of([(4, True, 0, 1)], [0, 0]), 0.9) == OperatingPoint(0.9, 0.0, 0.0, 0.0)

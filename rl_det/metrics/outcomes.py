@@ -1,0 +1,149 @@
+"""Detections and true boxes -> what became of each detection at one IoU threshold, ranked: what operating points are made of.
+
+Matched as COCO does it, and as `rl_det.metrics.matching` for one threshold; here the IoU with the true box is kept too.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from rl_det.metrics.batch import DetectionBatch, TruthBatch, check
+from rl_det.metrics.compiled import compiled
+from rl_det.metrics.matching import count_positives, gather_truths, group_by_label, prefer, sort_by_score
+from rl_det.metrics.options import COCO, CocoOptions
+
+CORRECT_IOU = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """The M detections of all images that count (not in a crowd, ...), by falling score, of equals by image and label.
+
+    `iou` is that with the true box that a correct detection found; 0 for the others. `positives` counts the true boxes of
+    labels 1..C that are to be found.
+    """
+
+    scores: Float64[np.ndarray, " M"]
+    labels: Int64[np.ndarray, " M"]
+    correct: Bool[np.ndarray, " M"]
+    iou: Float64[np.ndarray, " M"]
+    positives: Int64[np.ndarray, " C"]
+    iou_threshold: float = CORRECT_IOU
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def of_class(self, label: int) -> "Outcomes":
+        """Those of one label alone."""
+        own = self.labels == label
+        positives = np.zeros_like(self.positives)
+        positives[label - 1] = self.positives[label - 1]
+        return replace(
+            self, scores=self.scores[own], labels=self.labels[own], correct=self.correct[own], iou=self.iou[own],
+            positives=positives,
+        )  # fmt: skip
+
+
+def outcomes(
+    detections: DetectionBatch,
+    truths: TruthBatch,
+    *,
+    num_classes: int,
+    iou_threshold: float = CORRECT_IOU,
+    options: CocoOptions = COCO,
+) -> Outcomes:
+    """Match at the threshold, with the area range and `max_detections` of the options; ValueError on bad input, naming it."""
+    check(detections, truths, num_classes)
+    needed_iou = replace(options, iou_thresholds=(iou_threshold,)).needed_iou
+    d, t = detections, truths
+    scores, labels, correct, iou, counted, positives = _outcomes(
+        d.boxes, d.labels, d.scores, d.mask, t.boxes, t.labels, t.area, t.iscrowd, t.mask,
+        num_classes, needed_iou, np.array(options.area_range), options.max_detections,
+    )  # fmt: skip
+    shown = np.flatnonzero(counted)
+    ranked = shown[np.argsort(-scores[shown], kind="stable")]
+    return Outcomes(
+        scores=scores[ranked], labels=labels[ranked], correct=correct[ranked], iou=iou[ranked],
+        positives=positives[1:], iou_threshold=iou_threshold,
+    )  # fmt: skip
+
+
+@compiled
+def _outcomes(
+    boxes: Any, labels: Any, scores: Any, mask: Any,
+    true_boxes: Any, true_labels: Any, true_area: Any, crowd: Any, true_mask: Any,
+    num_classes: int, needed_iou: Any, area_range: Any, max_detections: int,
+) -> Any:  # fmt: skip
+    """Of each detection, image by image and class by class: is it correct, with which IoU, does it count?"""
+    num_images, num_detections = labels.shape
+    num_truths, count = true_labels.shape[1], mask.sum()
+    ranked, all_labels = np.zeros(count), np.zeros(count, dtype=np.int64)
+    correct, counted, ious = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_), np.zeros(count)
+    starts, grouped = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_detections, dtype=np.int32)
+    order, image_scores, keys = (
+        np.zeros(num_detections, dtype=np.int32),
+        np.zeros(num_detections),
+        np.zeros(num_detections),
+    )
+    true_starts, true_order = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_truths, dtype=np.int32)
+    truths, crowds = np.zeros((5, num_truths)), np.zeros(num_truths, dtype=np.bool_)
+    uncounted, taken = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_truths, dtype=np.bool_)
+    candidates, overlaps = np.zeros(num_truths, dtype=np.int32), np.zeros(num_truths)
+    passes = np.zeros(num_truths, dtype=np.uint32)
+    positives, image_positives = np.zeros(num_classes + 1, dtype=np.int64), np.zeros(num_classes + 1, dtype=np.int64)
+    first = 0
+    for b in range(num_images):
+        group_by_label(true_labels[b], true_mask[b], true_starts, true_order)
+        gather_truths(true_order, true_starts[-1], true_boxes[b], crowd[b], truths, crowds)
+        count_positives(
+            true_order, true_starts[-1], true_labels[b], true_area[b], crowd[b], area_range, uncounted, image_positives
+        )
+        positives += image_positives
+        taken[:] = False
+        group_by_label(labels[b], mask[b], starts, grouped)
+        for label in range(1, num_classes + 1):
+            start, end = starts[label], starts[label + 1]
+            sort_by_score(grouped, scores[b], start, end, order, image_scores, keys)
+            for place in range(start, end):
+                n, i = first + place, order[place]
+                ranked[n], all_labels[n] = image_scores[place], label
+                if place >= start + max_detections:
+                    continue
+                box = (
+                    np.float64(boxes[b, i, 0]), np.float64(boxes[b, i, 1]),
+                    np.float64(boxes[b, i, 2]), np.float64(boxes[b, i, 3]),
+                )  # fmt: skip
+                area = (box[2] - box[0]) * (box[3] - box[1])
+                close = prefer(
+                    box,
+                    truths,
+                    crowds,
+                    true_starts[label],
+                    true_starts[label + 1],
+                    needed_iou,
+                    candidates,
+                    overlaps,
+                    passes,
+                )
+                k = found(candidates, close, uncounted, crowds, taken)
+                if k < 0:
+                    counted[n] = area_range[0] <= area <= area_range[1]
+                    continue
+                taken[candidates[k]] = True
+                correct[n] = counted[n] = not uncounted[candidates[k]]
+                ious[n] = overlaps[k] if correct[n] else 0.0
+        first += starts[-1]
+    return ranked, all_labels, correct, ious, counted, positives
+
+
+@compiled
+def found(candidates: Any, count: int, uncounted: Any, crowds: Any, taken: Any) -> int:
+    """Which of its candidates a detection gets: the best that counts and is free, else the best that does not count; or -1."""
+    for wanted in (False, True):
+        for k in range(count):
+            g = candidates[k]
+            if uncounted[g] == wanted and (crowds[g] or not taken[g]):
+                return k
+    return -1

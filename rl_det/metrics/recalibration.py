@@ -1,0 +1,27 @@
+"""What became of each detection of a validation split -> the monotone map of logits that makes its scores probabilities."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from rl_det.metrics.outcomes import Outcomes
+
+
+class Recalibration(NamedTuple):
+    """logit -> scale * logit + shift; the scale is positive, so that no order changes."""
+
+    scale: float
+    shift: float
+
+
+def fit_recalibration(outcomes: Outcomes) -> Recalibration:
+    """Platt's scaling of the logits by maximum likelihood (Platt 1999); the identity where nothing can be learned."""
+    identity, correct = Recalibration(1.0, 0.0), outcomes.correct
+    if correct.all() or not correct.any():
+        return identity
+    clipped = np.clip(outcomes.scores, 1e-7, 1 - 1e-7)
+    logits = np.log(clipped) - np.log1p(-clipped)
+    fitted = LogisticRegression(C=np.inf).fit(logits[:, None], correct)
+    scale = float(fitted.coef_[0, 0])
+    return Recalibration(scale, float(fitted.intercept_[0])) if scale > 0 else identity
