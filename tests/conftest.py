@@ -1,6 +1,15 @@
-"""One core for each of pytest's worker processes: more threads than cores make everything slower."""
+"""One core for each of pytest's worker processes, as more threads than cores make everything slower; and compiled code that
+is never older than its source."""
 
+import hashlib
 import os
+from pathlib import Path
+
+METRICS = Path(__file__).parents[1] / "rl_det" / "metrics"
+
+# numba compiles anew what was edited, but not what calls it from another file.
+source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(METRICS.glob("*.py"))))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(METRICS / "__pycache__" / source.hexdigest()[:16]))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"

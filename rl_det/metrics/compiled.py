@@ -1,4 +1,9 @@
-"""A plain function on numpy arrays -> the same, compiled by numba on first use and cached on disk."""
+"""A plain function on numpy arrays -> the same, compiled by numba on first use and cached on disk, beside its source.
+
+Where that cannot be written to, numba takes the user's cache folder; `NUMBA_CACHE_DIR` names another. For developers: numba
+compiles anew what was edited, but not its callers in other files. So delete `__pycache__` after such an edit; the tests do
+not need it.
+"""
 
 import inspect
 from collections.abc import Callable
