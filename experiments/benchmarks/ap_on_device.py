@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from scenes import typical
 
 from rl_det.metrics import average_precision, matching, on_device
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,35 +33,6 @@ class Config:
     classes: int = 80
     repeats: int = 21
     seed: int = 0
-
-
-def random_batch(config: Config) -> tuple[DetectionBatch, TruthBatch]:
-    """Two in three detections lie near a true box and share its class; scores know a little about it."""
-    rng = np.random.default_rng(config.seed)
-    shape, truth_shape = (config.images, config.detections), (config.images, 30)
-    corner = rng.uniform(0, 500, (*truth_shape, 2))
-    true_boxes = np.concatenate([corner, corner + rng.uniform(20, 140, (*truth_shape, 2))], -1)
-    true_labels = rng.integers(1, config.classes + 1, truth_shape)
-    mask = np.arange(30) < rng.integers(10, 31, (config.images, 1))
-    source = rng.integers(0, mask.sum(1, keepdims=True), shape)
-    right = rng.uniform(size=shape) < 2 / 3
-    shift = rng.normal(0, np.where(right, 4, 60)[..., None], (*shape, 2))
-    boxes = np.take_along_axis(true_boxes, source[..., None], 1) + np.tile(shift, 2)
-    labels = np.where(right, np.take_along_axis(true_labels, source, 1), rng.integers(1, config.classes + 1, shape))
-    detections = DetectionBatch(
-        boxes=boxes.astype(np.float32),
-        labels=labels,
-        scores=(rng.uniform(size=shape) + 0.3 * right).astype(np.float32),
-        mask=np.ones(shape, dtype=bool),
-    )
-    truths = TruthBatch(
-        boxes=true_boxes.astype(np.float32),
-        labels=true_labels,
-        area=np.prod(true_boxes[..., 2:] - true_boxes[..., :2], -1),
-        iscrowd=rng.uniform(size=truth_shape) < 0.02,
-        mask=mask,
-    )
-    return detections, truths
 
 
 def on(device: str, batch: Any) -> Any:
@@ -94,7 +65,8 @@ def num_different(found: on_device.TensorMatches, expected: matching.Matches, nu
 
 
 def main(config: Config) -> None:
-    batch = random_batch(config)
+    rng = np.random.default_rng(config.seed)
+    batch = typical(rng, config.images, config.classes, num_detections=config.detections)
     moved = tuple(on(config.device, part) for part in batch)
     classes = config.classes
 

@@ -1,0 +1,46 @@
+"""The benchmarks in small: they run, and print what they promise."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
+PEERS = ("faster_coco_eval", "torchmetrics", "hotcoco", "vernier", "ultrafast_pycocotools")
+MISSING = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+
+
+def printed(script: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
+
+
+def test_the_torch_path_is_timed_beside_the_cpu_path() -> None:
+    result = printed("ap_on_device.py", "--device", "cpu", "--images", "16", "--repeats", "1")
+    assert result["different_decisions"] == 0
+    assert result["max_abs_diff"] < 1e-12
+    assert result["device_ms"] > 0
+    assert result["cpu_path_ms"] > 0
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"the bench extra is not installed: {', '.join(MISSING)}")
+def test_the_engine_is_compared_with_every_peer() -> None:
+    sizes = ("--cases", "64", "--repeats", "1", "--pool-images", "40", "--pool-edits", "10")
+    result = printed("ap_engine.py", "--json", *sizes)
+    assert result["cases"] == 64
+    assert result["max_abs_diff"] < 1e-12
+    assert result["max_abs_diff_figures"] < 1e-12
+    assert list(result["per_image_us"]) == ["1", "20", "80"]
+    assert (result["pool_images"], result["pool_classes"]) == (40, 80)
+    for key in (
+        "ratio_pycocotools_tuned", "ratio_fastest_peer", "loo_over_one_ap", "pool_what_if_us", "dataset_seconds",
+        "dataset_ratio_pycocotools",
+    ):  # fmt: skip
+        assert result[key] > 0
