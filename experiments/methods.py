@@ -1,10 +1,9 @@
 """A policy, before or after training -> its recalibrated twin, its test figures, and the files that a user takes home."""
 
 import copy
-from typing import Literal
 
 import torch
-from task import Bar
+from task import Bar, PolicyName
 
 from rl_det.data import Dataset
 from rl_det.detectors import Detector
@@ -17,13 +16,19 @@ from rl_det.metrics.recalibration import fit_recalibration
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.policy import Policy
+from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
+from rl_det.policies.voting import VotingPolicy
+from rl_det.policies.voting_module import VotingModule
 from rl_det.types import Detections, Target
 from rl_det.validation import detections, mean_ap
 
 SIGMA = 0.5
+BOX_SIGMA = 0.2
 KEEP_BIAS = 2.0
+PLAIN_VOTES = ((1.0, 0.0), (1.0, 0.35), (1.0, 0.5), (1.0, 0.75))
+"""Steps of the boxes and shares of the mean logit among which voting without training may choose."""
 EVALUATED_CANDIDATES = 1000
 """Pairs of a proposal and a class that NMS chooses from, in every method: all that tiny has of ten classes."""
 VALIDATED_CANDIDATES = 256
@@ -32,8 +37,13 @@ COST_OF_CALIBRATION = 5e-4
 """How much validation AP a recalibration may cost before it is left out: a softmax cannot keep every order."""
 
 
-def make_policy(name: Literal["rescore", "select", "context"], detector: Detector) -> Policy:
+def make_policy(name: PolicyName, detector: Detector) -> Policy:
     """The policy of this name, at the warm start."""
+    if name == "refine":
+        return RefinePolicy(detector, sigma=SIGMA, box_sigma=BOX_SIGMA)
+    if name == "voting":
+        voting = VotingModule().to(detector.head_parameters()[0].device)
+        return VotingPolicy(detector, voting, sigma=SIGMA, box_sigma=BOX_SIGMA)
     if name == "rescore":
         return RescorePolicy(detector, sigma=SIGMA)
     if name == "select":
@@ -45,6 +55,14 @@ def make_policy(name: Literal["rescore", "select", "context"], detector: Detecto
 def validation_ap(policy: Policy, val: EncodedDataset) -> float:
     """Validation mAP, by which early stopping and checkpoints go."""
     return mean_ap(policy, val, VALIDATED_CANDIDATES, nms_iou=policy.detector.nms_iou)
+
+
+def plainly_voted(policy: VotingPolicy, val: EncodedDataset) -> VotingPolicy:
+    """The same head with voting that nobody trained, at its best on validation: what post-processing gives by itself."""
+    twins = [copy.deepcopy(policy) for _ in PLAIN_VOTES]
+    for twin, (step, mean_share) in zip(twins, PLAIN_VOTES, strict=True):
+        twin.module.vote_plainly(step, mean_share)
+    return max(twins, key=lambda twin: validation_ap(twin, val))
 
 
 def detect(policy: Policy, data: EncodedDataset) -> list[Detections]:

@@ -18,6 +18,8 @@ from rl_det.detectors.tiny import SHIPPED_WEIGHTS, tiny
 from rl_det.training import continued, supervised
 from rl_det.training.warm_start import warm_start
 
+PolicyName = Literal["rescore", "select", "context", "refine", "voting"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -29,8 +31,9 @@ class Arguments:
     """tiny, or torchvision's name of a Faster R-CNN."""
     weights: str | None = None
     """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
-    policy: Literal["rescore", "select", "context"] = "rescore"
-    """What acts: the head by rescoring, the head by selecting, or the head with a context module by rescoring."""
+    policy: PolicyName = "voting"
+    """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (refine), or with a module the head by
+    rescoring (context) or by rescoring and moving boxes (voting)."""
     reward: str = "pool_ap"
     """What an action is paid in: pool_ap (the data set's mAP) or image_ap."""
     seed: int = 0

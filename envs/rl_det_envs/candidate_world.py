@@ -25,10 +25,10 @@ from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
 from rl_det.metrics.padding import candidate_relations
-from rl_det.metrics.relations import Relations
 from rl_det.rewards import reward_named
 
 LARGEST_LOGIT = float(np.finfo(np.float32).max)
+LARGEST_SIDE = 2.0**16
 
 
 class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
@@ -81,7 +81,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._queue: list[int] = []
-        self._pool: Relations | None = None
+        self._candidates: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Show the next images; `info` has their "encoded" (one each), "image_ids", and "samples_per_image"."""
@@ -93,13 +93,15 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         with torch.no_grad():
             output = self.detector.head(self._encoded)
         candidates = select_candidates(output, self._encoded.mask, self.num_candidates + self.num_bystanders)
-        targets = [self.data.targets[image] for image in shown]
-        self._pool = candidate_relations(candidates, targets, num_classes=self.detector.num_classes)
+        self._candidates, self._targets = candidates, [self.data.targets[image] for image in shown]
         whole: dict[str, Tensor] = dict(observe(candidates, self._encoded))  # type: ignore[arg-type]
         self._logits = whole["logits"]
-        self._pool_actions = torch.full_like(self._logits[:, : self.num_candidates], self.doing_nothing)
+        shape = self.pool_images, *(self.single_action_space.shape or ())
+        self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
         self._observation: Any = {
-            name: values[: self.num_images, : self.num_candidates].repeat_interleave(self.samples_per_image, 0)
+            name: (values if name == "size" else values[:, : self.num_candidates])[: self.num_images].repeat_interleave(
+                self.samples_per_image, 0
+            )
             for name, values in whole.items()
         }
         info = {
@@ -109,24 +111,30 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         }
         return self._observation, info
 
-    def set_baseline(self, action: Float[Tensor, "B N"]) -> None:
+    def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
         """What this episode's rewards and credits are measured against, instead of doing nothing."""
         self._pool_actions[: self.num_images] = self._checked(action)[:: self.samples_per_image]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Act on every candidate; rewards [B] and `info["credit"]` [B, N] in mAP, float32."""
-        if self._pool is None:
+        if self._candidates is None:
             raise gymnasium.error.ResetNeeded("an episode is one step long; call reset before the next step")
         actions = self._checked(actions)
         images = np.repeat(np.arange(self.num_images), self.samples_per_image)
-        baseline = self._ranked(self._logits, self._pool_actions)
-        scores = self._ranked(self._logits[images], actions)
-        reward, credit = self.reward(self._pool, baseline, images, scores, nms_iou=self.nms_iou)
-        self._pool = None
+        reward, credit = self.outcome(images, actions)
+        self._candidates = None
         ended = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        info = {"credit": torch.as_tensor(credit[:, : self.num_candidates], dtype=torch.float32, device=self.device)}
+        info = {"credit": torch.as_tensor(credit, dtype=torch.float32, device=self.device)}
         rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
         return self._observation, rewards, ended, ~ended, info
+
+    def outcome(self, images: np.ndarray, actions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards [B] and credits of the candidates that act [B, N, ...], on the host."""
+        related = candidate_relations(self._candidates, self._targets, num_classes=self.detector.num_classes)
+        baseline = self._ranked(self._logits, self._pool_actions)
+        scores = self._ranked(self._logits[images], actions)
+        reward, credit = self.reward(related, baseline, images, scores, nms_iou=self.nms_iou)
+        return reward, credit[:, : self.num_candidates]
 
     def _ranked(self, logits: Float[Tensor, "R M"], actions: Float[Tensor, "R N"]) -> Float64[np.ndarray, "R M"]:
         """What all candidates rank by, the bystanders too; on the host, in the precision in which ranks are decided."""
@@ -149,16 +157,14 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
             drawn.append(fresh)
         return drawn
 
-    def _checked(self, given: Any) -> Float[Tensor, "B N"]:
+    def _checked(self, given: Any) -> Float[Tensor, "B *one"]:
         """The actions as a tensor; ValueError where the shape is wrong or a number is not finite."""
         actions: Tensor = torch.as_tensor(given, device=self.device).to(torch.float32)
-        if actions.shape != (self.num_envs, self.num_candidates):
-            raise ValueError(
-                f"actions must have shape {(self.num_envs, self.num_candidates)}; got {tuple(actions.shape)}"
-            )
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions must have shape {self.action_space.shape}; got {tuple(actions.shape)}")
         if not torch.isfinite(actions).all():
-            row, candidate = torch.nonzero(~torch.isfinite(actions))[0].tolist()
-            raise ValueError(f"actions must be finite; got {actions[row, candidate]} at [{row}, {candidate}]")
+            where = torch.nonzero(~torch.isfinite(actions))[0].tolist()
+            raise ValueError(f"actions must be finite; got {actions[tuple(where)]} at {where}")
         return actions
 
     doing_nothing: ClassVar[float]
@@ -201,7 +207,10 @@ class CandidateEnv(gymnasium.Env[Any, Any]):
 
 
 def observation_space(num_candidates: int, num_classes: int) -> spaces.Space[Any]:
-    """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1)."""
+    """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1).
+
+    And the image's size in pixels, as width, height, width, height.
+    """
     shape = (num_candidates,)
     return spaces.Dict(
         {
@@ -210,6 +219,7 @@ def observation_space(num_candidates: int, num_classes: int) -> spaces.Space[Any
             "logits": spaces.Box(-LARGEST_LOGIT, LARGEST_LOGIT, shape, np.float32),
             "mask": spaces.MultiBinary(num_candidates),
             "index": spaces.Box(0, np.iinfo(np.int64).max, shape, np.int64),
+            "size": spaces.Box(0, LARGEST_SIDE, (4,), np.float32),
         }
     )
 

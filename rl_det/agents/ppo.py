@@ -10,7 +10,10 @@ How we differ from the paper:
 3. K samples of each image, in antithetic pairs, share one forward pass; the frozen part of the detector never runs.
 4. The detector's own supervised loss may be mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes
    and scores share a trunk, and the reward alone would let the boxes drift.
-5. Ranks do not feel a common shift of all logits, so the shift is anchored (`drift_weight`).
+5. Ranks do not feel a common shift of all logits, so the shift is anchored (`drift_weight`); nor a common scale, so what a
+   module adds to the head's logits has a price (`added_weight`).
+6. A candidate may act by several independent factors, as its logit's shift and its box's move. Each has its own credit,
+   ratio and clip, and their losses are summed (`factor_weights`).
 """
 
 from collections.abc import Callable
@@ -26,6 +29,7 @@ from rl_det.advantages import leave_one_out, scaled
 from rl_det.candidates import Observation
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
+from rl_det.policies.distributions import GaussianAdjustments
 from rl_det.policies.policy import Policy
 from rl_det.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput
@@ -47,13 +51,18 @@ class Config:
     clip: float = 0.2
     """How far a candidate's probability ratio may leave 1 and still be rewarded for it."""
     target_kl: float = 0.05
-    """A rollout's remaining epochs are skipped once the policy is this far, in nats a candidate, from where it sampled."""
+    """A rollout's remaining epochs are skipped once the policy is this far, in nats a candidate, from where it sampled; of
+    several factors the first one counts."""
     kl_weight: float = 0.0
     """Weight of the KL to the warm start; it limits damage and also pins a bad start."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     drift_weight: float = 0.1
     """Weight of the squared mean shift of all logits."""
+    added_weight: float = 0.1
+    """Weight of the mean square of what a module adds to the head's own logits, where the policy has one."""
+    factor_weights: tuple[float, ...] = (1.0, 4.0)
+    """Weights of the losses of a candidate's factors, the shift of its logit and the move of its box."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
     validate_every: int = 50
@@ -78,9 +87,9 @@ class Rollout:
     observation: Observation
     encoded: Encoded
     image_ids: Any
-    action: Float[Tensor, "B K N"]
-    log_prob: Float[Tensor, "B K N"]
-    advantage: Float[Tensor, "B K N"]
+    action: Float[Tensor, "B K N *numbers"]
+    log_prob: Float[Tensor, "B K N *F"]
+    advantage: Float[Tensor, "B K N *F"]
     mask: Bool[Tensor, "B K N"]
     reward: Float[Tensor, "B K"]
 
@@ -96,17 +105,17 @@ def collect(policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Gen
         log_prob = distribution.log_prob(action)
     envs.unwrapped.set_baseline(distribution.greedy().repeat_interleave(num_samples, 0))  # type: ignore[attr-defined]
     _, reward, _, _, outcome = envs.step(action.flatten(0, 1))
-    mask = observation["mask"][:, None].expand_as(action)
+    mask = observation["mask"][:, None].expand(-1, num_samples, -1)
     reward = torch.as_tensor(reward).unflatten(0, (-1, num_samples))
     credit = outcome.get("credit")
-    advantage = leave_one_out(reward)[..., None].expand_as(action) if credit is None else credit.view_as(action)
+    advantage = leave_one_out(reward)[..., None].expand_as(mask) if credit is None else credit.view_as(log_prob)
     return Rollout(
         observation=observation,
         encoded=info["encoded"],
         image_ids=info["image_ids"],
         action=action,
         log_prob=log_prob,
-        advantage=scaled(advantage, mask),
+        advantage=torch.stack([scaled(own, mask) for own in factors(advantage)], -1).view_as(advantage),
         mask=mask,
         reward=reward,
     )
@@ -126,13 +135,23 @@ def update(
         output = policy.detector.head(rollout.encoded)
         distribution = policy.distribution(rollout.observation, output)
         log_ratio = distribution.log_prob(rollout.action) - rollout.log_prob
-        moved = float(approximate_kl(log_ratio.detach(), rollout.mask))
+        ratios, advantages = factors(log_ratio), factors(rollout.advantage)
+        moved = float(approximate_kl(ratios[0].detach(), rollout.mask))
         metrics |= {"kl_old": moved, "epochs": float(epoch)}
         if epoch and moved > config.target_kl:
             break
-        surrogate = clipped_loss(log_ratio, rollout.advantage, rollout.mask, clip=config.clip)
+        surrogate = torch.stack(
+            [
+                weight * clipped_loss(ratio, advantage, rollout.mask, clip=config.clip)
+                for weight, ratio, advantage in zip(config.factor_weights, ratios, advantages, strict=False)
+            ]
+        ).sum()
         drift = masked_mean(distribution.drift(), rollout.mask[:, 0])
         loss = surrogate + config.drift_weight * drift.square()
+        if isinstance(distribution, GaussianAdjustments):
+            added = masked_mean(distribution.added.square(), rollout.mask[:, 0])
+            loss = loss + config.added_weight * added
+            metrics["added"] = float(added.detach())
         metrics |= {"surrogate": float(surrogate.detach()), "drift": float(drift.detach())}
         if supervised is not None:
             taught = supervised(rollout.image_ids, rollout.encoded, output)
@@ -150,6 +169,11 @@ def update(
         optimizer.step()
         metrics |= {"grad_norm": float(norm), "epochs": epoch + 1.0}
     return metrics
+
+
+def factors(values: Float[Tensor, "B K N *F"]) -> tuple[Float[Tensor, "B K N"], ...]:
+    """Those of each factor by which candidates act; of the only one, where there is no dimension for them."""
+    return (values,) if values.ndim == 3 else values.unbind(-1)
 
 
 def train(

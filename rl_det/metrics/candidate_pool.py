@@ -31,7 +31,7 @@ class CandidatePool:
 
     def replace(self, scores: Float64[np.ndarray, "P N"]) -> None:
         """Commit new scores for the whole pool."""
-        r = self.relations
+        r, self.scores = self.relations, scores
         starts, ranked, survivors, hits, ignored = _resolve_all(
             scores, self.members, self.member_ends, r.overlap, r.partners, r.passes, r.crowd, self.nms_iou
         )

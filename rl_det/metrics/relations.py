@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int16, Int64, UInt32
 from numba import prange
 
 from rl_det.metrics.batch import DetectionBatch, TruthBatch, check
-from rl_det.metrics.compiled import compiled_in_parallel
+from rl_det.metrics.compiled import compiled, compiled_in_parallel
 from rl_det.metrics.matching import NUM_CHUNKS, count_positives, gather_truths, group_by_label, prefer
 from rl_det.metrics.options import COCO
 
@@ -67,24 +67,27 @@ def relations(
 
 @compiled_in_parallel
 def _overlap(boxes: Any, labels: Any, mask: Any) -> Any:
-    """Same-class IoU among each image's candidates, in float32, as torchvision's NMS computes it."""
+    """Same-class IoU among each image's candidates."""
     num_images, num_candidates = labels.shape
     overlap = np.zeros((num_images, num_candidates, num_candidates), dtype=np.float32)
     for b in prange(num_images):
         for i in range(num_candidates):
             if not mask[b, i]:
                 continue
-            x1, y1, x2, y2 = boxes[b, i, 0], boxes[b, i, 1], boxes[b, i, 2], boxes[b, i, 3]
-            area = (x2 - x1) * (y2 - y1)
             for j in range(i):
                 if mask[b, j] and labels[b, j] == labels[b, i]:
-                    width = max(np.float32(0), min(x2, boxes[b, j, 2]) - max(x1, boxes[b, j, 0]))
-                    height = max(np.float32(0), min(y2, boxes[b, j, 3]) - max(y1, boxes[b, j, 1]))
-                    other = (boxes[b, j, 2] - boxes[b, j, 0]) * (boxes[b, j, 3] - boxes[b, j, 1])
-                    shared = width * height
-                    union = area + other - shared
-                    overlap[b, i, j] = overlap[b, j, i] = shared / union if union > 0 else np.float32(0)
+                    overlap[b, i, j] = overlap[b, j, i] = suppression_iou(boxes[b, i], boxes[b, j])
     return overlap
+
+
+@compiled
+def suppression_iou(box: Any, other: Any) -> Any:
+    """In float32, as torchvision's NMS computes it; 0 for two boxes without area."""
+    width = max(np.float32(0), min(box[2], other[2]) - max(box[0], other[0]))
+    height = max(np.float32(0), min(box[3], other[3]) - max(box[1], other[1]))
+    shared = width * height
+    union = (box[2] - box[0]) * (box[3] - box[1]) + (other[2] - other[0]) * (other[3] - other[1]) - shared
+    return shared / union if union > 0 else np.float32(0)
 
 
 @compiled_in_parallel
@@ -114,17 +117,29 @@ def _partners(
             count_positives(order, starts[-1], true_labels[b], truths[4], crowd[b], everything, uncounted, counts)
             positives[b] = counts[1:]
             for i in range(num_candidates):
-                if not mask[b, i]:
-                    continue
-                x1, y1, x2, y2 = boxes[b, i]
-                box = (np.float64(x1), np.float64(y1), np.float64(x2), np.float64(y2))
-                own, end = starts[labels[b, i]], starts[labels[b, i] + 1]
-                count = prefer(box, truths, crowds[b], own, end, needed_iou, close, overlaps, bits)
-                length = 0
-                for wanted in (False, True):
-                    for k in range(count):
-                        if crowds[b, close[k]] == wanted:
-                            partners[b, i, length], passes[b, i, length] = close[k], bits[k]
-                            length += 1
-                longest[b] = max(longest[b], count)
+                if mask[b, i]:
+                    own, end = starts[labels[b, i]], starts[labels[b, i] + 1]
+                    count = list_partners(
+                        boxes[b, i], truths, crowds[b], own, end, needed_iou, close, overlaps, bits, partners[b, i],
+                        passes[b, i],
+                    )  # fmt: skip
+                    longest[b] = max(longest[b], count)
     return partners, passes, crowds, positives, longest
+
+
+@compiled
+def list_partners(
+    box: Any, truths: Any, crowds: Any, start: int, end: int, needed_iou: Any, close: Any, overlaps: Any, bits: Any,
+    partners: Any, passes: Any,
+) -> int:  # fmt: skip
+    """Write whom a box may match, crowds last and -1 behind them, and at which thresholds; returns how many they are."""
+    x1, y1, x2, y2 = np.float64(box[0]), np.float64(box[1]), np.float64(box[2]), np.float64(box[3])
+    count = prefer((x1, y1, x2, y2), truths, crowds, start, end, needed_iou, close, overlaps, bits)
+    length = 0
+    for wanted in (False, True):
+        for k in range(count):
+            if crowds[close[k]] == wanted:
+                partners[length], passes[length] = close[k], bits[k]
+                length += 1
+    partners[length:] = -1
+    return length

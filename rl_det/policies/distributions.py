@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 @runtime_checkable
 class Distribution(Protocol):
-    """Independent actions of N candidates in B images; K samples of it are [B, K, N]."""
+    """Independent actions of N candidates in B images; K samples of it are [B, K, N], or [B, K, N, 5] with a box's move."""
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         """K actions for each image, in antithetic pairs: the second of a pair is the first one mirrored."""
@@ -62,6 +62,46 @@ class GaussianShifts:
 
     def drift(self) -> Float[Tensor, "B N"]:
         return self.mean
+
+
+@dataclass(frozen=True)
+class GaussianAdjustments:
+    """A shift of each candidate's logit and, independently, a move of its box (`rl_det.boxes`), both normal about `mean`.
+
+    Two factors, so densities are [B, K, N, 2]: each is credited by itself. `added` is what a module adds to the head's own
+    logits.
+    """
+
+    mean: Float[Tensor, "B N 5"]
+    sigma: float
+    box_sigma: float
+    added: Float[Tensor, "B N"]
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N 5"]:
+        noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
+        return self.mean.detach()[:, None] + self._sigmas() * noise.view(len(noise), num_samples, *self.mean.shape[1:])
+
+    def log_prob(self, action: Float[Tensor, "B K N 5"]) -> Float[Tensor, "B K N 2"]:
+        sigmas = self._sigmas()
+        density = -0.5 * ((action - self.mean[:, None]) / sigmas).square() - (sigmas * math.sqrt(2 * math.pi)).log()
+        return torch.stack([density[..., 0], density[..., 1:].sum(-1)], -1)
+
+    def greedy(self) -> Float[Tensor, "B N 5"]:
+        return self.mean.detach()
+
+    def entropy(self) -> Float[Tensor, "B N"]:
+        one = 0.5 + (self._sigmas() * math.sqrt(2 * math.pi)).log()
+        return one.sum().expand(self.mean.shape[:2])
+
+    def kl(self, reference: "GaussianAdjustments") -> Float[Tensor, "B N"]:
+        """Both must explore as widely as each other."""
+        return 0.5 * ((self.mean - reference.mean) / self._sigmas()).square().sum(-1)
+
+    def drift(self) -> Float[Tensor, "B N"]:
+        return self.mean[..., 0]
+
+    def _sigmas(self) -> Float[Tensor, "5"]:
+        return self.mean.new_tensor([self.sigma, *4 * [self.box_sigma]])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from torch.export import Dim
 
 from rl_det.detectors import save_state
 from rl_det.policies.context import ContextPolicy
+from rl_det.policies.head import copied
 from rl_det.policies.policy import Policy
+from rl_det.policies.voting import VotingPolicy
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
@@ -16,10 +18,16 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
 
     `torch.export.load("context.pt2").module()` takes boxes relative to the image [B, N, 4], labels [B, N], logits [B, N],
     mask [B, N] and the box head's outputs [B, N, D] of the plain detector's N best candidates, any B, and returns logits.
+    For a voting policy `voting.pt`, the state_dict of `rl_det.policies.voting_module.VotingModule`, a file without rl_det's
+    other parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     detector = folder / "detector.pt"
     save_state(policy.detector.plain(), detector)
+    if isinstance(policy, VotingPolicy):
+        voting = folder / "voting.pt"
+        torch.save(copied(policy.module.state_dict()), voting)
+        return [detector, voting]
     if not isinstance(policy, ContextPolicy):
         return [detector]
     context = folder / "context.pt2"

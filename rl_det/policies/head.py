@@ -21,6 +21,12 @@ class Head:
         logits = gather_logits(output.logits, observation["index"])
         return logits.where(observation["mask"], 0.0)
 
+    def adjusted(
+        self, observation: Observation, output: HeadOutput
+    ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
+        """The candidates' boxes, relative to the image, and their logits."""
+        return observation["boxes"], self.logits(observation, output)
+
     def parameters(self) -> list[nn.Parameter]:
         """What fine-tuning trains."""
         return self.detector.head_parameters()

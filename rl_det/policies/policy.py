@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rl_det.candidates import Observation, observe, select_candidates
+from rl_det.candidates import Observation, clipped, observe, select_candidates
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import Distribution
 from rl_det.types import Candidates, Encoded, HeadOutput
@@ -25,6 +25,11 @@ class Policy(Protocol):
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The candidates' logits under the present parameters, with gradient."""
+
+    def adjusted(
+        self, observation: Observation, output: HeadOutput
+    ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
+        """Where the candidates are, relative to the image, and their logits: what the tuned detector gives."""
 
     def distribution(self, observation: Observation, output: HeadOutput) -> Distribution:
         """What the policy would do with each candidate."""
@@ -47,5 +52,11 @@ def rescored(policy: Policy, encoded: Encoded, num_candidates: int) -> Candidate
     """The detector's N best candidates with the policy's logits, in the detector's order."""
     output = policy.detector.head(encoded)
     candidates = select_candidates(output, encoded.mask, num_candidates)
-    logits = policy.logits(observe(candidates, encoded), output)
-    return replace(candidates, logits=logits.masked_fill(~candidates.mask, -torch.inf))
+    observation = observe(candidates, encoded)
+    boxes, logits = policy.adjusted(observation, output)
+    stayed = (boxes == observation["boxes"]).all(-1, keepdim=True)  # to the last bit, which a division would change
+    return replace(
+        candidates,
+        boxes=candidates.boxes.where(stayed, clipped(boxes * observation["size"][:, None], encoded.original)),
+        logits=logits.masked_fill(~candidates.mask, -torch.inf),
+    )

@@ -1,5 +1,6 @@
 """What every environment of candidates promises, asked of each id in both of its forms."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
+from rl_det.boxes import moved
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
@@ -18,7 +20,8 @@ from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import candidate_relations
 from rl_det.types import Target
 
-IDS = ("rl_det/RescoreDetections-v0", "rl_det/SelectDetections-v0")
+ADJUST = "rl_det/AdjustDetections-v0"
+IDS = ("rl_det/RescoreDetections-v0", "rl_det/SelectDetections-v0", ADJUST)
 NUM_CANDIDATES = 24
 NUM_IMAGES = 6
 
@@ -59,12 +62,19 @@ def make_native(env_id: str, num_envs: int, **options: Any) -> Any:
 
 def random_actions(env_id: str, num_envs: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(num_envs, NUM_CANDIDATES, generator=generator)
+    noise = torch.randn(num_envs, NUM_CANDIDATES, *([5] if env_id == ADJUST else []), generator=generator)
     return (noise > -0.5).float() if "Select" in env_id else noise
 
 
 def scores_after(env_id: str, logits: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    if env_id == ADJUST:
+        return logits + actions[..., 0]
     return np.where(actions > 0.5, logits, -np.inf) if "Select" in env_id else logits + actions
+
+
+def boxes_after(env_id: str, boxes: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """Digit scenes are 128 pixels wide and high."""
+    return moved(boxes, actions[..., 1:]).clamp(0, 128) if env_id == ADJUST else boxes
 
 
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized space")  # a logit's natural range is not [-1, 1]
@@ -144,18 +154,27 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     before = CandidatePool(related, logits.astype(float), nms_iou=nms_iou).mean_ap
     actions = random_actions(env_id, 4, 2)
     _, rewards, _, _, outcome = envs.step(actions)
-    nothing = torch.ones(NUM_CANDIDATES) if "Select" in env_id else torch.zeros(NUM_CANDIDATES)
+    nothing = torch.full_like(actions[0], 1.0 if "Select" in env_id else 0.0)
+    factors = [slice(0, 1), slice(1, 5)] if env_id == ADJUST else [...]
+
+    def mean_ap(row: int, action: torch.Tensor) -> float:
+        scores, boxes = logits.astype(float), candidates.boxes.clone()
+        scores[row] = scores_after(env_id, logits[row], action.numpy())
+        acts = (action[..., 1:] != 0).any(-1, keepdim=True) if env_id == ADJUST else torch.zeros(NUM_CANDIDATES, 1) > 0
+        boxes[row] = torch.where(acts, boxes_after(env_id, boxes[row], action), boxes[row])
+        edited = replace(candidates, boxes=boxes)
+        related = candidate_relations(edited, targets, num_classes=detector.num_classes)
+        return CandidatePool(related, scores, nms_iou=nms_iou).mean_ap
+
     for row in range(4):
-        scores = logits.astype(float)
-        scores[row] = scores_after(env_id, logits[row], actions[row].numpy())
-        after = CandidatePool(related, scores, nms_iou=nms_iou).mean_ap
-        assert float(rewards[row]) == pytest.approx(after - before, abs=1e-7)
+        assert float(rewards[row]) == pytest.approx(mean_ap(row, actions[row]) - before, abs=1e-7)
         for candidate in range(0, NUM_CANDIDATES, 5):
-            alone = nothing.clone()
-            alone[candidate] = actions[row, candidate]
-            scores[row] = scores_after(env_id, logits[row], alone.numpy())
-            worth = CandidatePool(related, scores, nms_iou=nms_iou).mean_ap - before
-            assert float(outcome["credit"][row, candidate]) == pytest.approx(worth, abs=1e-7)
+            for number, factor in enumerate(factors):
+                alone = nothing.clone()
+                alone[candidate, factor] = actions[row, candidate, factor]
+                credit = outcome["credit"][row, candidate]
+                credit = credit[number] if env_id == ADJUST else credit
+                assert float(credit) == pytest.approx(mean_ap(row, alone) - before, abs=1e-7)
     assert rewards.abs().max() > 0
 
 
@@ -179,6 +198,8 @@ def test_samples_of_one_image_share_its_observation(env_id: str, options: dict[s
 def test_images_without_objects_or_without_candidates_are_episodes_like_others(
     env_id: str, detector: Detector, data: EncodedDataset, reward: str
 ) -> None:
+    if env_id == ADJUST and reward != "pool_ap":
+        pytest.skip("image_ap knows nothing of boxes, and is refused")
     encoded = data.encoded[slice(0, 3)]
     encoded.mask[1] = False
     bare = EncodedDataset(encoded, data.targets[:3])
@@ -196,12 +217,14 @@ def test_images_without_objects_or_without_candidates_are_episodes_like_others(
     ("actions", "message"),
     [
         (torch.zeros(2, 3), "shape"),
-        (torch.full((2, NUM_CANDIDATES), float("nan")), r"finite.*\[0, 0\]"),
+        (None, r"finite.*\[0, 0"),
     ],
 )
 def test_a_bad_action_is_refused_and_the_episode_goes_on(
-    env_id: str, options: dict[str, Any], actions: torch.Tensor, message: str
+    env_id: str, options: dict[str, Any], actions: torch.Tensor | None, message: str
 ) -> None:
+    if actions is None:
+        actions = torch.full_like(random_actions(env_id, 2, 0), float("nan"))
     envs = make_native(env_id, 2, **options)
     envs.reset(seed=0)
     with pytest.raises(ValueError, match=message):

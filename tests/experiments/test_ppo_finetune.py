@@ -94,7 +94,8 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = run(out=tmp_path / "run")
-    assert list(results["methods"]) == ["warm_start", "continued_supervised", "ppo"]
+    voted = ["warm_start_voted", "continued_supervised_voted"]
+    assert list(results["methods"]) == ["warm_start", "continued_supervised", "ppo", *voted]
     assert set(results["seconds"]) == set(results["methods"])
     assert {"seed", "data", "detector", "device"} <= set(results)
     for figures in results["methods"].values():

@@ -12,8 +12,11 @@ from rl_det.detectors import Detector, build_detector
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.policy import Policy, rescored
+from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
+from rl_det.policies.voting import VotingPolicy
+from rl_det.policies.voting_module import VotingModule
 from rl_det.types import Candidates, Encoded
 
 NUM_CLASSES = 3
@@ -55,7 +58,16 @@ def world() -> World:
     return World(detector, encoded, candidates, observe(candidates, encoded))
 
 
-@pytest.fixture(params=[rescore, select, context])
+def refine(detector: Detector) -> Policy:
+    return RefinePolicy(detector, sigma=0.5, box_sigma=0.2)
+
+
+def voting(detector: Detector) -> Policy:
+    torch.manual_seed(1)
+    return VotingPolicy(detector, VotingModule(), sigma=0.5, box_sigma=0.2)
+
+
+@pytest.fixture(params=[rescore, select, context, refine, voting])
 def policy(request: pytest.FixtureRequest, world: World) -> Policy:
     return request.param(world.detector)
 
@@ -159,9 +171,13 @@ def test_a_state_brings_back_the_logits_and_later_training_does_not_reach_it(pol
 
 def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, world: World) -> None:
     trained = awake(policy).state_dict()
-    build: Callable[[Detector], Policy] = {RescorePolicy: rescore, SelectPolicy: select, ContextPolicy: context}[
-        type(policy)
-    ]
+    build: Callable[[Detector], Policy] = {
+        RescorePolicy: rescore,
+        SelectPolicy: select,
+        ContextPolicy: context,
+        RefinePolicy: refine,
+        VotingPolicy: voting,
+    }[type(policy)]
     torch.manual_seed(7)
     other = build(build_detector("tiny", num_classes=NUM_CLASSES, image_size=64))
     other.load_state_dict(trained)

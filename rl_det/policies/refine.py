@@ -1,0 +1,49 @@
+"""Candidates -> a Gaussian shift of each one's logit and a Gaussian move of its box, about what the head says now."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rl_det.boxes import move_between
+from rl_det.candidates import Observation
+from rl_det.detectors.protocol import Detector
+from rl_det.policies.distributions import GaussianAdjustments
+from rl_det.policies.head import Head
+from rl_det.types import HeadOutput
+
+
+class RefinePolicy(Head):
+    """The head, its boxes too, as a policy for `rl_det/AdjustDetections-v0`; how widely it explores: see `rl_det.boxes`."""
+
+    def __init__(self, detector: Detector, *, sigma: float, box_sigma: float) -> None:
+        super().__init__(detector)
+        if not (sigma > 0 and box_sigma > 0):
+            raise ValueError(
+                f"sigma and box_sigma must be positive; got {sigma} and {box_sigma}; 0.5 and 0.2 are usual"
+            )
+        self.sigma, self.box_sigma = sigma, box_sigma
+
+    def adjusted(
+        self, observation: Observation, output: HeadOutput
+    ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
+        return self._boxes(observation, output), self.logits(observation, output)
+
+    def distribution(self, observation: Observation, output: HeadOutput) -> GaussianAdjustments:
+        """Against the boxes and logits that the environment has shown."""
+        boxes, logits = self.adjusted(observation, output)
+        real = observation["mask"]
+        move = move_between(observation["boxes"], boxes) * real[..., None]
+        shift = (logits - observation["logits"]) * real
+        added = (logits - self.logits(observation, output)) * real
+        return GaussianAdjustments(torch.cat([shift[..., None], move], -1), self.sigma, self.box_sigma, added)
+
+    def _boxes(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:
+        """Where the head puts the candidates now."""
+        image = torch.arange(len(output.boxes), device=output.boxes.device)[:, None]
+        boxes: Tensor = relative(output, observation).flatten(1, 2)[image, observation["index"]]
+        return boxes.where(observation["mask"][..., None], 0.0)
+
+
+def relative(output: HeadOutput, observation: Observation) -> Float[Tensor, "B P C 4"]:
+    """The head's boxes, relative to the image."""
+    return output.boxes / observation["size"][:, None, None]

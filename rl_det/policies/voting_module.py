@@ -1,0 +1,131 @@
+"""All that a head says of an image -> for each candidate a better box and logit, by vote of the proposals around it.
+
+Several proposals lie on every object, and each is refined by itself. Their mean is more precise than the best of them ("box
+voting", Gidaris and Komodakis 2015), their agreement says how precise, and the mean of their logits how sure. Here weights,
+step and what agreement is worth are learned. The module sees no embedding, only a few numbers, so that it has little to know
+by heart. It depends on torch alone.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+LOGIT_RANGE = 12.0
+NEIGHBOUR_IOU = 0.5
+SHARPNESS, SOFTNESS = 0.1, 0.2
+"""Differences of IoU that make an e-fold in weight: of a box, and of a logit."""
+NUM_PAIR_NUMBERS, NUM_NUMBERS = 5, 12
+
+
+class VotingModule(nn.Module):
+    """Candidates [B, N] -> their boxes and logits, voted; at the start both come back as they were.
+
+    `scale` and `shift` are the recalibration, by which the order does not change: identity until it is fitted.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, *, width: int = 32) -> None:
+        super().__init__()
+        weight, self.verdict = nn.Linear(16, 1), nn.Linear(width, 2)
+        self.weight = nn.Sequential(nn.Linear(NUM_PAIR_NUMBERS, 16), nn.GELU(), weight)
+        self.trust = nn.Sequential(nn.Linear(NUM_NUMBERS, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.mean_share = nn.Parameter(torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+        for last in (weight, self.verdict):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    @torch.no_grad()
+    def vote_plainly(self, step: float, mean_share: float) -> None:
+        """Without anything learned: every box this far towards its neighbours' mean, every logit by this share."""
+        self.verdict.bias.copy_(self.verdict.bias.new_tensor([0.0, step]))
+        self.mean_share.fill_(mean_share)
+
+    def forward(
+        self,
+        boxes: Float[Tensor, "B N 4"],
+        logits: Float[Tensor, "B N"],
+        index: Int[Tensor, "B N"],
+        all_boxes: Float[Tensor, "B P C 4"],
+        all_logits: Float[Tensor, "B P C"],
+    ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
+        """`boxes` and `all_boxes` are relative to the image; gradient reaches the head through both outputs."""
+        num_candidates, num_classes = index.shape[1], all_logits.shape[-1]
+        image, candidate, proposal = neighbours(boxes.detach(), index, all_boxes.detach())
+        row = image * num_candidates + candidate
+        label = index.flatten()[row] % num_classes
+
+        def total(values: Tensor) -> Tensor:
+            """Over each candidate's neighbours."""
+            return values.new_zeros(index.numel(), *values.shape[1:]).index_add(0, row, values)
+
+        own_boxes, own_logits = boxes.flatten(0, 1), logits.flatten()
+        voters, votes = all_boxes[image, proposal, label], all_logits[image, proposal, label]
+        with torch.no_grad():
+            seen = all_logits.clamp(-LOGIT_RANGE, LOGIT_RANGE)
+            rivals = rival_logits(seen)
+            vote, rival = seen[image, proposal, label], rivals[image, proposal, label]
+            own, own_rival = seen.flatten(1).gather(1, index).flatten(), rivals.flatten(1).gather(1, index).flatten()
+            iou = pair_iou(voters, own_boxes[row])
+            start = (iou - 1) / SHARPNESS + 0.5 * nn.functional.logsigmoid(vote)
+            pair = torch.stack([4 * iou - 3, vote / 4, (vote - own[row]) / 4, (rival - vote) / 4, own[row] / 4], -1)
+            near = ((iou - 1) / SHARPNESS).exp()
+            support = total(near)
+            near = near / support[row]
+            side = (own_boxes[:, 2:] - own_boxes[:, :2]).repeat(1, 2).clamp(min=1 / 64)
+            offset = (voters - own_boxes[row]) / side[row]
+            mean_offset = total(near[:, None] * offset)
+            spread = (total(near[:, None] * offset.square()) - mean_offset.square()).clamp(min=1e-6).sqrt()
+            best = torch.full_like(own, -LOGIT_RANGE).scatter_reduce(0, row, vote, "amax")
+            numbers = torch.stack(
+                [
+                    own / 4, total(near * vote) / 4, (best - own) / 4, own_rival / 4, total(near * rival) / 4,
+                    support.log() - 1, spread.mean(-1).log() + 3, spread.amax(-1).log() + 2.5,
+                    10 * mean_offset.abs().mean(-1), side[:, :2].prod(-1).log() / 2 + 1.5,
+                    (side[:, 0] / side[:, 1]).log(), 4 * total(iou) / total(torch.ones_like(iou)) - 3,
+                ],
+                -1,
+            )  # fmt: skip
+            soft = ((iou - 1) / SOFTNESS).exp()
+            soft = soft / total(soft)[row]
+        weight = (start + self.weight(pair)[:, 0]).clamp(max=20.0).exp()
+        weight = weight / total(weight)[row]
+        change, step = self.verdict(self.trust(numbers)).unbind(-1)
+        voted = own_boxes + step[:, None] * total(weight[:, None] * (voters - own_boxes[row]))
+        agreed = own_logits + change + self.mean_share * (total(soft * votes) - own_logits)
+        return voted.view_as(boxes), self.scale * agreed.view_as(logits) + self.shift
+
+
+def neighbours(
+    boxes: Float[Tensor, "B N 4"], index: Int[Tensor, "B N"], all_boxes: Float[Tensor, "B P C 4"]
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Image, candidate and proposal of each pair that overlaps, in the candidate's class; its own proposal always does."""
+    num_classes = all_boxes.shape[2]
+    image = torch.arange(len(index), device=index.device)[:, None]
+    left, top, right, bottom = (side[image, index % num_classes] for side in all_boxes.permute(3, 0, 2, 1))
+    own_left, own_top, own_right, own_bottom = boxes[..., None, :].unbind(-1)
+    width = (right.minimum(own_right) - left.maximum(own_left)).clamp(min=0)
+    height = (bottom.minimum(own_bottom) - top.maximum(own_top)).clamp(min=0)
+    shared = width * height
+    union = (right - left) * (bottom - top) + (own_right - own_left) * (own_bottom - own_top) - shared
+    near: Bool[Tensor, "B N P"] = shared > NEIGHBOUR_IOU * union
+    near.scatter_(2, index.div(num_classes, rounding_mode="floor")[..., None], True)
+    image, candidate, proposal = near.nonzero(as_tuple=True)
+    return image, candidate, proposal
+
+
+def pair_iou(boxes: Float[Tensor, "M 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, " M"]:
+    """Of each with its own partner."""
+    sides = boxes[:, 2:].minimum(others[:, 2:]) - boxes[:, :2].maximum(others[:, :2])
+    shared = sides.clamp(min=0).prod(-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) + (others[:, 2:] - others[:, :2]).prod(-1)
+    return shared / (areas - shared).clamp(min=1e-9)
+
+
+def rival_logits(logits: Float[Tensor, "B P C"]) -> Float[Tensor, "B P C"]:
+    """For each class, the best logit that the proposal has for another; with one class, that of the class itself."""
+    best, second = logits.topk(min(2, logits.shape[-1]), -1).values[..., [0, -1]].split(1, -1)
+    return torch.where(logits == best, second, best)

@@ -1,0 +1,74 @@
+"""The vote of an image's proposals: at the start it changes nothing, and then it goes where the neighbours are."""
+
+import torch
+from torch import Tensor
+
+from rl_det.policies.voting_module import VotingModule, neighbours, rival_logits
+
+NUM_CLASSES, NUM_PROPOSALS = 2, 4
+Input = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def one_image() -> Input:
+    """Three proposals on one object, class 1 surest of it, and one elsewhere; a candidate of each and one of class 2."""
+    corner = torch.tensor([[0.10, 0.10], [0.11, 0.10], [0.12, 0.10], [0.60, 0.60]])
+    boxes = torch.cat([corner, corner + 0.2], -1)[None, :, None].expand(-1, -1, NUM_CLASSES, -1).contiguous()
+    logits = torch.tensor([[[2.0, -1.0], [1.0, -1.0], [0.0, -1.0], [1.0, 0.0]]])
+    index = torch.tensor([[0, 2, 6, 4, 1]])
+    chosen = boxes.flatten(1, 2)[:, index[0]]
+    return chosen, logits.flatten(1).gather(1, index), index, boxes, logits
+
+
+def trusting(*, step: float = 0.0, mean_share: float = 0.0) -> VotingModule:
+    module = VotingModule()
+    module.vote_plainly(step, mean_share)
+    return module
+
+
+def test_at_the_start_boxes_and_logits_come_back_bit_for_bit() -> None:
+    some = one_image()
+    boxes, logits = VotingModule()(*some)
+    assert torch.equal(boxes, some[0])
+    assert torch.equal(logits, some[1])
+
+
+def test_neighbours_are_the_proposals_that_overlap_the_candidate_itself_among_them() -> None:
+    some = one_image()
+    pairs = torch.stack(neighbours(some[0], some[2], some[3]), -1).tolist()
+    assert [proposal for _, candidate, proposal in pairs if candidate == 1] == [0, 1, 2]
+    assert [proposal for _, candidate, proposal in pairs if candidate == 2] == [3]
+
+
+def test_a_voted_box_lies_among_its_neighbours_and_one_alone_stays() -> None:
+    some = one_image()
+    boxes = trusting(step=1.0)(*some)[0].detach()
+    assert 0.10 < float(boxes[0, 0, 0]) < 0.11
+    torch.testing.assert_close(boxes[0, 2], some[0][0, 2])
+
+
+def test_a_share_of_the_mean_draws_logits_together() -> None:
+    some = one_image()
+    logits = trusting(mean_share=0.5)(*some)[1].detach()
+    assert 1.0 < float(logits[0, 0]) < 2.0
+    assert float(logits[0, 2]) == 1.0
+
+
+def test_gradient_reaches_the_boxes_and_logits_of_the_neighbours() -> None:
+    chosen, own, index, boxes, logits = one_image()
+    boxes.requires_grad_()
+    logits.requires_grad_()
+    voted, agreed = trusting(step=1.0, mean_share=0.5)(chosen, own, index, boxes, logits)
+    (voted[0, 0].sum() + agreed[0, 0]).backward()
+    assert boxes.grad is not None
+    assert logits.grad is not None
+    assert boxes.grad[0, 2, 0].any()
+    assert not boxes.grad[0, 3].any()
+    assert logits.grad[0, 2, 0] > 0
+
+
+def test_a_rival_is_the_best_other_class() -> None:
+    assert rival_logits(torch.tensor([[[2.0, -1.0, 0.5]]])).tolist() == [[[0.5, 2.0, 2.0]]]
+
+
+def test_with_one_class_there_is_no_other() -> None:
+    assert rival_logits(torch.tensor([[[2.0]]])).tolist() == [[[2.0]]]
