@@ -1,45 +1,61 @@
-"""A tuned policy -> files that work without rl_det: a torchvision state_dict and, where there is one, the context module."""
+"""A tuned policy -> files that work without rl_det: a torchvision state_dict and, where there is one, the policy's module."""
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.export import Dim
 
 from rl_det.detectors import save_state
 from rl_det.policies.context import ContextPolicy
-from rl_det.policies.head import copied
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
-    """Write `detector.pt`, the plain model's state_dict, and for a context policy `context.pt2`; returns the files.
+    """Write `detector.pt`, the plain model's state_dict, and a policy's module, for any number of images; returns the files.
 
-    `torch.export.load("context.pt2").module()` takes boxes relative to the image [B, N, 4], labels [B, N], logits [B, N],
-    mask [B, N] and the box head's outputs [B, N, D] of the plain detector's N best candidates, any B, and returns logits.
-    For a voting policy `voting.pt`, the state_dict of `rl_det.policies.voting_module.VotingModule`, a file without rl_det's
-    other parts.
+    `torch.export.load(...).module()` of a context policy's `context.pt2` takes boxes relative to the image [B, N, 4], labels
+    [B, N], logits [B, N], mask [B, N] and the box head's outputs [B, N, D] of the plain detector's N best candidates, and
+    returns logits. That of a voting policy's `voting.pt2` takes boxes, logits and indices p * C + c of candidates, any number
+    of them, and all the boxes [B, P, C, 4] and logits [B, P, C] of the plain detector's head, and returns boxes and logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     detector = folder / "detector.pt"
     save_state(policy.detector.plain(), detector)
+    if isinstance(policy, ContextPolicy):
+        return [detector, _export_context(policy, num_candidates, folder / "context.pt2")]
     if isinstance(policy, VotingPolicy):
-        voting = folder / "voting.pt"
-        torch.save(copied(policy.module.state_dict()), voting)
-        return [detector, voting]
-    if not isinstance(policy, ContextPolicy):
-        return [detector]
-    context = folder / "context.pt2"
-    module = deepcopy(policy.module).cpu().eval()  # the policy may go on training, on its device
+        return [detector, _export_voting(policy, folder / "voting.pt2")]
+    return [detector]
+
+
+def _export_context(policy: ContextPolicy, num_candidates: int, file: Path) -> Path:
     size = 2, num_candidates
     example = (
         torch.rand(*size, 4),
         torch.ones(size, dtype=torch.int64),
         torch.zeros(size),
         torch.ones(size, dtype=torch.bool),
-        torch.zeros(*size, module.embedding.in_features),
+        torch.zeros(*size, policy.module.embedding.in_features),
     )
-    batch = {0: Dim("images")}
-    torch.export.save(torch.export.export(module, example, dynamic_shapes=(batch,) * 5), context)
-    return [detector, context]
+    return _export_module(policy.module, example, ({0: Dim("images")},) * 5, file)
+
+
+def _export_voting(policy: VotingPolicy, file: Path) -> Path:
+    num_classes = policy.detector.num_classes
+    corner = torch.rand(2, 5, num_classes, 2) / 2
+    boxes, logits = torch.cat([corner, corner + 0.5], -1), torch.zeros(2, 5, num_classes)
+    index = torch.arange(4).expand(2, -1) % (5 * num_classes)
+    example = (boxes.flatten(1, 2)[:, index[0]], torch.zeros(2, 4), index, boxes, logits)
+    images, candidates, proposals = Dim("images"), Dim("candidates"), Dim("proposals")
+    ours, all_of_them = {0: images, 1: candidates}, {0: images, 1: proposals}
+    return _export_module(policy.module, example, (ours, ours, ours, all_of_them, all_of_them), file)
+
+
+def _export_module(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: tuple[Any, ...], file: Path) -> Path:
+    own = deepcopy(module).cpu().eval()  # the policy may go on training, on its device
+    torch.export.save(torch.export.export(own, example, dynamic_shapes=dynamic_shapes), file)
+    return file

@@ -104,7 +104,7 @@ def neighbours(
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
     """Image, candidate and proposal of each pair that overlaps, in the candidate's class; its own proposal always does."""
     num_classes = all_boxes.shape[2]
-    image = torch.arange(len(index), device=index.device)[:, None]
+    image = torch.arange(index.shape[0], device=index.device)[:, None]
     left, top, right, bottom = (side[image, index % num_classes] for side in all_boxes.permute(3, 0, 2, 1))
     own_left, own_top, own_right, own_bottom = boxes[..., None, :].unbind(-1)
     width = (right.minimum(own_right) - left.maximum(own_left)).clamp(min=0)

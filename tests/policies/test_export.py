@@ -14,6 +14,8 @@ from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.export import export
 from rl_det.policies.rescore import RescorePolicy
+from rl_det.policies.voting import VotingPolicy
+from rl_det.policies.voting_module import VotingModule
 
 NUM_CLASSES = 3
 NUM_CANDIDATES = 20
@@ -134,6 +136,47 @@ def test_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> Non
         train_a_little(some)
     for own, wanted in zip(exported.parameters(), other.parameters(), strict=True):
         assert torch.equal(own, wanted)
+
+
+def voting_policy() -> VotingPolicy:
+    """Not at step zero: it moves boxes and logits."""
+    torch.manual_seed(0)
+    module = VotingModule()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    detector = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    policy = VotingPolicy(detector, module, sigma=0.5, box_sigma=0.2)
+    policy.recalibrate(0.5, -1.0)
+    return policy
+
+
+VOTING_ELSEWHERE = """
+import sys, torch
+vote = torch.export.load("voting.pt2").module()
+with torch.no_grad():
+    output = [vote(*given) for given in torch.load("input.pt")]
+assert not [name for name in sys.modules if name.startswith("rl_det")]
+torch.save(output, "output.pt")
+"""
+
+
+def test_the_exported_vote_needs_torch_alone_and_any_number_of_candidates_proposals_and_images(tmp_path: Path) -> None:
+    policy = voting_policy()
+    assert export(policy, tmp_path, NUM_CANDIDATES) == [tmp_path / "detector.pt", tmp_path / "voting.pt2"]
+    given, wanted = [], []
+    for num_images, num_candidates in ((1, 7), (3, NUM_CANDIDATES)):
+        encoded = policy.detector.encode(images(num_images))
+        with torch.no_grad():
+            output = policy.detector.head(encoded)
+            seen = observe(policy.detector.propose(encoded, num_candidates), encoded)
+            all_boxes = output.boxes / seen["size"][:, None, None]
+            given.append((seen["boxes"], seen["logits"], seen["index"], all_boxes, output.logits))
+            wanted.append(policy.adjusted(seen, output))
+    torch.save(given, tmp_path / "input.pt")
+    subprocess.run([sys.executable, "-c", VOTING_ELSEWHERE], check=True, cwd=tmp_path, timeout=120)
+    for theirs, ours, shown in zip(torch.load(tmp_path / "output.pt"), wanted, given, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(theirs[0], shown[0])
 
 
 def train_a_little(policy: ContextPolicy) -> None:
