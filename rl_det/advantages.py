@@ -1,5 +1,6 @@
 """Rewards of several samples of one image, or credits of its candidates -> advantages that a policy gradient can use."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -23,3 +24,23 @@ def scaled(advantage: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> 
     """
     size = (advantage.square() * mask).sum().div(mask.sum().clamp(min=1)).sqrt()
     return advantage / size.clamp(min=1e-12) * mask
+
+
+def factors(values: Float[Tensor, "B K N *F"]) -> tuple[Float[Tensor, "B K N"], ...]:
+    """Those of each independent factor by which candidates act; of the only one, where there is no dimension for them."""
+    return (values,) if values.ndim == 3 else values.unbind(-1)
+
+
+def candidate_advantages(
+    reward: Float[Tensor, "B K"],
+    credit: Float[Tensor, "BK N *F"] | None,
+    log_prob: Float[Tensor, "B K N *F"],
+    mask: Bool[Tensor, "B K N"],
+) -> Float[Tensor, "B K N *F"]:
+    """Each candidate's own credit where there is one, else its image's leave-one-out reward; each factor `scaled` by itself."""
+    if credit is None:
+        whole = leave_one_out(reward)
+        advantage = whole.view(*whole.shape, *[1] * (log_prob.ndim - 2)).expand_as(log_prob)
+    else:
+        advantage = credit.view_as(log_prob)
+    return torch.stack([scaled(own, mask) for own in factors(advantage)], -1).view_as(log_prob)

@@ -25,7 +25,7 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_det.advantages import leave_one_out, scaled
+from rl_det.advantages import candidate_advantages, factors
 from rl_det.candidates import Observation
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
@@ -107,15 +107,13 @@ def collect(policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Gen
     _, reward, _, _, outcome = envs.step(action.flatten(0, 1))
     mask = observation["mask"][:, None].expand(-1, num_samples, -1)
     reward = torch.as_tensor(reward).unflatten(0, (-1, num_samples))
-    credit = outcome.get("credit")
-    advantage = leave_one_out(reward)[..., None].expand_as(mask) if credit is None else credit.view_as(log_prob)
     return Rollout(
         observation=observation,
         encoded=info["encoded"],
         image_ids=info["image_ids"],
         action=action,
         log_prob=log_prob,
-        advantage=torch.stack([scaled(own, mask) for own in factors(advantage)], -1).view_as(advantage),
+        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask),
         mask=mask,
         reward=reward,
     )
@@ -140,12 +138,11 @@ def update(
         metrics |= {"kl_old": moved, "epochs": float(epoch)}
         if epoch and moved > config.target_kl:
             break
-        surrogate = torch.stack(
-            [
-                weight * clipped_loss(ratio, advantage, rollout.mask, clip=config.clip)
-                for weight, ratio, advantage in zip(config.factor_weights, ratios, advantages, strict=False)
-            ]
-        ).sum()
+        losses = [
+            clipped_loss(ratio, advantage, rollout.mask, clip=config.clip)
+            for ratio, advantage in zip(ratios, advantages, strict=True)
+        ]
+        surrogate = torch.stack([w * own for w, own in zip(config.factor_weights, losses, strict=False)]).sum()
         drift = masked_mean(distribution.drift(), rollout.mask[:, 0])
         loss = surrogate + config.drift_weight * drift.square()
         if isinstance(distribution, GaussianAdjustments):
@@ -169,11 +166,6 @@ def update(
         optimizer.step()
         metrics |= {"grad_norm": float(norm), "epochs": epoch + 1.0}
     return metrics
-
-
-def factors(values: Float[Tensor, "B K N *F"]) -> tuple[Float[Tensor, "B K N"], ...]:
-    """Those of each factor by which candidates act; of the only one, where there is no dimension for them."""
-    return (values,) if values.ndim == 3 else values.unbind(-1)
 
 
 def train(

@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.advantages import leave_one_out, scaled
+from rl_det.advantages import candidate_advantages, factors
 from rl_det.candidates import Observation
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
@@ -76,14 +76,14 @@ def learn(
     action = distribution.sample(num_samples, generator)
     envs.unwrapped.set_baseline(distribution.greedy().repeat_interleave(num_samples, 0))  # type: ignore[attr-defined]
     _, flat_reward, _, _, outcome = envs.step(action.flatten(0, 1))
-    mask = observation["mask"][:, None].expand_as(action)
+    mask = observation["mask"][:, None].expand(-1, num_samples, -1)
     reward = torch.as_tensor(flat_reward).unflatten(0, (-1, num_samples))
-    if config.advantage == "credit":
-        advantage = outcome["credit"].view_as(action)
-    else:
-        advantage = leave_one_out(reward)[..., None].expand_as(action)
+    credit = outcome["credit"] if config.advantage == "credit" else None
+    log_prob = distribution.log_prob(action)
+    advantage = candidate_advantages(reward, credit, log_prob.detach(), mask)
     drift = masked_mean(distribution.drift(), mask[:, 0])
-    loss = reinforce_loss(distribution.log_prob(action), scaled(advantage, mask), mask)
+    losses = [reinforce_loss(*own, mask) for own in zip(factors(log_prob), factors(advantage), strict=True)]
+    loss = torch.stack(losses).sum()
     metrics = {"reward": float(reward.mean()), "drift": float(drift.detach())}
     loss = loss + config.drift_weight * drift.square()
     if supervised is not None:

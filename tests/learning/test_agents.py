@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float
+from rl_det_envs.adjust_detections import AdjustDetectionsVector
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 from rl_det_envs.select_detections import SelectDetectionsVector
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from rl_det.agents import ppo, reinforce
 from rl_det.candidates import select_candidates
 from rl_det.detectors import Detector
 from rl_det.detectors.cache import EncodedDataset
+from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
@@ -189,6 +191,57 @@ def test_reinforce_finds_it_by_the_reward_of_the_whole_image_too() -> None:
 def test_reinforce_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
     config = reinforce.Config(num_updates=100, learning_rate=0.05, drift_weight=0.0, validate_every=100)
     assert mean(learnt_by_reinforce(ShuffledCredit, seed, config) for seed in range(3)) < NOT_LEARNT
+
+
+class ToyRefiner(ToyDetector):
+    """Its head moves boxes too, all by the same; the right move is four pixels to the left of where it starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.tensor(4.0))
+        with torch.no_grad():
+            self.scores.weight.copy_(torch.eye(1, NUM_FEATURES))
+
+    def head(self, encoded: Encoded) -> HeadOutput:
+        boxes = encoded.reference + self.offset * torch.tensor([1.0, 0.0, 1.0, 0.0])
+        return HeadOutput(self.scores(encoded.features[0]), boxes[:, :, None], encoded.features[0])
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [*super().head_parameters(), self.offset]
+
+
+class ShuffledMoves(AdjustDetectionsVector):
+    """Every move gets the credit of another one of its image."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        *outcome, info = super().step(actions)
+        return *outcome, {"credit": info["credit"].roll(int(self.np_random.integers(1, NUM_PROPOSALS)), 1)}  # type: ignore[return-value]
+
+
+def learnt_offset(env: type, agent: Any, config: Any) -> float:
+    detector = ToyRefiner()
+    options = {"num_candidates": NUM_PROPOSALS, "samples_per_image": 4}
+    envs = env(64, detector=detector, dataset=toy_data(0), **options)
+    envs.reset(seed=0)
+    policy = RefinePolicy(detector, sigma=0.5, box_sigma=0.5)
+    agent.train(
+        policy, envs, config, generator=torch.Generator().manual_seed(0),
+        validate=lambda: mean_ap(policy, toy_data(99), NUM_PROPOSALS, nms_iou=0.5),
+    )  # fmt: skip
+    return float(detector.offset.detach())
+
+
+LITTLE: dict[str, Any] = {"num_updates": 80, "learning_rate": 0.2, "validate_every": 80}
+
+
+@pytest.mark.parametrize(("agent", "config"), [(ppo, ppo.Config(**LITTLE)), (reinforce, reinforce.Config(**LITTLE))])
+def test_boxes_are_moved_to_where_the_objects_are(agent: Any, config: Any) -> None:
+    assert abs(learnt_offset(AdjustDetectionsVector, agent, config)) < 0.5
+
+
+@pytest.mark.parametrize(("agent", "config"), [(ppo, ppo.Config(**LITTLE)), (reinforce, reinforce.Config(**LITTLE))])
+def test_boxes_are_not_moved_there_when_credit_goes_to_the_wrong_candidates(agent: Any, config: Any) -> None:
+    assert abs(learnt_offset(ShuffledMoves, agent, config)) > 1.0
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

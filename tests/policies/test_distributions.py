@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from rl_det.policies.distributions import BernoulliGates, Distribution, GaussianShifts
+from rl_det.policies.distributions import BernoulliGates, Distribution, GaussianAdjustments, GaussianShifts
 
 SHAPE = 2, 5
 SIGMA = 0.7
@@ -143,3 +143,35 @@ def test_images_without_candidates_have_empty_actions() -> None:
 def test_both_are_distributions() -> None:
     assert isinstance(gaussian(), Distribution)
     assert isinstance(BernoulliGates(logits()), Distribution)
+
+
+def adjustments(seed: int = 0, count: int = 5) -> GaussianAdjustments:
+    """Logits' shifts at sigma 0.7, boxes' moves at 0.2."""
+    mean = torch.randn(2, count, 5, generator=generator(seed))
+    return GaussianAdjustments(mean, SIGMA, 0.2, torch.zeros(2, count))
+
+
+def test_adjustments_are_two_independent_factors_with_torchs_densities_entropy_and_divergence() -> None:
+    own, other = adjustments(0), adjustments(1)
+    normal, other_normal = (
+        Normal(some.mean, torch.tensor([SIGMA, 0.2, 0.2, 0.2, 0.2]).expand(2, 5, 5)) for some in (own, other)
+    )
+    action = own.sample(4, generator())
+    assert action.shape == (2, 4, 5, 5)
+    density = normal.log_prob(action.transpose(0, 1)).transpose(0, 1)
+    expected = torch.stack([density[..., 0], density[..., 1:].sum(-1)], -1)
+    torch.testing.assert_close(own.log_prob(action), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(own.entropy(), normal.entropy().sum(-1))
+    torch.testing.assert_close(own.kl(other), kl_divergence(normal, other_normal).sum(-1))
+
+
+def test_adjustments_come_in_mirrored_pairs_with_their_own_spreads_and_drift_by_their_shifts() -> None:
+    own = adjustments()
+    action = own.sample(4, generator())
+    torch.testing.assert_close(action[:, 0] + action[:, 1], 2 * own.mean)
+    many = own.sample(20_000, generator()).std(1)
+    torch.testing.assert_close(many, torch.tensor([SIGMA, 0.2, 0.2, 0.2, 0.2]).expand(2, 5, 5), rtol=0.05, atol=0)
+    assert torch.equal(own.drift(), own.mean[..., 0])
+    assert torch.equal(own.greedy(), own.mean)
+    assert adjustments(count=0).log_prob(adjustments(count=0).sample(3, generator())).shape == (2, 3, 0, 2)
+    assert isinstance(own, Distribution)
