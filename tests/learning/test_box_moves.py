@@ -1,0 +1,65 @@
+"""The agents on a toy detector whose boxes are all off by the same: they move them, unless another move has the credit."""
+
+from typing import Any
+
+import pytest
+import torch
+from learning.toy import NUM_FEATURES, NUM_PROPOSALS, ToyDetector, toy_data
+from rl_det_envs.adjust_detections import AdjustDetectionsVector
+from torch import nn
+
+from rl_det.agents import ppo, reinforce
+from rl_det.policies.refine import RefinePolicy
+from rl_det.types import Encoded, HeadOutput
+from rl_det.validation import mean_ap
+
+
+class ToyRefiner(ToyDetector):
+    """Its head moves boxes too, all by the same; the right move is four pixels to the left of where it starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.tensor(4.0))
+        with torch.no_grad():
+            self.scores.weight.copy_(torch.eye(1, NUM_FEATURES))
+
+    def head(self, encoded: Encoded) -> HeadOutput:
+        boxes = encoded.reference + self.offset * torch.tensor([1.0, 0.0, 1.0, 0.0])
+        return HeadOutput(self.scores(encoded.features[0]), boxes[:, :, None], encoded.features[0])
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [*super().head_parameters(), self.offset]
+
+
+class ShuffledMoves(AdjustDetectionsVector):
+    """Every move gets the credit of another one of its image."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        *outcome, info = super().step(actions)
+        return *outcome, {"credit": info["credit"].roll(int(self.np_random.integers(1, NUM_PROPOSALS)), 1)}  # type: ignore[return-value]
+
+
+def learnt_offset(env: type, agent: Any, config: Any) -> float:
+    detector = ToyRefiner()
+    options = {"num_candidates": NUM_PROPOSALS, "samples_per_image": 4}
+    envs = env(64, detector=detector, dataset=toy_data(0), **options)
+    envs.reset(seed=0)
+    policy = RefinePolicy(detector, sigma=0.5, box_sigma=0.5)
+    agent.train(
+        policy, envs, config, generator=torch.Generator().manual_seed(0),
+        validate=lambda: mean_ap(policy, toy_data(99), NUM_PROPOSALS, nms_iou=0.5),
+    )  # fmt: skip
+    return float(detector.offset.detach())
+
+
+LITTLE: dict[str, Any] = {"num_updates": 50, "learning_rate": 0.3, "validate_every": 50}
+
+
+@pytest.mark.parametrize(("agent", "config"), [(ppo, ppo.Config(**LITTLE)), (reinforce, reinforce.Config(**LITTLE))])
+def test_boxes_are_moved_to_where_the_objects_are(agent: Any, config: Any) -> None:
+    assert abs(learnt_offset(AdjustDetectionsVector, agent, config)) < 0.5
+
+
+@pytest.mark.parametrize(("agent", "config"), [(ppo, ppo.Config(**LITTLE)), (reinforce, reinforce.Config(**LITTLE))])
+def test_boxes_are_not_moved_there_when_credit_goes_to_the_wrong_candidates(agent: Any, config: Any) -> None:
+    assert abs(learnt_offset(ShuffledMoves, agent, config)) > 1.0
