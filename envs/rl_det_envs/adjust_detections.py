@@ -11,9 +11,8 @@ from torch import Tensor
 
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
-from rl_det.metrics.box_moves import what_moves_are_worth
-from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import candidate_relations, pad_targets
+from rl_det.rewards import MOVE_REWARDS
 from rl_det_envs.candidate_world import CandidateEnv, CandidateVectorEnv
 
 LARGEST = 20.0
@@ -23,15 +22,10 @@ class AdjustDetectionsVector(CandidateVectorEnv):
     """`rl_det/AdjustDetections-v0`, natively batched; an action is a logit shift and four numbers of `rl_det.boxes.moved`.
 
     `info["credit"]` [B, N, 2] is what a candidate's shift alone would change, and what its move alone would. Boxes are moved
-    before NMS and matching, and clipped to the image. Paid in the pool's AP alone.
+    before NMS and matching, and clipped to the image.
     """
 
     doing_nothing = 0.0
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        if (reward := options.get("reward", "pool_ap")) != "pool_ap":
-            raise ValueError(f"reward must be 'pool_ap', as no other knows of boxes; got {reward!r}")
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.Box(-LARGEST, LARGEST, (self.num_candidates, 5), np.float32)
@@ -41,16 +35,17 @@ class AdjustDetectionsVector(CandidateVectorEnv):
 
     def outcome(self, images: np.ndarray, actions: Tensor) -> tuple[np.ndarray, np.ndarray]:
         before = replace(self._candidates, boxes=self._moved(torch.arange(self.pool_images), self._pool_actions))
-        related = candidate_relations(before, self._targets, num_classes=self.detector.num_classes)
-        baseline = self._ranked(self._logits, self._pool_actions[..., 0])
-        pool = CandidatePool(related, baseline, nms_iou=self.nms_iou)
-        scores = self._ranked(self._logits[images], actions[..., 0])
-        _, without = pool.what_if(images, baseline[images], scores)
-        reward, worth = what_moves_are_worth(
-            pool, before.boxes.numpy(force=True), pad_targets(self._targets), images, scores,
+        reward, credit = MOVE_REWARDS[self.reward_name](
+            candidate_relations(before, self._targets, num_classes=self.detector.num_classes),
+            pad_targets(self._targets),
+            before.boxes.numpy(force=True),
+            self._ranked(self._logits, self._pool_actions[..., 0]),
+            images,
+            self._ranked(self._logits[images], actions[..., 0]),
             self._moved(torch.from_numpy(images), actions).numpy(force=True),
-        )  # fmt: skip
-        return reward, np.stack([-without, worth], -1)[:, : self.num_candidates]
+            nms_iou=self.nms_iou,
+        )
+        return reward, credit[:, : self.num_candidates]
 
     def _moved(self, images: Tensor, actions: Float[Tensor, "R N 5"]) -> Float[Tensor, "R M 4"]:
         """All candidates' boxes, those that act moved; in the user's pixels."""

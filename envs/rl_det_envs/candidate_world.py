@@ -66,7 +66,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
             raise ValueError(
                 f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
             )
-        self.reward = reward_named(reward)
+        self.reward, self.reward_name = reward_named(reward), reward
         self.detector = detector or build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
         source = dataset if dataset is not None else DigitScenes("train", num_scenes=pool_images)
         self.data = source if isinstance(source, EncodedDataset) else encode_dataset(self.detector, source)

@@ -198,8 +198,6 @@ def test_samples_of_one_image_share_its_observation(env_id: str, options: dict[s
 def test_images_without_objects_or_without_candidates_are_episodes_like_others(
     env_id: str, detector: Detector, data: EncodedDataset, reward: str
 ) -> None:
-    if env_id == ADJUST and reward != "pool_ap":
-        pytest.skip("image_ap knows nothing of boxes, and is refused")
     encoded = data.encoded[slice(0, 3)]
     encoded.mask[1] = False
     bare = EncodedDataset(encoded, data.targets[:3])

@@ -7,7 +7,8 @@ import torch
 from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import pad_targets
 from rl_det.metrics.relations import Relations, relations
-from rl_det.rewards import image_ap, pool_ap, reward_named
+from rl_det.rewards import reward_named
+from rl_det.rewards.average_precision import image_ap, pool_ap
 from rl_det.types import Target
 
 NUM_IMAGES, NUM_CANDIDATES = 4, 8
