@@ -95,7 +95,7 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
 ) -> None:
     results = run(out=tmp_path / "run")
     voted = ["warm_start_voted", "continued_supervised_voted"]
-    assert list(results["methods"]) == ["warm_start", "continued_supervised", "ppo", *voted]
+    assert list(results["methods"]) == ["warm_start", "continued_supervised", *voted, "ppo"]
     assert set(results["seconds"]) == set(results["methods"])
     assert {"seed", "data", "detector", "device"} <= set(results)
     for figures in results["methods"].values():
@@ -103,6 +103,7 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
         assert 0 < figures["AP"] < figures["AP50"] <= 1
     files = {str(file.relative_to(tmp_path / "run")) for file in (tmp_path / "run").rglob("*") if file.is_file()}
     assert {"config.json", "metrics.jsonl", "checkpoints/ppo.pt", "ppo/detector.pt"} <= files
+    assert "ppo/voting.pt2" in files
     assert "ppo/context.pt2" not in files
     assert any(file.startswith("tensorboard/") for file in files)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -119,7 +120,7 @@ def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
     assert (few.num_updates - 1) * few.num_epochs * ppo_finetune.IMAGES_PER_UPDATE < 90 * ppo_finetune.MAX_PASSES
 
 
-@pytest.mark.parametrize("policy", ["select", "context"])
+@pytest.mark.parametrize("policy", ["rescore", "select", "context", "refine"])
 def test_the_other_policies_run_and_the_other_reward(tmp_path: Path, policy: str) -> None:
     results = run(out=tmp_path / "run", policy=policy, reward="image_ap")
     assert results["policy"] == policy
