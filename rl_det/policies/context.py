@@ -1,20 +1,20 @@
 """Candidates -> a Gaussian shift of each one's logit; the mean is the head's logit and what the neighbours add to it."""
 
-from typing import Any
-
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.context_module import ContextModule
-from rl_det.policies.head import copied
+from rl_det.policies.head import HeadWithModule
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.types import HeadOutput
 
 
-class ContextPolicy(RescorePolicy):
+class ContextPolicy(HeadWithModule, RescorePolicy):
     """The head and a context module, trained together, as a policy for `rl_det/RescoreDetections-v0`."""
+
+    module: ContextModule
 
     def __init__(self, detector: Detector, module: ContextModule, *, sigma: float) -> None:
         super().__init__(detector, sigma=sigma)
@@ -29,21 +29,3 @@ class ContextPolicy(RescorePolicy):
             observation["boxes"], observation["labels"], alone, observation["mask"], output.embeddings.gather(1, chosen)
         )
         return logits
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What fine-tuning trains: the head's and the module's."""
-        return [*super().parameters(), *self.module.parameters()]
-
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Into the module, exactly; the plain detector beside it keeps its own calibration."""
-        self.module.scale.mul_(scale)
-        self.module.shift.mul_(scale).add_(shift)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The detector's and the module's, copied."""
-        return {**super().state_dict(), "context": copied(self.module.state_dict())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
-        super().load_state_dict(state)
-        self.module.load_state_dict(state["context"])

@@ -44,6 +44,33 @@ class Head:
         self.detector.plain().load_state_dict(state["detector"])
 
 
+class HeadWithModule(Head):
+    """A head and a module beside it, trained together; a policy names this before the policy that it extends.
+
+    The module has `scale` and `shift`, by which its logits end.
+    """
+
+    module: nn.Module
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What fine-tuning trains: the head's and the module's."""
+        return [*super().parameters(), *self.module.parameters()]
+
+    def recalibrate(self, scale: float, shift: float) -> None:
+        """Into the module, exactly; the plain detector beside it keeps its own calibration."""
+        self.module.get_buffer("scale").mul_(scale)
+        self.module.get_buffer("shift").mul_(scale).add_(shift)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The detector's and the module's, copied."""
+        return {**super().state_dict(), "module": copied(self.module.state_dict())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state."""
+        super().load_state_dict(state)
+        self.module.load_state_dict(state["module"])
+
+
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state that later training does not reach."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
