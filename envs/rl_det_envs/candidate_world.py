@@ -47,6 +47,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012  (Gymnasium writes it so)
+    """`autoreset_mode` is the instance's own: DISABLED waits for reset, NEXT_STEP and SAME_STEP are Gymnasium's."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         pool_images: int = 32,
         reward: str = "pool_ap",
         nms_iou: float | None = None,
+        autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
         device: str | torch.device = "cpu",
     ) -> None:
         if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
@@ -80,15 +82,22 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.single_action_space = self.action_space_of_one()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._queue: list[int] = []
         self._candidates: Any = None
+        self._observation: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next images; `info` has their "encoded" (one each), "image_ids", and "samples_per_image"."""
+        """Show the next images; `info` has their "encoded" (one each), "image_ids", and "samples_per_image".
+
+        `options={"image_ids": [...]}` chooses them: one position in the data set for each group of `samples_per_image`.
+        """
+        chosen = self._chosen(options)
         super().reset(seed=seed)
         if seed is not None:
             self._queue = []
-        shown = self._draw(self.pool_images)
+        shown = self._draw(self.pool_images, chosen)
         self._encoded = self.data.batch(torch.tensor(shown), self.device)
         with torch.no_grad():
             output = self.detector.head(self._encoded)
@@ -98,7 +107,7 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self._logits = whole["logits"]
         shape = self.pool_images, *(self.single_action_space.shape or ())
         self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
-        self._observation: Any = {
+        self._observation = {
             name: (values if name == "size" else values[:, : self.num_candidates])[: self.num_images].repeat_interleave(
                 self.samples_per_image, 0
             )
@@ -118,6 +127,8 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Act on every candidate; rewards [B] and `info["credit"]` [B, N] in mAP, float32."""
         if self._candidates is None:
+            if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._observation is not None:
+                return self._begun()
             raise gymnasium.error.ResetNeeded("an episode is one step long; call reset before the next step")
         actions = self._checked(actions)
         images = np.repeat(np.arange(self.num_images), self.samples_per_image)
@@ -126,7 +137,17 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         ended = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         info = {"credit": torch.as_tensor(credit, dtype=torch.float32, device=self.device)}
         rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final = {"final_obs": self._observation, "_final_obs": ended, "final_info": info, "_final_info": ended}
+            observation, begun = self.reset()
+            return observation, rewards, ended, ~ended, {**begun, **final}
         return self._observation, rewards, ended, ~ended, info
+
+    def _begun(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """What a step gives that only resets: the action is ignored, nothing is earned, nothing has ended."""
+        observation, info = self.reset()
+        ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return observation, torch.zeros(self.num_envs, device=self.device), ended, ended.clone(), info
 
     def outcome(self, images: np.ndarray, actions: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Rewards [B] and credits of the candidates that act [B, N, ...], on the host."""
@@ -143,9 +164,20 @@ class CandidateVectorEnv(VectorEnv[Any, Any, Any], ABC):
         on_host: Float64[np.ndarray, "R M"] = scores.numpy(force=True)
         return on_host
 
-    def _draw(self, count: int) -> list[int]:
-        """The next images: a permutation is used up before the next begins, and no image comes twice in one draw."""
-        drawn: list[int] = []
+    def _chosen(self, options: dict[str, Any] | None) -> list[int]:
+        """The images that reset's options ask for; none if they ask for none."""
+        if unknown := set(options or {}) - {"image_ids"}:
+            raise ValueError(f"options must be {{'image_ids': [...]}}; got {sorted(unknown)}")
+        chosen = [int(image) for image in (options or {}).get("image_ids", [])]
+        if options and (len(chosen) != self.num_images or len(set(chosen)) < len(chosen)):
+            raise ValueError(f"image_ids must be {self.num_images} different images; got {chosen}")
+        if wrong := [image for image in chosen if not 0 <= image < len(self.data)]:
+            raise ValueError(f"image_ids must be positions in the data set, 0..{len(self.data) - 1}; got {wrong[0]}")
+        return chosen
+
+    def _draw(self, count: int, chosen: list[int]) -> list[int]:
+        """Those chosen, then the next: a permutation is used up before another begins; no image comes twice in a draw."""
+        drawn = list(chosen)
         while len(drawn) < count:
             if not self._queue:
                 self._queue = self.np_random.permutation(len(self.data)).tolist()
@@ -191,12 +223,15 @@ class CandidateEnv(gymnasium.Env[Any, Any]):
         self.action_space = self.batched.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next image."""
+        """Show the next image, or that of `options={"image_id": ...}`, a position in the data set."""
+        if unknown := set(options or {}) - {"image_id"}:
+            raise ValueError(f"options must be {{'image_id': ...}}; got {sorted(unknown)}")
+        chosen = self.batched._chosen({"image_ids": [options["image_id"]]}) if options else []
         super().reset(seed=seed)
         if seed is not None or self.batched._np_random is None:
             self.batched.np_random = self.np_random
             self.batched._queue = []
-        observation, info = self.batched.reset(options=options)
+        observation, info = self.batched.reset(options={"image_ids": chosen} if chosen else None)
         return _first(observation), {"image_id": info["image_ids"][0]}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -114,6 +114,58 @@ def test_the_native_form_declares_that_it_waits_for_reset(env_id: str, options: 
         envs.step(random_actions(env_id, 2, 0))
 
 
+def test_next_step_resets_in_the_step_after_the_end_and_same_step_in_the_step_itself(
+    env_id: str, options: dict[str, Any]
+) -> None:
+    waiting = make_native(env_id, 2, **options)
+    later = make_native(env_id, 2, **options, autoreset_mode=AutoresetMode.NEXT_STEP)
+    at_once = make_native(env_id, 2, **options, autoreset_mode=AutoresetMode.SAME_STEP)
+    assert later.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    assert at_once.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    seen, info = waiting.reset(seed=3)
+    for envs in (later, at_once):
+        assert envs.reset(seed=3)[1]["image_ids"] == info["image_ids"]
+    for episode in range(3):
+        actions = random_actions(env_id, 2, episode)
+        _, rewards, ended, _, outcome = waiting.step(actions)
+        following, info = waiting.reset()
+        for step in (later.step(actions), at_once.step(actions)):
+            assert torch.equal(step[1], rewards)
+            assert torch.equal(step[2], ended)
+        same_obs, final = step[0], step[4]
+        assert torch.equal(final["final_info"]["credit"], outcome["credit"])
+        assert torch.equal(final["final_obs"]["logits"], seen["logits"])
+        assert final["image_ids"] == info["image_ids"]
+        observation, nothing, ended, cut, begun = later.step(actions)
+        assert begun["image_ids"] == info["image_ids"]
+        assert not torch.stack((nothing.bool(), ended, cut)).any()
+        for other in (observation, same_obs):
+            assert torch.equal(other["logits"], following["logits"])
+        seen = following
+
+
+def test_no_mode_steps_before_the_first_reset(env_id: str, options: dict[str, Any]) -> None:
+    for mode in AutoresetMode:
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            make_native(env_id, 2, **options, autoreset_mode=mode).step(random_actions(env_id, 2, 0))
+
+
+def test_an_image_can_be_asked_for_and_an_unknown_one_is_refused(env_id: str, options: dict[str, Any]) -> None:
+    single, native = gymnasium.make(env_id, **options), make_native(env_id, 2, **options)
+    expected = native.reset(seed=0, options={"image_ids": [4, 1]})
+    assert expected[1]["image_ids"] == [4, 1]
+    observation, info = single.reset(seed=0, options={"image_id": 4})
+    assert info["image_id"] == 4
+    np.testing.assert_array_equal(observation["logits"], expected[0]["logits"][0].numpy())
+    with pytest.raises(ValueError, match=r"image_ids must be positions in the data set, 0\.\.5; got 17"):
+        single.reset(options={"image_id": 17})
+    with pytest.raises(ValueError, match=r"image_ids must be 2 different images; got \[1, 1\]"):
+        native.reset(options={"image_ids": [1, 1]})
+    with pytest.raises(ValueError, match=r"options must be {'image_ids': \[\.\.\.\]}; got \['seed'\]"):
+        native.reset(options={"seed": 3})
+    native.step(random_actions(env_id, 2, 0))  # the episode goes on
+
+
 def test_observations_lie_in_their_space(env_id: str, options: dict[str, Any]) -> None:
     envs = make_native(env_id, 3, **options)
     observations, _ = envs.reset(seed=0)
