@@ -32,7 +32,7 @@ from rl_det.rewards import reward_named
 from rl_det.runs import Run, check_writable
 from rl_det.training import continued
 
-NUM_UPDATES = {"smoke": 4, "short": 300, "full": 1200}
+NUM_UPDATES = {"smoke": 4, "short": 300, "full": 900}
 MAX_PASSES = 30
 """Over the training images, epochs counted: a small data set is learned by heart in more."""
 NUM_VALIDATIONS = 12
