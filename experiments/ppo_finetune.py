@@ -28,7 +28,7 @@ from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.report.tables import print_table
-from rl_det.rewards import reward_named
+from rl_det.rewards import check_reward
 from rl_det.runs import Run, check_writable
 from rl_det.training import continued
 
@@ -54,7 +54,7 @@ def main(arguments: Arguments) -> None:
     seconds: dict[str, float] = {}
     folder = arguments.out or default_folder(arguments)
     check_writable(folder)
-    reward_named(arguments.reward)  # an unknown one is refused before any work
+    check_reward(arguments.reward)  # an unknown one is refused before any work
     started = time.perf_counter()
     task = open_task(arguments)
     seconds["warm_start"] = time.perf_counter() - started

@@ -10,6 +10,8 @@ from torchvision.ops import batched_nms, remove_small_boxes
 
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput
 
+SHIFT_OF_ONE = 16.0
+"""Logits that an action of 1 adds: actions lie in [-1, 1], and a power of two makes no rounding error of it."""
 SMALLEST_SIDE = 1e-2  # pixels; a box thinner than this was clipped away at the image's edge
 
 

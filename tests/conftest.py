@@ -5,11 +5,11 @@ import hashlib
 import os
 from pathlib import Path
 
-METRICS = Path(__file__).parents[1] / "rl_det" / "metrics"
+LIBRARY = Path(__file__).parents[1] / "rl_det"
 
 # numba compiles anew what was edited, but not what calls it from another file.
-source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(METRICS.glob("*.py"))))
-os.environ.setdefault("NUMBA_CACHE_DIR", str(METRICS / "__pycache__" / source.hexdigest()[:16]))
+source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(LIBRARY.rglob("*.py"))))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(LIBRARY / "__pycache__" / source.hexdigest()[:16]))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"

@@ -2,18 +2,15 @@
 
 from gymnasium.envs.registration import register
 
-register(
-    id="rl_det/AdjustDetections-v0",
-    entry_point="rl_det_envs.adjust_detections:AdjustDetections",
-    vector_entry_point="rl_det_envs.adjust_detections:AdjustDetectionsVector",
-)
-register(
-    id="rl_det/RescoreDetections-v0",
-    entry_point="rl_det_envs.rescore_detections:RescoreDetections",
-    vector_entry_point="rl_det_envs.rescore_detections:RescoreDetectionsVector",
-)
-register(
-    id="rl_det/SelectDetections-v0",
-    entry_point="rl_det_envs.select_detections:SelectDetections",
-    vector_entry_point="rl_det_envs.select_detections:SelectDetectionsVector",
-)
+for name, module in {
+    "AdjustDetections": "adjust_detections",
+    "RefineBoxes": "refine_boxes",
+    "RescoreDetections": "rescore_detections",
+    "SelectDetections": "select_detections",
+    "TunePostprocessing": "tune_postprocessing",
+}.items():
+    register(
+        id=f"rl_det/{name}-v0",
+        entry_point=f"rl_det_envs.{module}:{name}",
+        vector_entry_point=f"rl_det_envs.{module}:{name}Vector",
+    )

@@ -1,4 +1,4 @@
-"""Candidates -> a logit shift for each -> the change of AP: the environment of the rescoring and the context policy."""
+"""Candidates -> a logit shift for each -> the change of AP: the world of the rescoring and the context policy."""
 
 from typing import Any
 
@@ -7,24 +7,22 @@ from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det_envs.candidate_world import CandidateEnv, CandidateVectorEnv
-
-LARGEST_SHIFT = 20.0
+from rl_det.candidates import SHIFT_OF_ONE
+from rl_det_envs.candidate_world import CandidateVectorEnv
+from rl_det_envs.world import DetectorEnv
 
 
 class RescoreDetectionsVector(CandidateVectorEnv):
-    """`rl_det/RescoreDetections-v0`, natively batched: the action is added to the logits, padding does not count."""
-
-    doing_nothing = 0.0
+    """`rl_det/RescoreDetections-v0`, natively batched: an action of 1 adds `SHIFT_OF_ONE` to a logit."""
 
     def action_space_of_one(self) -> spaces.Space[Any]:
-        return spaces.Box(-LARGEST_SHIFT, LARGEST_SHIFT, (self.num_candidates,), np.float32)
+        return spaces.Box(-1.0, 1.0, (self.num_candidates,), np.float32)
 
-    def scores(self, logits: Float[Tensor, "R N"], actions: Float[Tensor, "R N"]) -> Float[Tensor, "R N"]:
-        return logits + actions
+    def rescored(self, logits: Float[Tensor, "R N"], actions: Tensor) -> Float[Tensor, "R N"]:
+        return logits + SHIFT_OF_ONE * actions
 
 
-class RescoreDetections(CandidateEnv):
+class RescoreDetections(DetectorEnv):
     """`rl_det/RescoreDetections-v0` for one image, in numpy."""
 
     native = RescoreDetectionsVector

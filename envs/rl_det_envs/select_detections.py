@@ -1,28 +1,34 @@
-"""Candidates -> keep or drop each -> the change of AP: the environment of the selecting policy."""
+"""Candidates -> keep or drop each -> the change of AP: the world of the selecting policy."""
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det_envs.candidate_world import CandidateEnv, CandidateVectorEnv
+from rl_det_envs.candidate_world import CandidateVectorEnv
+from rl_det_envs.world import DetectorEnv
 
 
 class SelectDetectionsVector(CandidateVectorEnv):
-    """`rl_det/SelectDetections-v0`, natively batched: 1 keeps a candidate, 0 drops it; the kept rank by their own logits."""
+    """`rl_det/SelectDetections-v0`, natively batched: 1 keeps a candidate, 0 drops it; the kept rank by their own logits.
+
+    What is kept, and survives NMS, is shown: here F1, LRP and cost know no other threshold than the choice itself.
+    """
 
     doing_nothing = 1.0
+    shown_from = -np.inf
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.MultiBinary(self.num_candidates)
 
-    def scores(self, logits: Float[Tensor, "R N"], actions: Float[Tensor, "R N"]) -> Float[Tensor, "R N"]:
+    def rescored(self, logits: Float[Tensor, "R N"], actions: Tensor) -> Float[Tensor, "R N"]:
         return logits.masked_fill(actions < 0.5, -torch.inf)
 
 
-class SelectDetections(CandidateEnv):
+class SelectDetections(DetectorEnv):
     """`rl_det/SelectDetections-v0` for one image, in numpy."""
 
     native = SelectDetectionsVector

@@ -18,6 +18,8 @@ class EncodedDataset:
 
     encoded: Encoded
     targets: list[Target]
+    source: Dataset | None = None
+    """Where the images are, for whoever wants to look at them."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -46,4 +48,4 @@ def encode_dataset(
             targets.extend(sample.target for sample in samples)
             on_batch(len(samples))
 
-    return EncodedDataset(concatenate(parts(), end), targets)
+    return EncodedDataset(concatenate(parts(), end), targets, dataset)

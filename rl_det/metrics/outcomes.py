@@ -70,6 +70,44 @@ def outcomes(
     )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageCounts:
+    """How many true boxes of each of B images are found and missed, and how many detections are spurious; all classes.
+
+    `distance` is the sum of 1 - IoU over those found.
+    """
+
+    found: Int64[np.ndarray, " B"]
+    spurious: Int64[np.ndarray, " B"]
+    missed: Int64[np.ndarray, " B"]
+    distance: Float64[np.ndarray, " B"]
+    iou_threshold: float = CORRECT_IOU
+
+
+def image_counts(
+    detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, iou_threshold: float = CORRECT_IOU
+) -> ImageCounts:
+    """Match all detections at the threshold, as COCO does it with all areas; ValueError on bad input, naming it."""
+    check(detections, truths, num_classes)
+    d, t = detections, truths
+    _, _, correct, iou, counted, _ = _outcomes(
+        d.boxes, d.labels, d.scores, d.mask, t.boxes, t.labels, t.area, t.iscrowd, t.mask,
+        num_classes, replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou, np.array([0.0, np.inf]), 2**31 - 1,
+    )  # fmt: skip
+    image = np.repeat(np.arange(len(d)), d.mask.sum(1))
+    found, shown, distance = (
+        np.bincount(image, weights, minlength=len(d)) for weights in (correct, counted, np.where(correct, 1 - iou, 0.0))
+    )
+    objects = (t.mask & ~t.iscrowd).sum(1)
+    return ImageCounts(
+        found=found.astype(np.int64),
+        spurious=(shown - found).astype(np.int64),
+        missed=objects - found.astype(np.int64),
+        distance=distance,
+        iou_threshold=iou_threshold,
+    )
+
+
 @compiled
 def _outcomes(
     boxes: Any, labels: Any, scores: Any, mask: Any,

@@ -65,6 +65,20 @@ def relations(
     )
 
 
+def reach(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int) -> UInt32[np.ndarray, "B N"]:
+    """At which of COCO's IoU thresholds a detection overlaps a true box of its class, or lies in its crowd, as bits.
+
+    Whether it gets one is for `rl_det.metrics.matching` to say. Raises ValueError on bad input, naming it.
+    """
+    check(detections, truths, num_classes)
+    d, t = detections, truths
+    _, passes, _, _, _ = _partners(
+        d.boxes, d.labels, d.mask, t.boxes, t.labels, t.iscrowd, t.mask, num_classes, COCO.needed_iou
+    )
+    reached: UInt32[np.ndarray, "B N"] = np.bitwise_or.reduce(passes, -1)
+    return reached
+
+
 @compiled_in_parallel
 def _overlap(boxes: Any, labels: Any, mask: Any) -> Any:
     """Same-class IoU among each image's candidates."""

@@ -10,10 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rl_det.candidates import SHIFT_OF_ONE
+
 
 @runtime_checkable
 class Distribution(Protocol):
-    """Independent actions of N candidates in B images; K samples of it are [B, K, N], or [B, K, N, 5] with a box's move."""
+    """Independent actions of N candidates in B images; K samples of it are [B, K, N], or [B, K, N, 5] with a box's move.
+
+    Actions are the environments': gates of 0 and 1, or numbers in [-1, 1] that stand for `SHIFT_OF_ONE` times as much.
+    """
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         """K actions for each image, in antithetic pairs: the second of a pair is the first one mirrored."""
@@ -36,21 +41,21 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True)
 class GaussianShifts:
-    """A shift of each candidate's logit, normal about `mean` with one standard deviation `sigma` for all."""
+    """A shift of each candidate's logit, normal about `mean` with one standard deviation `sigma` for all, both in logits."""
 
     mean: Float[Tensor, "B N"]
     sigma: float
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         noise = _antithetic(torch.randn, self.mean, num_samples, generator, mirror=torch.neg)
-        return self.mean.detach()[:, None] + self.sigma * noise
+        return as_action(self.mean.detach()[:, None] + self.sigma * noise)
 
     def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
-        standard = (action - self.mean[:, None]) / self.sigma
+        standard = (SHIFT_OF_ONE * action - self.mean[:, None]) / self.sigma
         return -0.5 * standard.square() - math.log(self.sigma * math.sqrt(2 * math.pi))
 
     def greedy(self) -> Float[Tensor, "B N"]:
-        return self.mean.detach()
+        return as_action(self.mean.detach())
 
     def entropy(self) -> Float[Tensor, "B N"]:
         return torch.full_like(self.mean, 0.5 + math.log(self.sigma * math.sqrt(2 * math.pi)))
@@ -79,15 +84,17 @@ class GaussianAdjustments:
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N 5"]:
         noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
-        return self.mean.detach()[:, None] + self._sigmas() * noise.view(len(noise), num_samples, *self.mean.shape[1:])
+        noise = noise.view(len(noise), num_samples, *self.mean.shape[1:])
+        return as_action(self.mean.detach()[:, None] + self._sigmas() * noise)
 
     def log_prob(self, action: Float[Tensor, "B K N 5"]) -> Float[Tensor, "B K N 2"]:
         sigmas = self._sigmas()
-        density = -0.5 * ((action - self.mean[:, None]) / sigmas).square() - (sigmas * math.sqrt(2 * math.pi)).log()
+        standard = (SHIFT_OF_ONE * action - self.mean[:, None]) / sigmas
+        density = -0.5 * standard.square() - (sigmas * math.sqrt(2 * math.pi)).log()
         return torch.stack([density[..., 0], density[..., 1:].sum(-1)], -1)
 
     def greedy(self) -> Float[Tensor, "B N 5"]:
-        return self.mean.detach()
+        return as_action(self.mean.detach())
 
     def entropy(self) -> Float[Tensor, "B N"]:
         one = 0.5 + (self._sigmas() * math.sqrt(2 * math.pi)).log()
@@ -132,6 +139,11 @@ class BernoulliGates:
     def drift(self) -> Float[Tensor, "B N"]:
         """0: a gate's probability is felt by the reward."""
         return torch.zeros_like(self.logits)
+
+
+def as_action(shift: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """A shift in logits (or a move) in the environments' unit; what is larger than an action can be is cut off."""
+    return (shift / SHIFT_OF_ONE).clamp(-1, 1)
 
 
 def _antithetic(

@@ -1,0 +1,67 @@
+"""An image, its true boxes and what an episode did to its detections -> a picture to look at."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.utils import draw_bounding_boxes
+
+from rl_det.metrics.batch import DetectionBatch
+from rl_det.types import Sample
+
+LEAST_WIDTH = 512  # pixels of the picture
+CAPTION = 40  # pixels under it
+FAINT = -3.0  # logit under which a detection is left out, a probability of 0.05
+COLOURS = {"true": "white", "kept": "deepskyblue", "dropped": "red", "changed": "orange"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Boxes [n, 4] of the detections that an episode kept as they were, dropped, and moved, rescored or let in."""
+
+    kept: Float[np.ndarray, "k 4"]
+    dropped: Float[np.ndarray, "d 4"]
+    changed: Float[np.ndarray, "c 4"]
+
+    @classmethod
+    def between(cls, before: DetectionBatch, after: DetectionBatch, row: int) -> "Change":
+        """Of one row; the two hold the same detections, index by index, and their masks say who is there."""
+        seen, stays = (d.mask[row] & (d.scores[row] >= FAINT) for d in (before, after))
+        same = (before.boxes[row] == after.boxes[row]).all(-1) & (before.scores[row] == after.scores[row])
+        return cls(
+            kept=after.boxes[row][stays & seen & same],
+            dropped=before.boxes[row][seen & ~after.mask[row]],
+            changed=after.boxes[row][stays & ~(seen & same)],
+        )
+
+
+def draw(sample: Sample, change: Change, reward: float | None) -> UInt8[np.ndarray, "H W 3"]:
+    """The image, enlarged if it is small, with boxes by colour, and under it what the colours mean and the reward."""
+    height, width = sample.image.shape[1:]
+    scale = max(1, -(-LEAST_WIDTH // width))
+    canvas = (255 * sample.image.cpu()).round().to(torch.uint8)
+    canvas = F.interpolate(canvas[None].float(), scale_factor=scale, mode="nearest")[0].to(torch.uint8)
+    groups: dict[str, Tensor] = {"true": sample.target.boxes.cpu().float()}
+    groups |= {name: torch.from_numpy(np.asarray(boxes, dtype=np.float32)) for name, boxes in vars(change).items()}
+    for name, boxes in groups.items():
+        drawable = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)] * scale
+        if len(drawable):
+            canvas = draw_bounding_boxes(canvas, drawable, colors=COLOURS[name], width=4 if name == "true" else 2)
+    picture = Image.new("RGB", (width * scale, height * scale + CAPTION))
+    picture.paste(Image.fromarray(canvas.permute(1, 2, 0).numpy()))
+    _caption(ImageDraw.Draw(picture), groups, reward, height * scale)
+    return np.asarray(picture)
+
+
+def _caption(pen: ImageDraw.ImageDraw, groups: dict[str, Tensor], reward: float | None, top: int) -> None:
+    """How many boxes there are of each colour, and the reward."""
+    left = 8.0
+    for name, boxes in groups.items():
+        text = f"{len(boxes)} {name}"
+        pen.text((left, top + 4), text, fill=COLOURS[name])
+        left += pen.textlength(text) + 24
+    pen.text((8, top + 22), "reward: none yet" if reward is None else f"reward {reward:+.4f}", fill="white")

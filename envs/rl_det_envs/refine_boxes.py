@@ -1,0 +1,92 @@
+"""Candidates -> a move of each one's box, several times over -> the change of AP at each step: the world of refining."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor
+
+from rl_det.boxes import moved
+from rl_det.candidates import clipped
+from rl_det.metrics.batch import DetectionBatch
+from rl_det.rewards import Scene, Step
+from rl_det_envs.candidate_world import CandidateVectorEnv
+from rl_det_envs.world import DetectorEnv
+
+
+class RefineBoxesVector(CandidateVectorEnv):
+    """`rl_det/RefineBoxes-v0`, natively batched: `num_steps` moves of every box, four numbers a candidate, flat.
+
+    They are the detector's own regression targets (`rl_det.boxes`): 1 moves the centre by a tenth of a side, or makes a side a
+    fifth longer (in its logarithm). Boxes are clipped to the image; scores and order stay. What the steps earn adds up to what
+    the last boxes are worth against the first, whichever the way (`rl_det.rewards`), and `info["credit"]` [B, N] is what
+    each move of this step would have earned alone, from where the boxes stood before it.
+    """
+
+    factors = ("boxes",)
+
+    def __init__(self, num_envs: int = 1, *, num_steps: int = 3, **arguments: Any) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1; got {num_steps}; 3 is usual")
+        self.num_steps = num_steps
+        self._scene: Scene | None = None
+        super().__init__(num_envs, **arguments)
+
+    def action_space_of_one(self) -> spaces.Space[Any]:
+        return spaces.Box(-1.0, 1.0, (self.num_candidates * 4,), np.float32)
+
+    def begin(self) -> dict[str, Any]:
+        info, self._scene = super().begin(), None
+        images = torch.from_numpy(self.rows).to(self.device)
+        self._boxes: Float[Tensor, "B M 4"] = self.candidates.boxes[images]
+        self._original = self.encoded.original[images]
+        return info
+
+    def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
+        """Refused: each step is measured against where the boxes stood before it."""
+        raise ValueError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
+
+    def observation(self) -> dict[str, Tensor]:
+        boxes = self._boxes[:, : self.num_candidates] / self._original[:, None, [1, 0, 1, 0]]
+        return {**super().observation(), "boxes": boxes}
+
+    def _taken(self, scene: Scene, actions: Float[Tensor, "B N*4"]) -> Step:
+        """From where the boxes stand; they are moved."""
+        acting, standing_by = self._boxes.split([self.num_candidates, self.num_bystanders], 1)
+        moves = actions.unflatten(1, (-1, 4))
+        mask = self._seen["mask"]
+        after = clipped(moved(acting, moves), self._original).where(
+            (moves != 0).any(-1, keepdim=True) & mask[..., None], acting
+        )
+        before, self._boxes = self._boxes, torch.cat([after, standing_by], 1)
+        return Step(
+            scene=scene,
+            images=self.rows,
+            boxes=self._boxes.numpy(force=True),
+            scores=scene.scores[self.rows],
+            factors=self.factors,
+            boxes_before=None if not self._step else before.numpy(force=True),
+        )
+
+    def scene(self) -> Scene:
+        """The candidates as the detector left them, resolved once an episode."""
+        if self._scene is None:
+            self._scene = super().scene()
+        return self._scene
+
+    def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
+        """From the first boxes to the present ones."""
+        scene = self.scene()
+        step = Step(
+            scene=scene, images=self.rows, boxes=self._boxes.numpy(force=True), scores=scene.scores[self.rows],
+            factors=self.factors,
+        )  # fmt: skip
+        return step.before.detections, step.after.detections
+
+
+class RefineBoxes(DetectorEnv):
+    """`rl_det/RefineBoxes-v0` for one image, in numpy."""
+
+    native = RefineBoxesVector

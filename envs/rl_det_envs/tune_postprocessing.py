@@ -1,0 +1,143 @@
+"""A small description of an image's candidates -> settings of its post-processing -> F1: the world of thresholds and NMS."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from rl_det.candidates import select_candidates
+from rl_det.metrics.batch import DetectionBatch, TruthBatch
+from rl_det.metrics.padding import pad_targets
+from rl_det.postprocessing import Settings, nearest_above, post_process
+from rl_det.rewards import Edits, Pool
+from rl_det.types import Candidates
+from rl_det_envs.world import DetectorEnv, DetectorVectorEnv
+
+BINS = 10
+SEEN = 0.05
+"""Candidates with at least this probability are counted where overlaps are."""
+STRONGEST_DECAY = 4.0
+"""1 / sigma of soft-NMS at an action of 1; 0 at -1, which is hard NMS; Bodla et al.'s sigma of 0.5 at 0."""
+
+
+class TunePostprocessingVector(DetectorVectorEnv):
+    """`rl_det/TunePostprocessing-v0`, natively batched: four numbers in [-1, 1] an image, and one step.
+
+    They stand for the score threshold (0 to 1), the NMS IoU (0 to 1), 1 / sigma of soft-NMS (0, which is hard, to 4) and the
+    maximum number of detections (1 to N); `info["settings"]` [B, 4] says what they came to (threshold, IoU, sigma, number).
+    The reward sees what the settings leave, and is F1 if nothing else is asked for: in AP, the lowest threshold is never
+    beaten. The other images of the pool are as the detector's own NMS leaves them.
+
+    Nothing here is trained in the detector, so its head runs once for the whole data set, when the environment is made.
+    """
+
+    default_reward = "f1"
+
+    def __init__(self, num_envs: int = 1, **arguments: Any) -> None:
+        super().__init__(num_envs, **{"num_candidates": 128, **arguments})
+        parts = []
+        with torch.no_grad():
+            for images in torch.arange(len(self.data)).split(32):
+                encoded = self.data.batch(images, self.device)
+                parts.append(select_candidates(self.detector.head(encoded), encoded.mask, self.num_candidates))
+        self._all = Candidates(
+            **{name: torch.cat([vars(part)[name] for part in parts]).cpu() for name in vars(parts[0])}
+        )
+        self._probabilities = self._all.logits.double().sigmoid().numpy()
+        self._truths = pad_targets(self.data.targets)
+        everything = np.arange(len(self.data))
+        self._default = self._processed(
+            everything, Settings.fixed(len(self.data), 0.0, self.nms_iou, np.inf, self.num_candidates)
+        )
+        self._described = torch.from_numpy(self.describe()).to(self.device)
+
+    def observation_space_of_one(self) -> spaces.Space[Any]:
+        """Shares of the N places, all in [0, 1]: see `describe`."""
+        return spaces.Box(0.0, 1.0, (3 * BINS + 2,), np.float32)
+
+    def action_space_of_one(self) -> spaces.Space[Any]:
+        return spaces.Box(-1.0, 1.0, (4,), np.float32)
+
+    def describe(self) -> Float32[np.ndarray, "D 32"]:
+        """Of each image: three histograms of ten bins, how many candidates there are, and how many objects are expected.
+
+        Probabilities of all candidates, the same of those that NMS leaves, and how far a candidate overlaps one of its class
+        above it; the objects that are expected are the sum of the second's probabilities. All as shares of N.
+        """
+        mask, p, left = self._all.mask.numpy(), self._probabilities, self._default.mask
+        nearest = nearest_above(self._all.boxes.numpy(), self._all.labels.numpy(), p, mask)
+        histograms = [_histogram(p, mask), _histogram(p, left), _histogram(nearest, mask & (p >= SEEN))]
+        counts = [mask.sum(1), (p * left).sum(1)]
+        described: Float32[np.ndarray, "D 32"] = np.concatenate([*histograms, np.stack(counts, 1)], 1).astype(
+            np.float32
+        )
+        return np.minimum(described / self.num_candidates, 1)
+
+    def begin(self) -> dict[str, Any]:
+        self._images = np.asarray(self.shown)
+        self._acting = self._images[self.rows]
+        self._pool = Pool(
+            detections=_rows(self._default, self._images),
+            truths=TruthBatch(**{name: values[self._images] for name, values in vars(self._truths).items()}),
+            num_classes=self.detector.num_classes,
+        )
+        self._edits = self._untouched()
+        return {}
+
+    def observation(self) -> Float[Tensor, "B 32"]:
+        return self._described[torch.from_numpy(self._acting).to(self.device)]
+
+    def settings(self, actions: Float[Tensor, "B 4"]) -> Settings:
+        """What the actions stand for."""
+        share: Float64[np.ndarray, "B 4"] = ((actions.double() + 1) / 2).numpy(force=True)
+        with np.errstate(divide="ignore"):
+            sigma = 1 / (STRONGEST_DECAY * share[:, 2])
+        return Settings(
+            score_threshold=share[:, 0],
+            nms_iou=share[:, 1],
+            sigma=sigma,
+            max_detections=1 + np.rint(share[:, 3] * (self.num_candidates - 1)).astype(np.int64),
+        )
+
+    def outcome(self, actions: Tensor, *, ended: bool) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
+        settings = self.settings(actions)
+        self._edits = Edits(self._pool, self.rows, self._processed(self._acting, settings))
+        told = np.stack([values.astype(np.float64) for values in vars(settings).values()], 1)
+        reward = self.reward(self._untouched(), self._edits, ended=ended)
+        return reward, {"settings": torch.from_numpy(told).to(self.device)}
+
+    def _untouched(self) -> Edits:
+        """What the detector's own NMS leaves, no threshold."""
+        return Edits(self._pool, self.rows, _rows(self._default, self._acting))
+
+    def _processed(self, images: np.ndarray, settings: Settings) -> DetectionBatch:
+        c = self._all
+        return post_process(
+            c.boxes.numpy()[images],
+            c.labels.numpy()[images],
+            self._probabilities[images],
+            c.mask.numpy()[images],
+            settings,
+        )
+
+    def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
+        return self._untouched().detections, self._edits.detections
+
+
+class TunePostprocessing(DetectorEnv):
+    """`rl_det/TunePostprocessing-v0` for one image, in numpy."""
+
+    native = TunePostprocessingVector
+
+
+def _histogram(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """How many of each row's values lie in each tenth of [0, 1]."""
+    places = np.minimum((values * BINS).astype(np.int64), BINS - 1)
+    return np.stack([((places == place) & counted).sum(1) for place in range(BINS)], 1)
+
+
+def _rows(batch: DetectionBatch, rows: np.ndarray) -> DetectionBatch:
+    return DetectionBatch(**{name: values[rows] for name, values in vars(batch).items()})

@@ -1,0 +1,301 @@
+"""A detector and a data set -> episodes on its images, B at a time: what all worlds share, whatever acts in them.
+
+The native form (`DetectorVectorEnv`) runs the head once for all its images and keeps torch tensors on their device. The
+single form (`DetectorEnv`) is the native one with one image, in numpy, each part of an observation a vector, as SB3 has it.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from rl_det.data import Dataset
+from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.detectors import build_detector
+from rl_det.detectors.cache import EncodedDataset, encode_dataset
+from rl_det.detectors.protocol import Detector
+from rl_det.detectors.tiny import SHIPPED_WEIGHTS
+from rl_det.metrics.batch import DetectionBatch
+from rl_det.rewards import Reward, reward_named
+from rl_det.types import Target
+from rl_det_envs.drawing import Change, draw
+
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}
+Step = tuple[Any, Any, Any, Any, dict[str, Any]]
+
+
+class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
+    """B sub-environments over one detector and one data set; consecutive groups of `samples_per_image` show one image.
+
+    Without a detector it is the shipped one, without a data set a few digit scenes, without `nms_iou` the detector's own.
+    Images come in a random order, each once before any comes again; `options={"image_ids": [...]}` asks for some. The
+    candidates are the detector's present ones: if its head is trained, they move along. What is frozen runs once an image,
+    when the environment is made, or never where `dataset` is an `EncodedDataset`.
+
+    The pool that AP is taken over holds the images at hand, filled up to `pool_images` as the detector leaves them.
+    `autoreset_mode` is the instance's own: DISABLED waits for `reset`, NEXT_STEP and SAME_STEP are Gymnasium's. All
+    sub-environments' episodes have the same length, so they end together.
+    """
+
+    metadata: dict[str, Any] = METADATA | {"autoreset_mode": AutoresetMode.DISABLED}
+    num_steps: int = 1
+    default_reward: ClassVar[str] = "pool_ap"
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        detector: Detector | None = None,
+        dataset: Dataset | EncodedDataset | None = None,
+        num_candidates: int = 64,
+        num_bystanders: int = 0,
+        samples_per_image: int = 1,
+        pool_images: int = 32,
+        reward: str | Reward | None = None,
+        credit: bool = True,
+        nms_iou: float | None = None,
+        autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
+        render_mode: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        check_counts(num_envs, samples_per_image, num_candidates)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
+        self.device, self.render_mode, self.credit = torch.device(device), render_mode, credit
+        self.detector = detector or shipped_detector(self.device)
+        self.reward: Reward = reward_named(
+            self.default_reward if reward is None else reward, np.zeros(self.detector.num_classes, dtype=np.int64)
+        )  # an unknown name is refused before anything is encoded
+        source = dataset if dataset is not None else DigitScenes("train", num_scenes=pool_images)
+        if not len(source):
+            raise ValueError("dataset must hold one image at least; it is empty")
+        self.data = source if isinstance(source, EncodedDataset) else encode_dataset(self.detector, source)
+        if isinstance(reward, str):
+            self.reward = reward_named(reward, objects_of(self.data.targets, self.detector.num_classes))
+        self.num_envs, self.samples_per_image = num_envs, samples_per_image
+        self.num_images = num_envs // samples_per_image
+        if self.num_images > len(self.data):
+            raise ValueError(
+                f"num_envs / samples_per_image must be at most the {len(self.data)} images of the data set; "
+                f"got {self.num_images}"
+            )
+        self.pool_images = max(self.num_images, min(pool_images, len(self.data)))
+        self.num_candidates, self.num_bystanders = num_candidates, num_bystanders
+        self.nms_iou = self.detector.nms_iou if nms_iou is None else nms_iou
+        self.single_observation_space = self.observation_space_of_one()
+        self.single_action_space = self.action_space_of_one()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self._queue: list[int] = []
+        self._step: int | None = None
+        self.rows = np.repeat(np.arange(self.num_images), samples_per_image)
+        self._rewards: Tensor | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Show the next images; `info` has their "image_ids", one each, and "samples_per_image".
+
+        `options={"image_ids": [...]}` chooses them: one position in the data set for each group of `samples_per_image`.
+        """
+        chosen = self.chosen(options)
+        super().reset(seed=seed)
+        if seed is not None:
+            self._queue = []
+        self.shown = self._draw(self.pool_images, chosen)
+        self._step, self._rewards = 0, None
+        info = self.begin()
+        shown = {"image_ids": self.shown[: self.num_images], "samples_per_image": self.samples_per_image}
+        return self.observation(), {**info, **shown}
+
+    def step(self, actions: Any) -> Step:
+        """Act; rewards [B], float32, and what `outcome` tells."""
+        if self._step is None or self._step == self.num_steps:
+            if self._step is None or self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+                raise gymnasium.error.ResetNeeded(
+                    "the episode has ended, or none has begun; call reset before the next step"
+                )
+            return self._begun()
+        actions = self.checked(actions)
+        over = self._step + 1 == self.num_steps
+        reward, info = self.outcome(actions, ended=over)
+        self._step += 1
+        self._rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        ended = torch.full((self.num_envs,), over, device=self.device)
+        cut = torch.zeros_like(ended)
+        if over and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            rewards, last = self._rewards, self.observation()
+            observation, begun = self.reset()
+            final = {"final_obs": last, "_final_obs": ended, "final_info": info, "_final_info": ended}
+            return observation, rewards, ended, cut, {**begun, **final}
+        return self.observation(), self._rewards, ended, cut, info
+
+    def render(self) -> Any:
+        """One picture for each sub-environment [H, W, 3], uint8: true boxes, what is kept, dropped and changed, the reward."""
+        if self.render_mode is None:
+            return None
+        if self._step is None:
+            raise gymnasium.error.ResetNeeded("nothing to draw yet; call reset before render")
+        if self.data.source is None:
+            raise ValueError("render needs the images: give the data set itself, or encodings that know theirs")
+        before, after = self.drawn()
+        pictures = []
+        for row, image in enumerate(self.rows.tolist()):
+            sample = self.data.source[self.shown[image]]
+            reward = None if self._rewards is None else float(self._rewards[row])
+            pictures.append(draw(sample, Change.between(before, after, row), reward))
+        return tuple(pictures)
+
+    def _begun(self) -> Step:
+        """What a step gives that only resets: the action is ignored, nothing is earned, nothing has ended."""
+        observation, info = self.reset()
+        ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return observation, torch.zeros(self.num_envs, device=self.device), ended, ended.clone(), info
+
+    def chosen(self, options: dict[str, Any] | None) -> list[int]:
+        """The images that reset's options ask for; none if they ask for none. ValueError if there are no such images."""
+        if unknown := set(options or {}) - {"image_ids"}:
+            raise ValueError(f"options must be {{'image_ids': [...]}}; got {sorted(unknown)}")
+        chosen = [int(image) for image in (options or {}).get("image_ids", [])]
+        if options and (len(chosen) != self.num_images or len(set(chosen)) < len(chosen)):
+            raise ValueError(f"image_ids must be {self.num_images} different images; got {chosen}")
+        if wrong := [image for image in chosen if not 0 <= image < len(self.data)]:
+            raise ValueError(f"image_ids must be positions in the data set, 0..{len(self.data) - 1}; got {wrong[0]}")
+        return chosen
+
+    def _draw(self, count: int, chosen: list[int]) -> list[int]:
+        """Those chosen, then the next: a permutation is used up before another begins; no image comes twice in a draw."""
+        drawn = list(chosen)
+        while len(drawn) < count:
+            if not self._queue:
+                self._queue = self.np_random.permutation(len(self.data)).tolist()
+            fresh = next((image for image in self._queue if image not in drawn), None)
+            if fresh is None:
+                self._queue += self.np_random.permutation(len(self.data)).tolist()
+                continue
+            self._queue.remove(fresh)
+            drawn.append(fresh)
+        return drawn
+
+    def checked(self, given: Any) -> Float[Tensor, "B *one"]:
+        """The actions as a tensor; ValueError where the shape is wrong, a number is not finite or out of the space."""
+        actions: Tensor = torch.as_tensor(given, device=self.device).to(torch.float32)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions must have shape {self.action_space.shape}; got {tuple(actions.shape)}")
+        low, high = (-1.0, 1.0) if isinstance(self.single_action_space, spaces.Box) else (0.0, 1.0)
+        for fault, must in (
+            (~torch.isfinite(actions), "be finite"),
+            ((actions < low) | (actions > high), f"lie in [{low:g}, {high:g}]"),
+        ):
+            if fault.any():
+                where = torch.nonzero(fault)[0].tolist()
+                raise ValueError(f"actions must {must}; got {actions[tuple(where)]:g} at {where}")
+        return actions
+
+    @abstractmethod
+    def observation_space_of_one(self) -> spaces.Space[Any]:
+        """The space of one image's observation."""
+
+    @abstractmethod
+    def action_space_of_one(self) -> spaces.Space[Any]:
+        """The space of one image's action: a Box from -1 to 1, or a MultiBinary."""
+
+    @abstractmethod
+    def begin(self) -> dict[str, Any]:
+        """Make ready for an episode on the images that are now `shown`; what `reset` tells besides."""
+
+    @abstractmethod
+    def observation(self) -> Any:
+        """What all sub-environments see now."""
+
+    @abstractmethod
+    def outcome(
+        self, actions: Float[Tensor, "B *one"], *, ended: bool
+    ) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
+        """Act on the world; what is earned, and `info`."""
+
+    @abstractmethod
+    def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
+        """Each sub-environment's detections as the episode found them and as they are now, index by index."""
+
+
+class DetectorEnv(gymnasium.Env[Any, Any]):
+    """One image at a time, numpy in and out: for SB3, and for looking. Takes the native form's arguments."""
+
+    metadata: dict[str, Any] = METADATA
+    native: ClassVar[type[DetectorVectorEnv]]
+
+    def __init__(self, **arguments: Any) -> None:
+        self.batched = self.native(1, **arguments)
+        self.render_mode = self.batched.render_mode
+        self.observation_space = flat_space(self.batched.single_observation_space)
+        self.action_space = self.batched.single_action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Show the next image, or that of `options={"image_id": ...}`, a position in the data set."""
+        if unknown := set(options or {}) - {"image_id"}:
+            raise ValueError(f"options must be {{'image_id': ...}}; got {sorted(unknown)}")
+        chosen = {"image_ids": [options["image_id"]]} if options else None
+        self.batched.chosen(chosen)  # refused before anything changes
+        super().reset(seed=seed)
+        if seed is not None or self.batched._np_random is None:
+            self.batched.np_random = self.np_random
+            self.batched._queue = []
+        observation, info = self.batched.reset(options=chosen)
+        return flat(observation), {"image_id": info["image_ids"][0]}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act; `info` is the native form's, of the one image."""
+        observation, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
+        told = {name: values[0].numpy(force=True) for name, values in info.items()}
+        return flat(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
+
+    def render(self) -> Any:
+        """The picture [H, W, 3], uint8: true boxes, what is kept, dropped and changed, the reward."""
+        pictures = self.batched.render()
+        return None if pictures is None else pictures[0]
+
+
+def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The same space with each Box as a vector."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: flat_space(part) for name, part in space.spaces.items()})
+    return spaces.flatten_space(space) if isinstance(space, spaces.Box) else space
+
+
+def flat(observation: Any) -> Any:
+    """The first image's observation in numpy, each part a vector, sharing memory with nothing."""
+    if isinstance(observation, dict):
+        return {name: flat(values) for name, values in observation.items()}
+    values: np.ndarray = np.array(observation[0].numpy(force=True)).reshape(-1)
+    return values.astype(np.int8) if values.dtype == np.bool_ else values
+
+
+def shipped_detector(device: torch.device) -> Detector:
+    """`tiny` with the shipped warm start on digit scenes."""
+    detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+    detector.plain().to(device)
+    return detector
+
+
+def check_counts(num_envs: int, samples_per_image: int, num_candidates: int) -> None:
+    """ValueError where there would be no environment or no candidate."""
+    if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
+        raise ValueError(
+            f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
+        )
+    if num_candidates < 1:
+        raise ValueError(f"num_candidates must be at least 1; got {num_candidates}; 64 is usual")
+
+
+def objects_of(targets: list[Target], num_classes: int) -> np.ndarray:
+    """How many true boxes of labels 1..C there are, crowds left out."""
+    labels = torch.cat([target.labels[~target.iscrowd] for target in targets])
+    return np.bincount(labels.numpy(force=True).astype(np.int64), minlength=num_classes + 1)[1:]

@@ -1,0 +1,221 @@
+"""What an episode does to a pool of images -> the detections before and after, and each candidate's own part in it."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+from numba import prange
+
+from rl_det.metrics.batch import DetectionBatch, TruthBatch
+from rl_det.metrics.candidate_pool import CandidatePool
+from rl_det.metrics.compiled import compiled_in_parallel
+from rl_det.metrics.matching import Matches, match
+from rl_det.metrics.options import CocoOptions
+from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.metrics.relations import Relations, relations, suppression_iou
+
+NO_LIMIT = CocoOptions(max_detections=2**31 - 1)
+"""COCO's options, but every detection counts: a hundred a class is a limit for reports."""
+
+Factor = Literal["scores", "boxes"]
+"""What a candidate's action changes. Where it is both, each is credited by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """P images as a detector leaves them, and what is truly in them.
+
+    AP ranks all detections; a user is shown those with a score of at least `shown_from`, which F1, LRP and prices go by. It is
+    a constant of the world: no action sets it.
+    """
+
+    detections: DetectionBatch
+    truths: TruthBatch
+    num_classes: int
+    shown_from: float = -np.inf
+
+    @cached_property
+    def ranking(self) -> RankingPool:
+        """All detections, ranked together."""
+        return RankingPool(match(self.detections, self.truths, num_classes=self.num_classes, options=NO_LIMIT))
+
+
+@dataclass(frozen=True)
+class Edits:
+    """R edits of a pool, each by itself: image images[r] has row r of `detections`, and the other images keep theirs."""
+
+    pool: Pool
+    images: Int64[np.ndarray, " R"]
+    detections: DetectionBatch
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Int64[np.ndarray, " r"]) -> "Edits":
+        """Some of the edits, in the order asked for."""
+        found = DetectionBatch(**{name: values[rows] for name, values in vars(self.detections).items()})
+        return Edits(self.pool, self.images[rows], found)
+
+    @cached_property
+    def truths(self) -> TruthBatch:
+        """What is truly in each edit's image."""
+        return TruthBatch(**{name: values[self.images] for name, values in vars(self.pool.truths).items()})
+
+    @cached_property
+    def matches(self) -> Matches:
+        """Which detections are right, as COCO decides it."""
+        return match(self.detections, self.truths, num_classes=self.pool.num_classes, options=NO_LIMIT)
+
+    @cached_property
+    def shown(self) -> DetectionBatch:
+        """The detections that a user is shown."""
+        seen = self.detections.mask & (self.detections.scores >= self.pool.shown_from)
+        return replace(self.detections, mask=seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """P images' candidates under the boxes and scores that a step is measured against; a score of -inf takes one out."""
+
+    boxes: Float32[np.ndarray, "P N 4"]
+    labels: Int64[np.ndarray, "P N"]
+    mask: Bool[np.ndarray, "P N"]
+    scores: Float64[np.ndarray, "P N"]
+    truths: TruthBatch
+    num_classes: int
+    nms_iou: float
+    shown_from: float = -np.inf
+
+    @cached_property
+    def relations(self) -> Relations:
+        """Who suppresses whom, and who may match whom."""
+        return relations(self.boxes, self.labels, self.mask, self.truths, num_classes=self.num_classes)
+
+    @cached_property
+    def candidates(self) -> CandidatePool:
+        """The candidates, resolved: what exact changes are asked of."""
+        return CandidatePool(self.relations, self.scores, nms_iou=self.nms_iou)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """What non-maximum suppression leaves."""
+        everywhere = np.arange(len(self.mask))
+        return Pool(
+            detections=self._kept(everywhere, self.boxes, self.scores),
+            truths=self.truths,
+            num_classes=self.num_classes,
+            shown_from=self.shown_from,
+        )
+
+    def edits(
+        self,
+        images: Int64[np.ndarray, " R"],
+        boxes: Float32[np.ndarray, "R N 4"],
+        scores: Float64[np.ndarray, "R N"],
+    ) -> Edits:
+        """What non-maximum suppression leaves of other boxes and scores of image images[r]."""
+        return Edits(self.pool, images, self._kept(images, boxes, scores))
+
+    def _kept(self, images: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> DetectionBatch:
+        labels = self.labels[images]
+        kept = _survivors(boxes, labels, self.mask[images], scores, self.nms_iou)
+        return DetectionBatch(boxes=boxes, labels=labels, scores=scores, mask=kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """R episodes' step: image images[r] of a scene goes from one set of boxes and scores to another.
+
+    Left out, `boxes_before` and `scores_before` are the scene's own.
+    """
+
+    scene: Scene
+    images: Int64[np.ndarray, " R"]
+    boxes: Float32[np.ndarray, "R N 4"]
+    scores: Float64[np.ndarray, "R N"]
+    factors: tuple[Factor, ...]
+    boxes_before: Float32[np.ndarray, "R N 4"] | None = None
+    scores_before: Float64[np.ndarray, "R N"] | None = None
+
+    @property
+    def from_the_scene(self) -> bool:
+        """Whether the step begins where the scene stands."""
+        return self.boxes_before is None and self.scores_before is None
+
+    @cached_property
+    def before(self) -> Edits:
+        """The detections as the step finds them."""
+        return self.scene.edits(self.images, *self._start)
+
+    @cached_property
+    def after(self) -> Edits:
+        """The detections as the step leaves them."""
+        return self.scene.edits(self.images, self.boxes, self.scores)
+
+    def alone(self, factor: Factor) -> "Variants":
+        """For each candidate that acts: the step if its action had been the only one."""
+        return self._variants(factor, self._start, (self.boxes, self.scores))
+
+    def without(self, factor: Factor) -> "Variants":
+        """For each candidate that acts: the step if its action alone had been left undone."""
+        return self._variants(factor, (self.boxes, self.scores), self._start)
+
+    @property
+    def _start(self) -> tuple[Float32[np.ndarray, "R N 4"], Float64[np.ndarray, "R N"]]:
+        boxes = self.scene.boxes[self.images] if self.boxes_before is None else self.boxes_before
+        scores = self.scene.scores[self.images] if self.scores_before is None else self.scores_before
+        return boxes, scores
+
+    def _variants(self, factor: Factor, common: tuple[Any, Any], own: tuple[Any, Any]) -> "Variants":
+        """One edit for each candidate that acts: all others as in `common`, it as in `own`."""
+        (boxes, scores), (own_boxes, own_scores) = common, own
+        acts = (boxes != own_boxes).any(-1) if factor == "boxes" else scores != own_scores
+        rows, candidates = np.nonzero(acts & self.scene.mask[self.images])
+        boxes, scores = boxes[rows], scores[rows]
+        one = np.arange(len(rows)), candidates
+        if factor == "boxes":
+            boxes[one] = own_boxes[rows, candidates]
+        else:
+            scores[one] = own_scores[rows, candidates]
+        return Variants(self.scene.edits(self.images[rows], boxes, scores), rows, candidates, self.scores.shape)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Edits in which one candidate differs: candidate candidates[v] of episode rows[v]."""
+
+    edits: Edits
+    rows: Int64[np.ndarray, " V"]
+    candidates: Int64[np.ndarray, " V"]
+    shape: tuple[int, ...]
+
+    def spread(self, worth: Float64[np.ndarray, " V"]) -> Float64[np.ndarray, "R N"]:
+        """Each variant's worth at its candidate's place; 0 for those that do not act."""
+        credit: Float64[np.ndarray, "R N"] = np.zeros(self.shape)
+        credit[self.rows, self.candidates] = worth
+        return credit
+
+
+@compiled_in_parallel
+def _survivors(boxes: Any, labels: Any, mask: Any, scores: Any, nms_iou: float) -> Any:
+    """Whom non-maximum suppression leaves, class by class; ties go to the lower index, and -inf is out."""
+    num_rows, num_candidates = labels.shape
+    kept = np.zeros((num_rows, num_candidates), dtype=np.bool_)
+    for r in prange(num_rows):
+        survivors, count = np.zeros(num_candidates, dtype=np.int64), 0
+        for i in np.argsort(-scores[r], kind="mergesort"):
+            if not mask[r, i] or scores[r, i] == -np.inf:
+                continue
+            alive = True
+            for k in range(count):
+                j = survivors[k]
+                if labels[r, j] == labels[r, i] and suppression_iou(boxes[r, i], boxes[r, j]) > nms_iou:
+                    alive = False
+                    break
+            if alive:
+                survivors[count] = i
+                count += 1
+                kept[r, i] = True
+    return kept

@@ -1,0 +1,149 @@
+"""One image's detections and true boxes -> what they are worth by themselves, in five currencies, and two for shaping.
+
+All but `image_ap` and `matched_sum` count what a user is shown, all classes together, matched at IoU 0.5 as COCO does it.
+What lies in a crowd counts neither for nor against.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from rl_det.metrics.average_precision import image_class_ap
+from rl_det.metrics.outcomes import ImageCounts, image_counts
+from rl_det.metrics.relations import reach
+from rl_det.rewards.edits import Edits
+
+
+def image_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """The image's own mAP, in [0, 1], over the classes that it holds *or that are predicted*: the latter alone count as 0.
+
+    Without that, false positives of absent classes are free. 1 where there is neither a true box nor a detection. Blind to a
+    common shift of an image's scores, and a mean over images is not the data set's mAP: it changes the optimum.
+    """
+    aps = np.nan_to_num(image_class_ap(edits.matches)[0])
+    counted = (edits.matches.positives[0, :, 1:] > 0) | _predicted(edits)
+    classes = counted.sum(1)
+    return np.where(classes > 0, aps.sum(1) / np.maximum(classes, 1), 1.0)
+
+
+def f1(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where there is nothing to be found and nothing shown.
+
+    Order does not count, so a threshold has a best place. It changes the optimum of AP, and is one itself.
+    """
+    c = _counts(edits)
+    whole = 2 * c.found + c.spurious + c.missed
+    return np.where(whole > 0, 2 * c.found / np.maximum(whole, 1), 1.0)
+
+
+def lrp(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """1 less the localisation-recall-precision error (Oksuz et al. 2018), in [0, 1]: like F1, and pays for tight boxes.
+
+    A threshold has a best place here too; it changes the optimum of AP, and is one itself. The error is
+
+        (sum over TP of (1 - IoU) / (1 - 0.5) + FP + FN) / (TP + FP + FN),  and 0 where there is nothing at all
+    """
+    c = _counts(edits)
+    whole = c.found + c.spurious + c.missed
+    worth: Float64[np.ndarray, " R"] = 1 - (c.distance / (1 - c.iou_threshold) + c.spurious + c.missed) / np.maximum(
+        whole, 1
+    )
+    return worth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Prices of what is found, spurious and missed, summed over the image; each price is what one of them earns.
+
+    Its optimum is the user's own, not AP's: to show a detection that is right with probability p pays if
+    p (found - missed) + (1 - p) spurious > 0.
+    """
+
+    found: float = 0.0
+    spurious: float = -1.0
+    missed: float = -1.0
+
+    def __post_init__(self) -> None:
+        if not (self.found >= 0 >= self.spurious and self.missed <= 0):
+            raise ValueError(f"prices must be >= 0 for found and <= 0 for spurious and missed; got {self}")
+
+    def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
+        c = _counts(edits)
+        return self.found * c.found + self.spurious * c.spurious + self.missed * c.missed
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedSum:
+    """The weight of every true box that is matched, less a price for each duplicate, meaned over COCO's ten IoU thresholds.
+
+    The reward of Pinto et al. 2023 ("Tuning computer vision models with task rewards"), from its released code; a duplicate
+    is a detection that reaches a true box of its class and gets none. A sum over objects, not a mean over images, so large
+    scenes weigh more. HACKABLE BY DESIGN: a false positive that reaches nothing is free, so more boxes never hurt; the paper's
+    model was trained to be right about its confidence besides.
+    """
+
+    class_weights: Float64[np.ndarray, " C"] | None = None
+    duplicate_price: float = 0.3
+
+    @classmethod
+    def weighted(cls, objects: Int64[np.ndarray, " C"], *, duplicate_price: float = 0.3) -> "MatchedSum":
+        """The paper's weights, 1 / (n_c + 0.05 sum n), scaled to a mean of 1, for a data set with n_c objects of class c."""
+        weights = 1 / (objects + 0.05 * max(1, objects.sum()))
+        return cls(class_weights=weights / weights.mean(), duplicate_price=duplicate_price)
+
+    def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
+        m = edits.matches
+        weights = np.ones(edits.pool.num_classes) if self.class_weights is None else self.class_weights
+        labels = np.take_along_axis(edits.detections.labels, m.order, 1)
+        reached = np.take_along_axis(
+            reach(edits.detections, edits.truths, num_classes=edits.pool.num_classes), m.order, 1
+        )
+        listed = np.arange(m.order.shape[1]) < m.starts[:, -1:]
+        duplicates = np.bitwise_count(reached & ~m.hits[0] & ~m.ignored[0])
+        worth = weights[np.where(listed, labels, 1) - 1] * np.bitwise_count(m.hits[0])
+        summed: Float64[np.ndarray, " R"] = ((worth - self.duplicate_price * duplicates) * listed).sum(1)
+        return summed / 10
+
+
+def best_iou(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """The mean over true boxes of the IoU with the nearest detection of their class, in [0, 1]; 0 where there is none.
+
+    A potential for shaping. As a reward it would be recall without one-to-one matching, which copies and floods exploit.
+    """
+    d, t = edits.shown, edits.truths
+    same = (d.labels[:, :, None] == t.labels[:, None]) & d.mask[:, :, None]
+    best = np.where(same, _iou(d.boxes.astype(float), t.boxes.astype(float)), 0.0).max(1, initial=0.0)
+    wanted = t.mask & ~t.iscrowd
+    mean: Float64[np.ndarray, " R"] = (best * wanted).sum(1) / np.maximum(wanted.sum(1), 1)
+    return mean
+
+
+def shown_over_true(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """min(1, true boxes / shown detections), in [0, 1]: the factor of VLM-R1's "odLength"; 1 where nothing is shown."""
+    wanted, shown = (edits.truths.mask & ~edits.truths.iscrowd).sum(1), edits.shown.mask.sum(1)
+    factor: Float64[np.ndarray, " R"] = np.where(shown > 0, np.minimum(1.0, wanted / np.maximum(shown, 1)), 1.0)
+    return factor
+
+
+def _counts(edits: Edits) -> ImageCounts:
+    return image_counts(edits.shown, edits.truths, num_classes=edits.pool.num_classes)
+
+
+def _predicted(edits: Edits) -> Bool[np.ndarray, "R C"]:
+    """Which classes have a detection that no crowd absorbs."""
+    m = edits.matches
+    counted = (np.arange(m.order.shape[1]) < m.starts[:, -1:]) & (m.ignored[0] & 1 == 0)
+    rows, places = np.nonzero(counted)
+    predicted = np.zeros((len(edits), edits.pool.num_classes), dtype=np.bool_)
+    predicted[rows, edits.detections.labels[rows, m.order[rows, places]] - 1] = True
+    return predicted
+
+
+def _iou(boxes: Float64[np.ndarray, "R N 4"], others: Float64[np.ndarray, "R G 4"]) -> Float64[np.ndarray, "R N G"]:
+    low = np.maximum(boxes[:, :, None, :2], others[:, None, :, :2])
+    high = np.minimum(boxes[:, :, None, 2:], others[:, None, :, 2:])
+    shared = (high - low).clip(0).prod(-1)
+    areas, other_areas = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, others))
+    union = areas[:, :, None] + other_areas[:, None] - shared
+    return np.where(union > 0, shared / np.where(union > 0, union, 1), 0.0)

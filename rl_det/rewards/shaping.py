@@ -1,0 +1,90 @@
+"""A reward -> the same with something added on the way: shaping that keeps the best policy, and shaping that does not."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from rl_det.rewards.edits import Edits, Step
+from rl_det.rewards.image_values import best_iou, shown_over_true
+from rl_det.rewards.reward import Reward, Value
+
+
+@dataclass(frozen=True)
+class Sum(Reward):
+    """Several rewards, added; credits too."""
+
+    parts: tuple[Reward, ...]
+
+    def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
+        earned: Float64[np.ndarray, " R"] = np.sum([part(before, after, ended=ended) for part in self.parts], 0)
+        return earned
+
+    def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
+        earned, credits = zip(*[part.credited(step, ended=ended) for part in self.parts], strict=True)
+        return np.sum(earned, 0), np.sum(credits, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PotentialShaping(Reward):
+    """gamma * potential(after) - potential(before), and 0 for the potential of the end (Ng, Harada, Russell 1999).
+
+    KEEPS THE OPTIMUM: what it adds up to over an episode, discounted by the same gamma, is minus the potential of the start,
+    which no action can change. `gamma` must be that of the return. In an episode of one step it is a constant.
+    """
+
+    potential: Value = best_iou
+    gamma: float = 1.0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must lie in (0, 1], and be the return's own; got {self.gamma}; 1 is usual here")
+
+    def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
+        later = 0.0 if ended else self.gamma * self.potential(after)
+        return self.weight * (later - self.potential(before))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost(Reward):
+    """A price for each step, whatever is done.
+
+    Where all episodes have the same number of steps, as in these worlds, it is a constant and keeps the optimum; where an
+    action can end the episode, it changes it.
+    """
+
+    price: float = 0.01
+
+    def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
+        return np.full(len(after), -self.price)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthFactor:
+    """A value times min(1, true boxes / shown detections), as VLM-R1's "odLength"; a value like another, for `Worth`.
+
+    CHANGES THE OPTIMUM: AP charges nothing for detections behind the last true positive, this does; and it pays to show
+    one detection too few rather than one too many.
+    """
+
+    value: Value
+
+    def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
+        worth: Float64[np.ndarray, " R"] = self.value(edits) * shown_over_true(edits)
+        return worth
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignOfIouChange(Reward):
+    """+1 or -1 by whether the best IoUs have risen or fallen (Caicedo and Lazebnik 2015): KEPT AS THE WARNING EXAMPLE.
+
+    CHANGES THE OPTIMUM, AND IS HACKABLE: a slow rise and a sudden fall add up to more than nothing, so walking in a circle
+    pays, and three small steps are worth more than one large one that ends nearer.
+    """
+
+    weight: float = 1.0
+
+    def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
+        signs: Float64[np.ndarray, " R"] = self.weight * np.sign(best_iou(after) - best_iou(before))
+        return signs
