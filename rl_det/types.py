@@ -5,7 +5,7 @@ Boxes are xyxy, in pixels of the image as the detector's user gave it. Labels ar
 the background and never a label.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypedDict
 
@@ -118,16 +118,20 @@ class Candidates:
         return Candidates(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def concatenate(parts: Iterable[Encoded], num_images: int) -> Encoded:
+def concatenate(
+    parts: Iterable[Encoded], num_images: int, *, empty: Callable[[Tensor], Tensor] | None = None
+) -> Encoded:
     """Encodings, one after the other, as one of `num_images` images that is never in memory twice.
 
-    Raises ValueError where shapes disagree beyond the image axis (one-stage feature maps of images of different sizes).
+    `empty` makes the room for each tensor, given the first part's own: in memory, unless told otherwise. Raises ValueError
+    where shapes disagree beyond the image axis (one-stage feature maps of images of different sizes).
     """
+    empty = empty or (lambda like: like.new_empty(num_images, *like.shape[1:]))
     whole: tuple[Tensor, ...] = ()
     filled = 0
     for part in parts:
         tensors = (*part.features, part.reference, part.mask, part.resized, part.original)
-        whole = whole or tuple(tensor.new_empty(num_images, *tensor.shape[1:]) for tensor in tensors)
+        whole = whole or tuple(empty(tensor) for tensor in tensors)
         shapes = {tuple(tensor.shape[1:] for tensor in those) for those in (whole, tensors)}
         if len(shapes) != 1:
             raise ValueError(

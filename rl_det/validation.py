@@ -7,6 +7,7 @@ import torch
 
 from rl_det.candidates import postprocess
 from rl_det.detectors.cache import EncodedDataset
+from rl_det.memory import give_back
 from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import candidate_relations
 from rl_det.policies.policy import Policy, rescored
@@ -28,7 +29,9 @@ def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int, *, nms_io
     candidates = candidates_of(policy, data, num_candidates)
     related = candidate_relations(candidates, data.targets, num_classes=policy.detector.num_classes)
     scores = candidates.logits.double().numpy()
-    return CandidatePool(related, np.ascontiguousarray(scores), nms_iou=nms_iou).mean_ap
+    found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=nms_iou).mean_ap
+    give_back()
+    return found
 
 
 def detections(

@@ -27,14 +27,19 @@ def test_hard_nms_and_a_threshold_are_torchvisions(seed: int) -> None:
     for row in range(3):
         rows = np.flatnonzero(mask[row] & (scores[row] >= 0.3))
         kept = batched_nms(
-            torch.from_numpy(boxes[row, rows]), torch.from_numpy(scores[row, rows]), torch.from_numpy(labels[row, rows]), 0.45
+            torch.from_numpy(boxes[row, rows]),
+            torch.from_numpy(scores[row, rows]).float(),
+            torch.from_numpy(labels[row, rows]),
+            0.45,
         )
         by_score = sorted(rows[kept.numpy()].tolist(), key=lambda i: (-scores[row, i], i))
         assert np.flatnonzero(found.mask[row]).tolist() == sorted(by_score[:7])
     np.testing.assert_array_equal(found.scores, scores)
 
 
-def slow_soft_nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, sigma: float, least: float) -> dict[int, float]:
+def slow_soft_nms(
+    boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, sigma: float, least: float
+) -> dict[int, float]:
     """Bodla et al. 2017, figure 2, class by class."""
     iou = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy().astype(float)
     left, waiting, taken = scores.copy(), set(range(len(scores))), {}

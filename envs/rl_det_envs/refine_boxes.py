@@ -52,7 +52,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         boxes = self._boxes[:, : self.num_candidates] / self._original[:, None, [1, 0, 1, 0]]
         return {**super().observation(), "boxes": boxes}
 
-    def _taken(self, scene: Scene, actions: Float[Tensor, "B N*4"]) -> Step:
+    def _taken(self, scene: Scene, actions: Float[Tensor, "B numbers"]) -> Step:
         """From where the boxes stand; they are moved."""
         acting, standing_by = self._boxes.split([self.num_candidates, self.num_bystanders], 1)
         moves = actions.unflatten(1, (-1, 4))

@@ -29,7 +29,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
     They stand for the score threshold (0 to 1), the NMS IoU (0 to 1), 1 / sigma of soft-NMS (0, which is hard, to 4) and the
     maximum number of detections (1 to N); `info["settings"]` [B, 4] says what they came to (threshold, IoU, sigma, number).
     The reward sees what the settings leave, and is F1 if nothing else is asked for: in AP, the lowest threshold is never
-    beaten. The other images of the pool are as the detector's own NMS leaves them.
+    beaten by another that all images share. The other images of the pool are as the detector's own NMS leaves them.
 
     Nothing here is trained in the detector, so its head runs once for the whole data set, when the environment is made.
     """

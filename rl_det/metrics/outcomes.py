@@ -103,7 +103,7 @@ def image_counts(
         found=found.astype(np.int64),
         spurious=(shown - found).astype(np.int64),
         missed=objects - found.astype(np.int64),
-        distance=distance,
+        distance=distance.astype(np.float64),  # bincount counts nothing in integers
         iou_threshold=iou_threshold,
     )
 

@@ -5,17 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64
 
-from rl_det.rewards.average_precision import BatchAp, PoolAp
+from rl_det.rewards.average_precision import BatchAp, PoolAp, pool_mean_ap
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
 from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, f1, image_ap, lrp
 from rl_det.rewards.reward import Reward, Value, Worth
-from rl_det.rewards.shaping import (
-    LengthFactor,
-    PotentialShaping,
-    SignOfIouChange,
-    StepCost,
-    Sum,
-)
+from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
 
 Objects = Int64[np.ndarray, " C"]
 """How many true boxes of each class a data set has."""
@@ -55,6 +49,7 @@ __all__ = [
     "f1",
     "image_ap",
     "lrp",
+    "pool_mean_ap",
     "reward_named",
 ]
 

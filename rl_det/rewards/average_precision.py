@@ -18,7 +18,7 @@ class PoolAp(Reward):
     """
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
-        earned: Float64[np.ndarray, " R"] = self._change(after) - self._change(before)
+        earned: Float64[np.ndarray, " R"] = _change(after) - _change(before)
         return earned
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
@@ -32,11 +32,6 @@ class PoolAp(Reward):
             return change, -without
         change, moves = what_moves_are_worth(pool, step.scene.boxes, step.scene.truths, images, step.scores, step.boxes)
         return change, np.stack([-without, moves], -1)
-
-    @staticmethod
-    def _change(edits: Edits) -> Float64[np.ndarray, " R"]:
-        """Of the pool's mAP, against the pool as it is."""
-        return edits.pool.ranking.what_if(edits.images, edits.matches)
 
 
 class BatchAp(Reward):
@@ -65,6 +60,17 @@ class BatchAp(Reward):
                 lost[among] = -_ranking(step.after[rows]).what_if(places, without.edits[among].matches)
             credits.append(without.spread(lost))
         return earned, credits[0] if len(credits) == 1 else np.stack(credits, -1)
+
+
+def pool_mean_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """The pool's mAP with each edit, in [0, 1]: `PoolAp` as a value, for shaping; 0 in a pool without a true box."""
+    whole: Float64[np.ndarray, " R"] = np.nan_to_num(edits.pool.ranking.mean_ap) + _change(edits)
+    return whole
+
+
+def _change(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """Of the pool's mAP, against the pool as it is."""
+    return edits.pool.ranking.what_if(edits.images, edits.matches)
 
 
 def _ranking(edits: Edits) -> RankingPool:

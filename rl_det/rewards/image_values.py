@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from rl_det.metrics.average_precision import image_class_ap
+from rl_det.metrics.batch import check
 from rl_det.metrics.outcomes import ImageCounts, image_counts
 from rl_det.metrics.relations import reach
 from rl_det.rewards.edits import Edits
@@ -109,9 +110,11 @@ class MatchedSum:
 def best_iou(edits: Edits) -> Float64[np.ndarray, " R"]:
     """The mean over true boxes of the IoU with the nearest detection of their class, in [0, 1]; 0 where there is none.
 
+    Raises ValueError on bad boxes, naming image and index.
     A potential for shaping. As a reward it would be recall without one-to-one matching, which copies and floods exploit.
     """
     d, t = edits.shown, edits.truths
+    check(d, t, edits.pool.num_classes)
     same = (d.labels[:, :, None] == t.labels[:, None]) & d.mask[:, :, None]
     best = np.where(same, _iou(d.boxes.astype(float), t.boxes.astype(float)), 0.0).max(1, initial=0.0)
     wanted = t.mask & ~t.iscrowd

@@ -25,7 +25,6 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from rl_det.data.digit_scenes import DigitScenes
 from rl_det.detectors import Detector
 from rl_det.detectors.cache import EncodedDataset
 from rl_det.rewards import REWARDS
@@ -237,13 +236,13 @@ def test_a_bad_action_is_refused_and_the_episode_goes_on(
     envs.step(random_actions(env_id, 2, 0))
 
 
-def test_impossible_arguments_are_refused_by_name(env_id: str, options: dict[str, Any]) -> None:
+def test_impossible_arguments_are_refused_by_name(env_id: str, options: dict[str, Any], data: EncodedDataset) -> None:
     for wrong, message in (
         ({"reward": "map"}, r"batch_ap.*cost.*f1.*image_ap.*image_ap_delta.*lrp.*matched_sum.*pool_ap.*got 'map'"),
         ({"samples_per_image": 4}, "samples_per_image"),
         ({"num_candidates": 0}, "num_candidates must be at least 1; got 0"),
         ({"render_mode": "human"}, "rgb_array"),
-        ({"dataset": DigitScenes("val", num_scenes=6)[:0] if False else []}, "dataset must hold one image at least"),
+        ({"dataset": EncodedDataset(data.encoded[slice(0, 0)], [])}, "dataset must hold one image at least"),
     ):
         with pytest.raises(ValueError, match=message):
             make_native(env_id, 6, **options | wrong)
@@ -296,7 +295,11 @@ def test_a_thousand_random_episodes_end_without_an_error(
     for number in range(-(-1000 // per_call)):
         envs.reset(seed=number)
         for _ in range(envs.num_steps):
-            actions = rng.integers(0, 2, envs.action_space.shape) if env_id == SELECT else rng.uniform(-1, 1, envs.action_space.shape)
+            actions = (
+                rng.integers(0, 2, envs.action_space.shape)
+                if env_id == SELECT
+                else rng.uniform(-1, 1, envs.action_space.shape)
+            )
             observation, rewards, *_ = envs.step(actions)
             assert rewards.isfinite().all()
             assert all(np.isfinite(values).all() for values in numbers(observation).values())

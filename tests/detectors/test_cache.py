@@ -1,5 +1,7 @@
 """A data set's encodings, kept: half precision, in order, and a head that says of them what it says of the images."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -74,3 +76,69 @@ def test_the_head_says_of_the_cache_nearly_what_it_says_of_the_images(
     gap = (exact.logits - cached.logits)[mask].abs().max()
     assert 0 < gap < 0.02 * exact.logits[mask].std()
     torch.testing.assert_close(cached.boxes[mask], exact.boxes[mask], rtol=0, atol=0.1)
+
+
+def test_on_disk_it_holds_what_it_holds_in_memory(
+    cache: EncodedDataset, detector: Detector, scenes: DigitScenes, tmp_path: Path
+) -> None:
+    kept = encode_dataset(detector, scenes, batch_size=3, folder=tmp_path / "encodings")
+    for ours, theirs in zip(kept.encoded.features, cache.encoded.features, strict=True):
+        assert torch.equal(ours, theirs)
+    for name in ("reference", "mask", "resized", "original"):
+        assert torch.equal(getattr(kept.encoded, name), getattr(cache.encoded, name))
+    for target, other in zip(kept.targets, cache.targets, strict=True):
+        assert vars(target).keys() == vars(other).keys()
+        assert target.image_id == other.image_id
+        for name in ("boxes", "labels", "area", "iscrowd"):
+            assert torch.equal(getattr(target, name), getattr(other, name))
+    assert torch.equal(kept.batch(torch.tensor([5, 0]), "cpu").reference, cache.encoded.reference[[5, 0]])
+    assert [file.name for file in tmp_path.iterdir()] == ["encodings"]
+
+
+def test_a_second_call_opens_the_folder_and_looks_at_a_few_images_only(
+    detector: Detector, scenes: DigitScenes, tmp_path: Path
+) -> None:
+    heard: list[int] = []
+    first = encode_dataset(detector, scenes, folder=tmp_path / "encodings")
+    second = encode_dataset(detector, scenes, folder=tmp_path / "encodings", on_batch=heard.append)
+    assert not heard
+    assert torch.equal(first.encoded.features[0], second.encoded.features[0])
+
+
+def test_a_folder_of_another_detectors_or_of_other_images_encodings_is_refused_by_name(
+    detector: Detector, scenes: DigitScenes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "encodings"
+    encode_dataset(detector, scenes, folder=folder)
+    random = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
+    for other, images, count in (
+        (random, scenes, None),
+        (detector, DigitScenes("val", num_scenes=NUM_SCENES, seed=5), None),
+        (detector, scenes, 3),
+    ):
+        with pytest.raises(ValueError, match=rf"{folder}: must hold this detector's encodings of these . images"):
+            encode_dataset(other, images, num_images=count, folder=folder)
+
+
+def test_a_folder_that_is_broken_or_cannot_be_written_is_named(
+    detector: Detector, scenes: DigitScenes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "encodings"
+    encode_dataset(detector, scenes, folder=folder)
+    (folder / "targets.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=rf"{folder}: must be a folder of encodings"):
+        encode_dataset(detector, scenes, folder=folder)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="the encodings could not be written"):
+        encode_dataset(detector, scenes, folder=tmp_path / "file" / "encodings")
+
+
+def test_an_encoding_that_breaks_off_leaves_nothing_behind(
+    detector: Detector, scenes: DigitScenes, tmp_path: Path
+) -> None:
+    def power_cut(num_images: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_dataset(detector, scenes, batch_size=3, folder=tmp_path / "encodings", on_batch=power_cut)
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from contract.worlds import NUM_CANDIDATES, REFINE, make_native, random_actions,
 from rl_det.boxes import moved
 from rl_det.detectors import Detector
 from rl_det.detectors.cache import EncodedDataset
+from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import pad_targets
 from rl_det.metrics.relations import relations
 from rl_det.rewards import REWARDS
@@ -29,13 +30,17 @@ def data(detector: Detector) -> EncodedDataset:
 
 @pytest.fixture
 def options(detector: Detector, data: EncodedDataset) -> dict[str, Any]:
-    return {"detector": detector, "dataset": data, "num_candidates": NUM_CANDIDATES, "pool_images": 4, "num_steps": NUM_STEPS}
+    return {
+        "detector": detector,
+        "dataset": data,
+        "num_candidates": NUM_CANDIDATES,
+        "pool_images": 4,
+        "num_steps": NUM_STEPS,
+    }
 
 
 def pool_ap(envs: Any, row: int, boxes: torch.Tensor) -> float:
     """Of the pool, image `row` with other boxes, evaluated again from the start."""
-    from rl_det.metrics.candidate_pool import CandidatePool
-
     scene = envs.scene()
     edited = scene.boxes.copy()
     edited[row] = boxes.numpy()
@@ -56,7 +61,9 @@ def test_each_step_earns_the_change_of_the_pools_ap_and_the_changes_add_up(optio
         _, rewards, ended, _, outcome = envs.step(actions)
         earned += rewards
         for row in range(4):
-            assert float(rewards[row]) == pytest.approx(pool_ap(envs, row, boxes[row]) - pool_ap(envs, row, before[row]), abs=1e-6)
+            assert float(rewards[row]) == pytest.approx(
+                pool_ap(envs, row, boxes[row]) - pool_ap(envs, row, before[row]), abs=1e-6
+            )
         for candidate in range(0, NUM_CANDIDATES, 7):
             alone = before[3].clone()
             alone[candidate] = boxes[3, candidate]
@@ -82,7 +89,10 @@ def test_the_observation_has_the_boxes_of_now_and_the_step(options: dict[str, An
 @pytest.mark.parametrize("reward", sorted(REWARDS))
 def test_waiting_earns_nothing_on_the_way(options: dict[str, Any], reward: str) -> None:
     """Those that are paid at the end pay there what the boxes are worth, once."""
-    envs, at_once = make_native(REFINE, 2, **options, reward=reward), make_native(REFINE, 2, **options | {"num_steps": 1}, reward=reward)
+    envs, at_once = (
+        make_native(REFINE, 2, **options, reward=reward),
+        make_native(REFINE, 2, **options | {"num_steps": 1}, reward=reward),
+    )
     for world in (envs, at_once):
         world.reset(seed=0)
     wait = torch.zeros(envs.action_space.shape)
@@ -97,7 +107,7 @@ def test_a_walk_out_and_back_earns_what_standing_still_does(options: dict[str, A
     out = torch.zeros(2, NUM_CANDIDATES, 4)
     out[..., 2:] = -0.5  # smaller about the same centre: no edge is near
     there, back = envs.step(out.flatten(1))[1], envs.step(-out.flatten(1))[1]
-    assert there.abs().min() > 0
+    assert there.abs().max() > 0.01
     torch.testing.assert_close(there, -back, rtol=0, atol=1e-5)
 
 

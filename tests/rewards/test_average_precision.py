@@ -1,92 +1,134 @@
-"""Rewards and credits against evaluating everything again."""
+"""AP of the pool and of the batch, and every reward's credit, against evaluating everything again."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from metrics.test_box_moves import NMS_IOU, NUM_CANDIDATES, NUM_CLASSES, NUM_IMAGES, world
+from rewards.scenes import named
 
-from rl_det.metrics.candidate_pool import CandidatePool
+from rl_det.metrics.batch import TruthBatch
 from rl_det.metrics.padding import pad_targets
-from rl_det.metrics.relations import Relations, relations
-from rl_det.rewards import reward_named
-from rl_det.rewards.average_precision import image_ap, pool_ap
-from rl_det.types import Target
+from rl_det.rewards import REWARDS, BatchAp, PoolAp, Scene, Step, pool_mean_ap, reward_named
+from rl_det.rewards.edits import Factor
 
-NUM_IMAGES, NUM_CANDIDATES = 4, 8
+EVERYWHERE = np.arange(NUM_IMAGES)
 
 
-def scene(seed: int) -> tuple[Relations, list[Relations], np.ndarray, np.ndarray]:
-    """The pool's relations, each image's own, the baseline and other scores."""
+def scene(seed: int, images: np.ndarray = EVERYWHERE) -> Scene:
+    some = world(seed)
+    truths = pad_targets(some.targets)
+    return Scene(
+        boxes=some.boxes.numpy()[images],
+        labels=some.labels.numpy()[images],
+        mask=some.mask.numpy()[images],
+        scores=some.scores[images],
+        truths=TruthBatch(**{name: values[images] for name, values in vars(truths).items()}),
+        num_classes=NUM_CLASSES,
+        nms_iou=NMS_IOU,
+    )
+
+
+def act(some: Scene, seed: int, images: np.ndarray, factors: tuple[Factor, ...]) -> Step:
+    """Random scores, one candidate of each image taken out, and random moves, as far as the factors say."""
     rng = np.random.default_rng(seed)
-    corner = rng.uniform(0, 30, (NUM_IMAGES, NUM_CANDIDATES, 2))
-    boxes = torch.tensor(np.concatenate([corner, corner + 15], 2), dtype=torch.float32)
-    labels = torch.tensor(rng.integers(1, 3, (NUM_IMAGES, NUM_CANDIDATES)))
-    targets = [
-        Target(
-            boxes=boxes[image, :count] + 1,
-            labels=labels[image, :count],
-            area=torch.full((count,), 225.0),
-            iscrowd=torch.zeros(count, dtype=torch.bool),
-            image_id=image,
-        )
-        for image, count in enumerate((3, 2, 0, 4))
-    ]
-    mask = torch.ones(NUM_IMAGES, NUM_CANDIDATES, dtype=torch.bool)
-
-    def related(images: slice) -> Relations:
-        return relations(
-            boxes[images].numpy(), labels[images].numpy(), mask[images].numpy(), pad_targets(targets[images]),
-            num_classes=2,
-        )  # fmt: skip
-
-    alone = [related(slice(image, image + 1)) for image in range(NUM_IMAGES)]
-    baseline = rng.normal(size=(NUM_IMAGES, NUM_CANDIDATES))
-    return related(slice(None)), alone, baseline, baseline + rng.normal(size=baseline.shape)
+    boxes, scores = some.boxes[images].copy(), some.scores[images].copy()
+    if "scores" in factors:
+        scores += rng.normal(size=scores.shape)
+        scores[:, 3] = -np.inf
+    if "boxes" in factors:
+        boxes += rng.integers(-2, 3, boxes.shape).astype(np.float32)
+    return Step(scene=some, images=images, boxes=boxes, scores=scores, factors=factors)
 
 
-def change(related: Relations, baseline: np.ndarray, edited: np.ndarray) -> float:
-    before, after = (CandidatePool(related, scores, nms_iou=0.5).mean_ap for scores in (baseline, edited))
-    return 0.0 if np.isnan(before) else after - before
+def mean_ap(some: Scene, image: int, boxes: np.ndarray, scores: np.ndarray) -> float:
+    """Of the pool with one image changed, from the start."""
+    all_boxes, all_scores = some.boxes.copy(), some.scores.copy()
+    all_boxes[image], all_scores[image] = boxes, scores
+    return replace(some, boxes=all_boxes, scores=all_scores).candidates.mean_ap
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_pool_ap_is_the_change_of_the_pool_and_credit_that_of_one_candidate_alone(seed: int) -> None:
-    pool, _, baseline, scores = scene(seed)
-    images = np.arange(NUM_IMAGES)
-    rewards, credits = pool_ap(pool, baseline, images, scores, nms_iou=0.5)
-    for image in images:
-        edited = baseline.copy()
-        edited[image] = scores[image]
-        assert rewards[image] == pytest.approx(change(pool, baseline, edited), abs=1e-12)
-        for candidate in range(NUM_CANDIDATES):
-            edited = baseline.copy()
-            edited[image, candidate] = scores[image, candidate]
-            assert credits[image, candidate] == pytest.approx(change(pool, baseline, edited), abs=1e-12)
-    assert np.abs(credits).max() > 0
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_image_ap_is_the_change_of_the_image_by_itself(seed: int) -> None:
-    pool, alone, baseline, scores = scene(seed)
-    images = np.array([3, 0, 2, 3])
-    rewards, credits = image_ap(pool, baseline, images, scores[images], nms_iou=0.5)
+@pytest.mark.parametrize("factors", [("scores",), ("boxes",), ("scores", "boxes")])
+@pytest.mark.parametrize("seed", range(2))
+def test_pool_ap_is_the_change_of_the_pools_mean_ap(seed: int, factors: tuple[Factor, ...]) -> None:
+    some, images = scene(seed), np.array([3, 0, 2, 3])
+    step = act(some, seed, images, factors)
+    reward, credit = PoolAp().credited(step, ended=True)
+    before = some.candidates.mean_ap
     for row, image in enumerate(images):
-        own = baseline[image : image + 1]
-        assert rewards[row] == pytest.approx(change(alone[image], own, scores[image : image + 1]), abs=1e-12)
-        for candidate in range(NUM_CANDIDATES):
-            edited = own.copy()
-            edited[0, candidate] = scores[image, candidate]
-            assert credits[row, candidate] == pytest.approx(change(alone[image], own, edited), abs=1e-12)
-    assert not rewards[2]  # the image without true boxes
+        assert reward[row] == pytest.approx(mean_ap(some, image, step.boxes[row], step.scores[row]) - before, abs=1e-12)
+    np.testing.assert_allclose(PoolAp()(step.before, step.after, ended=False), reward, rtol=0, atol=1e-12)
+    assert credit.shape == (4, NUM_CANDIDATES, 2)[: 1 + len(factors)]
+    assert np.abs(reward).max() > 0
 
 
-def test_a_common_shift_of_one_images_scores_is_judged_by_the_pool_alone() -> None:
-    pool, _, baseline, _ = scene(0)
-    images = np.arange(NUM_IMAGES)
-    assert pool_ap(pool, baseline, images, baseline + 3, nms_iou=0.5)[0].any()
-    np.testing.assert_allclose(image_ap(pool, baseline, images, baseline + 3, nms_iou=0.5)[0], 0, atol=1e-15)
+@pytest.mark.parametrize("factors", [("scores",), ("boxes",), ("scores", "boxes")])
+@pytest.mark.parametrize("name", sorted(set(REWARDS) - {"batch_ap"}))
+def test_credit_is_what_a_candidates_action_alone_would_earn(name: str, factors: tuple[Factor, ...]) -> None:
+    some, images, reward = scene(1), np.array([1, 3, 3]), reward_named(name, np.array([4, 7]))
+    step = act(some, 1, images, factors)
+    earned, credit = reward.credited(step, ended=True)
+    np.testing.assert_allclose(earned, reward(step.before, step.after, ended=True), rtol=0, atol=1e-12)
+    nothing = reward(step.before, step.before, ended=True)
+    credit = credit.reshape(3, NUM_CANDIDATES, len(factors))
+    for row in range(3):
+        for candidate in range(0, NUM_CANDIDATES - 1, 2):
+            for number, factor in enumerate(factors):
+                boxes, scores = some.boxes[images].copy(), some.scores[images].copy()
+                if factor == "boxes":
+                    boxes[row, candidate] = step.boxes[row, candidate]
+                else:
+                    scores[row, candidate] = step.scores[row, candidate]
+                alone = reward(step.before, some.edits(images, boxes, scores), ended=True)
+                assert credit[row, candidate, number] == pytest.approx(alone[row] - nothing[row], abs=1e-12)
+    assert not credit[:, -1].any()  # padding
+    if (name, factors) != (
+        "matched_sum",
+        ("scores",),
+    ):  # which does not ask in which order, and here NMS does not either
+        assert np.abs(credit).max() > 0
 
 
-def test_an_unknown_reward_is_told_the_known_ones() -> None:
-    assert reward_named("pool_ap") is pool_ap
-    with pytest.raises(ValueError, match=r"image_ap.*pool_ap.*'map'"):
-        reward_named("map")
+@pytest.mark.parametrize("factors", [("scores",), ("boxes",), ("scores", "boxes")])
+def test_batch_ap_is_that_of_the_images_that_act_and_credit_what_it_would_lose(factors: tuple[Factor, ...]) -> None:
+    some, images = scene(2), np.array([0, 0, 3, 3])  # two data sets of images 0 and 3
+    step = act(some, 2, images, factors)
+    reward, credit = BatchAp().credited(step, ended=True)
+    np.testing.assert_allclose(BatchAp()(step.before, step.after, ended=True), reward, rtol=0, atol=1e-12)
+    assert not BatchAp()(step.before, step.after, ended=False).any()
+    credit = credit.reshape(4, NUM_CANDIDATES, len(factors))
+    two = scene(2, np.array([0, 3]))
+    for rows in ([0, 2], [1, 3]):
+
+        def of_batch(boxes: np.ndarray, scores: np.ndarray, rows: list[int] = rows) -> float:
+            return replace(two, boxes=boxes[rows], scores=scores[rows]).candidates.mean_ap
+
+        whole = of_batch(step.boxes, step.scores)
+        np.testing.assert_allclose(reward[rows], whole, rtol=0, atol=1e-12)
+        for candidate in range(0, NUM_CANDIDATES - 1, 3):
+            for number, factor in enumerate(factors):
+                boxes, scores = step.boxes.copy(), step.scores.copy()
+                row = rows[1]
+                if factor == "boxes":
+                    boxes[row, candidate] = some.boxes[3, candidate]
+                else:
+                    scores[row, candidate] = some.scores[3, candidate]
+                lost = whole - of_batch(boxes, scores)
+                assert credit[row, candidate, number] == pytest.approx(lost, abs=1e-12)
+    assert np.abs(credit).max() > 0
+
+
+def test_a_pool_without_true_boxes_pays_nothing() -> None:
+    some = scene(0, np.array([2]))
+    step = act(some, 0, np.array([0, 0]), ("scores",))
+    for name in ("pool_ap", "batch_ap"):
+        reward, credit = named(name).credited(step, ended=True)
+        assert not reward.any()
+        assert not credit.any()
+
+
+def test_the_pools_mean_ap_as_a_value_is_what_the_reward_is_the_change_of() -> None:
+    step = act(scene(0), 0, EVERYWHERE, ("scores",))
+    change = pool_mean_ap(step.after) - pool_mean_ap(step.before)
+    np.testing.assert_allclose(PoolAp()(step.before, step.after, ended=True), change, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(pool_mean_ap(step.before), step.scene.candidates.mean_ap, rtol=0, atol=1e-12)

@@ -1,0 +1,66 @@
+"""Encodings as they come, and targets -> a folder, and back as tensors that are mapped: pages are read when they are asked for.
+
+A folder holds numpy's own files, one for each tensor of `Encoded`, and the targets in safetensors. It is there whole or not
+at all.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rl_det.types import Encoded, Target, concatenate
+
+TARGETS = "targets.safetensors"
+FIELDS = ("boxes", "labels", "area", "iscrowd")
+
+
+def write(folder: Path, parts: Iterator[Encoded], targets: list[Target], num_images: int) -> None:
+    """Fill a folder that is not there yet; `targets` are complete once `parts` is used up.
+
+    Raises OSError, naming the folder, if it cannot be written; nothing is left behind.
+    """
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    names = iter(range(100))
+
+    def on_disk(like: Tensor) -> Tensor:
+        file = beside / f"{next(names):02}.npy"
+        shape = num_images, *like.shape[1:]
+        return torch.from_numpy(np.lib.format.open_memmap(file, "w+", dtype=like.numpy().dtype, shape=shape))
+
+    try:
+        beside.mkdir(parents=True)
+        concatenate(parts, num_images, empty=on_disk)
+        counts = torch.tensor([len(target.labels) for target in targets])
+        ids = torch.tensor([target.image_id for target in targets])
+        joined = {name: torch.cat([getattr(target, name).cpu() for target in targets]) for name in FIELDS}
+        safetensors.torch.save_file({**joined, "counts": counts, "image_ids": ids}, beside / TARGETS)
+        beside.replace(folder)
+    except OSError as error:
+        raise OSError(f"{folder}: the encodings could not be written; got {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read(folder: Path) -> tuple[Encoded, list[Target]]:
+    """What `write` has put there, mapped. Raises ValueError, naming the folder, where it is not that."""
+    try:
+        tensors = [torch.from_numpy(np.load(file, mmap_mode="c")) for file in sorted(folder.glob("*.npy"))]
+        *levels, reference, mask, resized, original = tensors
+        told = safetensors.torch.load_file(folder / TARGETS)
+    except Exception as error:  # whatever the bytes of a broken file provoke
+        raise ValueError(
+            f"{folder}: must be a folder of encodings; got {error!r}; delete it to have it made anew"
+        ) from error
+    encoded = Encoded(features=tuple(levels), reference=reference, mask=mask, resized=resized, original=original)
+    parts = zip(*(told[name].split(told["counts"].tolist()) for name in FIELDS), strict=True)
+    targets = [
+        Target(**dict(zip(FIELDS, own, strict=True)), image_id=int(image_id))
+        for own, image_id in zip(parts, told["image_ids"], strict=True)
+    ]
+    return encoded, targets
