@@ -1,8 +1,14 @@
 """Rewards of several samples of one image, or credits of its candidates -> advantages that a policy gradient can use."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Judge = Literal["credit", "leave_one_out", "group"]
+"""What a candidate's action is judged by: its own credit, its image's reward against that of the image's other samples, or
+the same over the spread of the samples' rewards."""
 
 
 def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
@@ -15,6 +21,18 @@ def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     if num_samples < 2:
         raise ValueError(f"leave-one-out needs at least 2 samples per image; got {num_samples}; 4 is usual")
     return (reward - reward.mean(1, keepdim=True)) * num_samples / (num_samples - 1)
+
+
+def group_normalised(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """Each sample's reward less its image's mean, over the image's standard deviation: GRPO's (Shao et al. 2024, 4.1.2).
+
+    It makes images count alike, those on which little can be won too; where all samples earn the same, it is 0. Raises
+    ValueError for K = 1.
+    """
+    if reward.shape[1] < 2:
+        raise ValueError(f"a group needs at least 2 samples per image; got {reward.shape[1]}; 8 is usual")
+    away = reward - reward.mean(1, keepdim=True)
+    return away / reward.std(1, keepdim=True).clamp(min=1e-12)
 
 
 def scaled(advantage: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -36,10 +54,11 @@ def candidate_advantages(
     credit: Float[Tensor, "BK N *F"] | None,
     log_prob: Float[Tensor, "B K N *F"],
     mask: Bool[Tensor, "B K N"],
+    judge: Judge = "credit",
 ) -> Float[Tensor, "B K N *F"]:
-    """Each candidate's own credit where there is one, else its image's leave-one-out reward; each factor `scaled` by itself."""
-    if credit is None:
-        whole = leave_one_out(reward)
+    """By what the judge says, leave-one-out where it wants a credit and there is none; each factor `scaled` by itself."""
+    if credit is None or judge != "credit":
+        whole = group_normalised(reward) if judge == "group" else leave_one_out(reward)
         advantage = whole.view(*whole.shape, *[1] * (log_prob.ndim - 2)).expand_as(log_prob)
     else:
         advantage = credit.view_as(log_prob)

@@ -6,7 +6,7 @@ How we differ from the paper:
 1. The ratio and its clip are per candidate. An image's ratio would be a product of N factors, which explodes.
 2. The advantage of a candidate is its own credit, the exact counterfactual that the environment gives in
    `info["credit"]`: what its action alone would change. With an environment that gives none, it is the image's
-   leave-one-out reward. No value network.
+   leave-one-out reward; or, if asked for, GRPO's over the group of the image's samples. No value network.
 3. K samples of each image, in antithetic pairs, share one forward pass; the frozen part of the detector never runs.
 4. The detector's own supervised loss may be mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes
    and scores share a trunk, and the reward alone would let the boxes drift.
@@ -25,7 +25,7 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_det.advantages import candidate_advantages, factors
+from rl_det.advantages import Judge, candidate_advantages, factors
 from rl_det.candidates import Observation
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
@@ -46,6 +46,8 @@ class Config:
     """Rollouts to collect and learn from."""
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, as features are cached."""
+    judge: Judge = "credit"
+    """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
     learning_rate: float = 2e-3
     """AdamW's peak rate: a short linear warm-up, then a cosine to 0."""
     clip: float = 0.2
@@ -94,7 +96,9 @@ class Rollout:
     reward: Float[Tensor, "B K"]
 
 
-def collect(policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Generator) -> Rollout:
+def collect(
+    policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Generator, judge: Judge = "credit"
+) -> Rollout:
     """One episode in every sub-environment; consecutive groups of K show the same image."""
     shown, info = envs.reset()
     num_samples: int = info["samples_per_image"]
@@ -113,7 +117,7 @@ def collect(policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Gen
         image_ids=info["image_ids"],
         action=action,
         log_prob=log_prob,
-        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask),
+        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask, judge),
         mask=mask,
         reward=reward,
     )
@@ -191,7 +195,7 @@ def train(
     stopping.improved(warm_start_ap)
     best = policy.state_dict()
     for number in range(1, config.num_updates + 1):
-        rollout = collect(policy, envs, generator)
+        rollout = collect(policy, envs, generator, config.judge)
         metrics = update(policy, reference, optimizer, rollout, supervised, config)
         schedule.step()
         if number % config.validate_every == 0 or number == config.num_updates:

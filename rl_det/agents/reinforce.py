@@ -3,7 +3,7 @@
 The score-function estimator (Williams 1992) for episodes of one step. How we differ from the paper:
 
 1. The baseline of a sample is the mean reward of the other samples of its image (leave-one-out, Kool et al. 2019), or,
-   better, each candidate has its own: `advantage="credit"` takes the exact counterfactual in `info["credit"]`, which
+   better, each candidate has its own: `judge="credit"` takes the exact counterfactual in `info["credit"]`, which
    removes from the gradient the noise of all the other candidates.
 2. One gradient step per rollout, so nothing is clipped; the supervised loss and the anchor on the common shift of all
    logits are as in `ppo.py`.
@@ -11,14 +11,14 @@ The score-function estimator (Williams 1992) for episodes of one step. How we di
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.advantages import candidate_advantages, factors
+from rl_det.advantages import Judge, candidate_advantages, factors
 from rl_det.candidates import Observation
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
@@ -36,8 +36,8 @@ class Config:
 
     num_updates: int = 600
     """Rollouts to collect and learn from."""
-    advantage: Literal["credit", "leave_one_out"] = "credit"
-    """What a candidate's action is judged by: its own credit, or its image's reward."""
+    judge: Judge = "credit"
+    """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
     learning_rate: float = 1e-3
     """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
     supervised_weight: float = 1.0
@@ -78,9 +78,8 @@ def learn(
     _, flat_reward, _, _, outcome = envs.step(action.flatten(0, 1))
     mask = observation["mask"][:, None].expand(-1, num_samples, -1)
     reward = torch.as_tensor(flat_reward).unflatten(0, (-1, num_samples))
-    credit = outcome["credit"] if config.advantage == "credit" else None
     log_prob = distribution.log_prob(action)
-    advantage = candidate_advantages(reward, credit, log_prob.detach(), mask)
+    advantage = candidate_advantages(reward, outcome.get("credit"), log_prob.detach(), mask, config.judge)
     drift = masked_mean(distribution.drift(), mask[:, 0])
     losses = [reinforce_loss(*own, mask) for own in zip(factors(log_prob), factors(advantage), strict=True)]
     loss = torch.stack(losses).sum()

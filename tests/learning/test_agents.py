@@ -9,6 +9,7 @@ from learning.toy import NUM_FEATURES, NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 from rl_det_envs.select_detections import SelectDetectionsVector
 
+from rl_det.advantages import Judge
 from rl_det.agents import ppo, reinforce
 from rl_det.detectors import Detector
 from rl_det.policies.rescore import RescorePolicy
@@ -46,7 +47,9 @@ def made(env: type, seed: int, **options: Any) -> tuple[ToyDetector, Any]:
     return detector, envs
 
 
-def learnt_by_ppo(env: type, seed: int, *, num_updates: int = 60, reward: str = "pool_ap") -> float:
+def learnt_by_ppo(
+    env: type, seed: int, *, num_updates: int = 60, reward: str = "pool_ap", judge: Judge = "credit"
+) -> float:
     detector, envs = made(env, seed, reward=reward)
     policy = (
         SelectPolicy(detector, keep_bias=1.0) if env is SelectDetectionsVector else RescorePolicy(detector, sigma=0.5)
@@ -54,7 +57,9 @@ def learnt_by_ppo(env: type, seed: int, *, num_updates: int = 60, reward: str = 
     ppo.train(
         policy,
         envs,
-        ppo.Config(num_updates=num_updates, learning_rate=0.05, drift_weight=0.0, validate_every=num_updates),
+        ppo.Config(
+            num_updates=num_updates, learning_rate=0.05, drift_weight=0.0, validate_every=num_updates, judge=judge
+        ),
         generator=torch.Generator().manual_seed(seed),
         validate=lambda: validation_ap(detector),
     )
@@ -96,6 +101,11 @@ def test_ppo_learns_from_the_reward_alone_where_there_is_no_credit() -> None:
     assert learnt_by_ppo(NoCredit, seed=0, num_updates=150) > LEARNT
 
 
+@pytest.mark.parametrize("judge", ["leave_one_out", "group"])
+def test_ppo_finds_it_by_the_reward_of_the_whole_image_where_it_is_asked_to(judge: Judge) -> None:
+    assert learnt_by_ppo(RescoreDetectionsVector, seed=0, num_updates=150, judge=judge) > LEARNT
+
+
 def test_ppo_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
     assert mean(learnt_by_ppo(ShuffledCredit, seed=seed) for seed in range(3)) < NOT_LEARNT
 
@@ -107,7 +117,7 @@ def test_reinforce_finds_the_best_ranking_by_credit() -> None:
 
 def test_reinforce_finds_it_by_the_reward_of_the_whole_image_too() -> None:
     config = reinforce.Config(
-        num_updates=200, learning_rate=0.05, drift_weight=0.0, validate_every=200, advantage="leave_one_out"
+        num_updates=200, learning_rate=0.05, drift_weight=0.0, validate_every=200, judge="leave_one_out"
     )
     assert learnt_by_reinforce(NoCredit, 0, config) > LEARNT
 
