@@ -96,6 +96,8 @@ class VotingModule(nn.Module):
         change, step = self.verdict(self.trust(numbers)).unbind(-1)
         voted = own_boxes + step[:, None] * total(weight[:, None] * (voters - own_boxes[row]))
         agreed = own_logits + change + self.mean_share * (total(soft * votes) - own_logits)
+        near_corner, far_corner = voted.split(2, -1)  # a step beyond the mean can turn a thin box inside out
+        voted = torch.cat([near_corner.minimum(far_corner), near_corner.maximum(far_corner)], -1)
         return voted.view_as(boxes), self.scale * agreed.view_as(logits) + self.shift
 
 
