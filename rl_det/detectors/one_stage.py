@@ -36,6 +36,10 @@ class OneStage:
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """The feature maps of every level, and every level's anchors."""
+        return self.encode_with_gradient(images)
+
+    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+        """Gradient flows to the backbone through the feature maps."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
         maps = model.backbone(resized.tensors)

@@ -44,6 +44,10 @@ class Detector(Protocol):
         """The frozen part's work, without gradient; the same for the same images, whatever the head has learned."""
         ...
 
+    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+        """The same with gradient, for training all of the detector; what the head refines is constant."""
+        ...
+
     def head(self, encoded: Encoded) -> HeadOutput:
         """Log-odds, boxes in the user's pixels, clipped to the image, and embeddings, in float32 and with gradient.
 

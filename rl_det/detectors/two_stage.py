@@ -41,6 +41,10 @@ class TwoStage:
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """Every image has as many proposals as the RPN may keep, padded where it kept fewer."""
+        return self.encode_with_gradient(images)
+
+    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+        """Gradient flows to the backbone through the pooled features; where the proposals are is constant."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
         maps = model.backbone(resized.tensors)
@@ -51,7 +55,7 @@ class TwoStage:
         shape = len(images), model.rpn.post_nms_top_n()
         mask = torch.arange(shape[1], device=pooled.device) < pooled.new_tensor([len(p) for p in proposals])[:, None]
         features, reference = pooled.new_zeros(*shape, *pooled.shape[1:]), pooled.new_zeros(*shape, 4)
-        features[mask], reference[mask] = pooled, torch.cat(proposals)
+        features[mask], reference[mask] = pooled, torch.cat(proposals).detach()
         return Encoded(
             features=(features,),
             reference=reference,

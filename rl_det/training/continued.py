@@ -19,6 +19,9 @@ from rl_det.policies.policy import Policy
 from rl_det.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput, Target
 
+Losses = Callable[[Policy, Encoded, HeadOutput, Sequence[Target]], dict[str, Float[Tensor, ""]]]
+"""(a policy, some images' encodings, what its head says of them, the labels) -> losses by name, to be summed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -48,9 +51,13 @@ def train(
     *,
     generator: torch.Generator,
     validate: Callable[[], float],
+    losses: Losses = lambda *batch: {"supervised": supervised_loss(*batch)},
     on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> float:
-    """Train the policy in place and leave it at its best validation AP, which is returned."""
+    """Train the policy in place and leave it at its best validation AP, which is returned.
+
+    The control of a claim has the losses that come by default; of several, the metrics have each.
+    """
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = warm_cosine(optimizer, config.num_steps)
     stopping = EarlyStopping(patience=config.num_steps)
@@ -64,13 +71,16 @@ def train(
         images, order = order[: config.batch_size], order[config.batch_size :]
         encoded, targets = data.batch(images, device), [data.targets[image] for image in images.tolist()]
         output = policy.detector.head(encoded)
-        loss = supervised_loss(policy, encoded, output, targets)
+        parts = losses(policy, encoded, output, targets)
+        loss = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         optimizer.step()
         schedule.step()
         metrics = {"loss": float(loss.detach())}
+        if len(parts) > 1:
+            metrics |= {name: float(part.detach()) for name, part in parts.items()}
         if step % config.validate_every == 0 or step == config.num_steps:
             metrics["val_AP"] = validate()
             if stopping.improved(metrics["val_AP"]):

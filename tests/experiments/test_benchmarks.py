@@ -30,6 +30,29 @@ def test_the_torch_path_is_timed_beside_the_cpu_path() -> None:
     assert result["cpu_path_ms"] > 0
 
 
+def test_a_step_of_every_strategy_is_timed_beside_a_supervised_one() -> None:
+    result = printed("strategies.py", "--json", "--images", "4", "--batches", "1", "--repeats", "1")
+    names = {
+        "ap",
+        "smooth_ap",
+        "rank_sort",
+        "alrp",
+        "bucketed_ap",
+        "bucketed_rank_sort",
+        "list_net",
+        "list_mle",
+        "blackbox",
+    }
+    times = result["milliseconds"]
+    assert set(times) == names | {"detector", "from_start", "head", "rl"}
+    assert all(spent > 0 for spent in times.values())
+    for suffix, base in (("", "detector"), ("_of_head", "head")):
+        ratios = result[f"surrogate_over_supervised{suffix}"]
+        assert set(ratios) == names
+        assert ratios["ap"] == pytest.approx(times["ap"] / times[base], abs=1e-3)
+        assert result[f"rl_over_supervised{suffix}"] == pytest.approx(times["rl"] / times[base], abs=1e-3)
+
+
 @pytest.mark.skipif(bool(MISSING), reason=f"the bench extra is not installed: {', '.join(MISSING)}")
 def test_the_engine_is_compared_with_every_peer() -> None:
     sizes = ("--cases", "64", "--repeats", "1", "--pool-images", "40", "--pool-edits", "10")

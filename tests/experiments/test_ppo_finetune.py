@@ -11,6 +11,7 @@ import ppo_finetune
 import pytest
 import task
 import torch
+import tuning
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
@@ -27,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The smoke budget made smaller still, and a cache of the test's own."""
     monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(task.NUM_SCENES, "smoke", {"train": 12, "val": 8, "test": 8})
-    monkeypatch.setattr(ppo_finetune, "IMAGES_PER_UPDATE", 6)
+    monkeypatch.setattr(tuning, "IMAGES_PER_UPDATE", 6)
     monkeypatch.setattr(ppo_finetune, "SAMPLES_PER_IMAGE", 2)
     few_steps = supervised.Config(num_steps=2, batch_size=4, validate_every=1)
     monkeypatch.setattr(task, "FOLDER_WARM_START", few_steps)
@@ -114,10 +115,10 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(
 
 def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
     digits = task.Arguments(budget="full")
-    assert ppo_finetune.ppo_config(digits, 100_000).num_updates == ppo_finetune.NUM_UPDATES["full"]
+    assert ppo_finetune.ppo_config(digits, 100_000).num_updates == tuning.NUM_UPDATES["full"]
     few = ppo_finetune.ppo_config(digits, 90)
-    assert few.num_updates * few.num_epochs * ppo_finetune.IMAGES_PER_UPDATE >= 90 * ppo_finetune.MAX_PASSES
-    assert (few.num_updates - 1) * few.num_epochs * ppo_finetune.IMAGES_PER_UPDATE < 90 * ppo_finetune.MAX_PASSES
+    assert few.num_updates * few.num_epochs * tuning.IMAGES_PER_UPDATE >= 90 * tuning.MAX_PASSES
+    assert (few.num_updates - 1) * few.num_epochs * tuning.IMAGES_PER_UPDATE < 90 * tuning.MAX_PASSES
 
 
 @pytest.mark.parametrize("policy", ["rescore", "select", "context", "refine"])
