@@ -1,0 +1,92 @@
+"""A Sample and a seed -> the Sample as it might have been photographed otherwise, its boxes, areas and labels kept in step.
+
+The transforms are torchvision's (v2); mirroring is `rl_det.training.supervised`'s own.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import box_area
+from torchvision.transforms import v2
+
+from rl_det.data import Dataset
+from rl_det.types import Sample, Target
+
+SMALLEST_SIDE = 2.0
+"""Pixels; a box of which a cut leaves less is left out."""
+GREY = 0.5
+"""What an image that became smaller is surrounded by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentations:
+    """What may happen to an image before the detector learns from it; by default, nothing."""
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    """It is enlarged by a factor between these, then cut or surrounded by grey to its old size; 0.5 to 2 is strong."""
+    crop: bool = False
+    """Whether a part of it stands for the whole (SSD's crop: one object at least keeps its centre in it)."""
+    photometric: bool = False
+    """Whether brightness, contrast, saturation, hue and the order of the colours change."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0.1 <= low <= high <= 10:
+            raise ValueError(f"scale must be two factors that rise within [0.1, 10]; got {self.scale}; 0.5 2 is usual")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything may happen at all."""
+        return self.scale != (1.0, 1.0) or self.crop or self.photometric
+
+
+class Augmented:
+    """A data set in which every visit to an image has a seed: item (index, seed) is a pure function of the two.
+
+    So the processes that read ahead may augment, and a training that was stopped sees what it would have seen.
+    """
+
+    def __init__(self, dataset: Dataset, augmentations: Augmentations) -> None:
+        self.dataset, self.augmentations = dataset, augmentations
+
+    def __getitem__(self, visit: tuple[int, int]) -> Sample:
+        index, seed = visit
+        return augmented(self.dataset[index], self.augmentations, seed)
+
+
+def augmented(sample: Sample, augmentations: Augmentations, seed: int) -> Sample:
+    """The sample after the transforms, drawn from the seed alone; torch's global generator stays as it was.
+
+    Boxes are clipped to the image, and left out where next to nothing of them is inside. An annotation's area changes by
+    the factor by which its box's does.
+    """
+    size = sample.image.shape[-2:]
+    boxes = tv_tensors.BoundingBoxes(sample.target.boxes, format="XYXY", canvas_size=size)  # type: ignore[call-arg]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        image, moved = _transform(augmentations, *size)(tv_tensors.Image(sample.image), boxes)
+    return Sample(image=image.as_subclass(Tensor).clamp(0, 1), target=_kept(sample.target, moved))
+
+
+def _transform(augmentations: Augmentations, height: int, width: int) -> v2.Transform:
+    steps: list[v2.Transform] = []
+    if augmentations.photometric:
+        steps.append(v2.RandomPhotometricDistort())
+    if augmentations.scale != (1.0, 1.0):
+        # ScaleJitter divides target_size[1] by the height, and [0] by the width.
+        steps.append(v2.ScaleJitter(target_size=(width, height), scale_range=augmentations.scale))
+        steps.append(v2.RandomCrop((height, width), pad_if_needed=True, fill=GREY))
+    if augmentations.crop:
+        steps.append(v2.RandomIoUCrop())
+    return v2.Compose([*steps, v2.ClampBoundingBoxes()])
+
+
+def _kept(target: Target, moved: tv_tensors.BoundingBoxes) -> Target:
+    """The target with the boxes where they have moved to, without those that are gone."""
+    area = target.area * (box_area(moved.as_subclass(Tensor)) / box_area(target.boxes))
+    beside = (target.labels, area, target.iscrowd)
+    sanitize = v2.SanitizeBoundingBoxes(min_size=SMALLEST_SIDE, labels_getter=lambda inputs: inputs[1])
+    boxes, (labels, area, iscrowd) = sanitize(moved, beside)
+    return replace(target, boxes=boxes.as_subclass(Tensor), labels=labels, area=area, iscrowd=iscrowd)
