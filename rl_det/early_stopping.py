@@ -9,23 +9,31 @@ class EarlyStopping:
     """Patience with a metric that should rise.
 
     A value counts as progress if it beats the best by more than `min_delta`; ties keep the earlier. A missing (None) or
-    NaN value is never progress and, as it says nothing of the model, costs no patience either.
+    NaN value is never progress and, as it says nothing of the model, costs no patience either. The first `warm_up` that
+    are told do not count at all: no progress, however good, and no patience.
     """
 
     patience: int
     min_delta: float = 0.0
+    warm_up: int = 0
     best: float = field(default=-math.inf, init=False)
     waited: int = field(default=0, init=False)
+    told: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise ValueError(f"patience must be at least 1 evaluation; got {self.patience}; 5 is usual")
         if not self.min_delta >= 0:
             raise ValueError(f"min_delta must not be negative; got {self.min_delta}; 0 is usual")
+        if self.warm_up < 0:
+            raise ValueError(f"warm_up must not be negative; got {self.warm_up} evaluations; 0 is usual")
 
     def improved(self, metric: float | None) -> bool:
         """Take in one evaluation; True if it is the best yet, so that the caller keeps a checkpoint."""
         if metric is None or math.isnan(metric):
+            return False
+        self.told += 1
+        if self.told <= self.warm_up:
             return False
         if metric > self.best + self.min_delta:
             self.best, self.waited = metric, 0
@@ -37,3 +45,11 @@ class EarlyStopping:
     def exhausted(self) -> bool:
         """Whether `patience` evaluations in a row brought no progress."""
         return self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, float]:
+        """What has been told so far, for a training that may be stopped and go on."""
+        return {"best": self.best, "waited": self.waited, "told": self.told}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Back to a kept state."""
+        self.best, self.waited, self.told = state["best"], int(state["waited"]), int(state["told"])

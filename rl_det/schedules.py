@@ -1,11 +1,15 @@
-"""An optimizer and a number of steps -> the learning rate's course: a short linear warm-up, then a cosine to 0."""
+"""An optimizer and a number of steps -> the learning rate's course: a short linear warm-up, then a cosine to 0, or steps."""
 
 import math
+from bisect import bisect_right
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 WARM_UP_SHARE = 0.05
+DROPS = (2 / 3, 8 / 9)
+"""The shares of the training after which the rate drops: steps 60,000 and 80,000 of Detectron's 90,000."""
+DROP = 0.1
 
 
 def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
@@ -15,5 +19,17 @@ def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def warm_steps(optimizer: Optimizer, num_steps: int) -> LambdaLR:
+    """Every group's rate times min(1, step / warm-up), and at each of `DROPS` times `DROP`."""
+
+    warm_up = max(1.0, WARM_UP_SHARE * num_steps)
+    drops = [share * num_steps for share in DROPS]
+
+    def factor(step: int) -> float:
+        return float(min(1.0, (step + 1) / warm_up) * DROP ** bisect_right(drops, step))
 
     return LambdaLR(optimizer, factor)

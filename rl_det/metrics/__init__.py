@@ -8,7 +8,7 @@ from rl_det.metrics.average_precision import image_ap, image_class_ap
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
 from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
 from rl_det.metrics.candidate_pool import CandidatePool
-from rl_det.metrics.data_set import class_ap, class_recall, coco_figures
+from rl_det.metrics.data_set import class_ap, class_precision, class_recall, coco_figures
 from rl_det.metrics.leave_one_out import leave_one_out
 from rl_det.metrics.matching import Matches, match, match_ranges
 from rl_det.metrics.operating_point import (
@@ -40,6 +40,7 @@ __all__ = [
     "best_f1",
     "best_f1_by_class",
     "class_ap",
+    "class_precision",
     "class_recall",
     "coco_figures",
     "detection_calibration_error",

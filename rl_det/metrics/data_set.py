@@ -1,4 +1,4 @@
-"""Matches of all images, taken as one data set -> AP and recall of each class, and COCO's twelve figures.
+"""Matches of all images, taken as one data set -> AP, recall and precision-recall curve of each class, and COCO's twelve figures.
 
 The detections of a class rank together, by falling score, of equals those of the earlier image, as in pycocotools.
 """
@@ -6,10 +6,10 @@ The detections of a class rank together, by falling score, of equals those of th
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, UInt32
 from numba import prange
 
-from rl_det.metrics.average_precision import ranked_ap
+from rl_det.metrics.average_precision import EPSILON, ranked_ap
 from rl_det.metrics.batch import DetectionBatch, TruthBatch
 from rl_det.metrics.compiled import compiled_in_parallel
 from rl_det.metrics.matching import Matches, match_ranges
@@ -26,6 +26,44 @@ def class_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarra
         matches.starts, matches.scores, matches.hits, matches.ignored, table, rows, len(options.iou_thresholds)
     )
     return np.where(positives[:, None, 1:] > 0, aps, np.nan)
+
+
+def class_precision(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A T R C"]:
+    """The precision-recall curve of each class: its interpolated precision at each of the options' recall points.
+
+    0 at recalls that are not reached; NaN for a class without a true box that counts. A curve's mean is the class's AP.
+    """
+    positives = matches.positives.sum(1, dtype=np.int64)[:, 1:]
+    num_ranges, num_classes = positives.shape
+    bits = np.arange(len(options.iou_thresholds), dtype=np.uint32)[:, None]
+    points = np.asarray(options.recall_points)
+    curves = np.full((num_ranges, len(bits), len(points), num_classes), np.nan)
+    for c in range(num_classes):
+        hits, ignored = _ranked(matches, label=c + 1)
+        for a in np.flatnonzero(positives[:, c]).tolist():
+            found, skipped = hits[a] >> bits & 1, ignored[a] >> bits & 1
+            for t, curve in enumerate(_envelopes(found == 1, skipped == 1)):
+                reached = np.searchsorted(np.arange(1, positives[a, c] + 1) / positives[a, c], points, side="left")
+                curves[a, t, :, c] = np.append(curve, np.zeros(positives[a, c]))[reached]
+    return curves
+
+
+def _ranked(matches: Matches, label: int) -> tuple[UInt32[np.ndarray, "A M"], UInt32[np.ndarray, "A M"]]:
+    """The hits and the ignored of one class over all images, by falling score."""
+    spans = [range(*row) for row in matches.starts[:, label : label + 2].tolist()]
+    images = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+    places = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    order = np.argsort(-matches.scores[images, places], kind="mergesort")
+    images, places = images[order], places[order]
+    return matches.hits[:, images, places], matches.ignored[:, images, places]
+
+
+def _envelopes(found: Bool[np.ndarray, "T M"], skipped: Bool[np.ndarray, "T M"]) -> list[Float64[np.ndarray, " K"]]:
+    """For each threshold the highest precision from each true positive on."""
+    correct, wrong = np.cumsum(found, 1), np.cumsum(~found & ~skipped, 1)
+    precision = correct / (correct + wrong + EPSILON)
+    envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    return [row[hit] for row, hit in zip(envelope, found, strict=True)]
 
 
 def class_recall(matches: Matches, max_detections: int, options: CocoOptions = COCO) -> Float64[np.ndarray, "A T C"]:

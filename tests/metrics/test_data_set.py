@@ -8,8 +8,8 @@ from metrics.coco_reference import PUBLISHED, REFERENCE, reference
 from metrics.hostile import NUM_CLASSES, hostile, pycocotools_evaluation
 
 from rl_det.metrics.coco import coco_summary
-from rl_det.metrics.data_set import FIGURES, class_ap, class_recall, coco_figures
-from rl_det.metrics.matching import match
+from rl_det.metrics.data_set import FIGURES, class_ap, class_precision, class_recall, coco_figures
+from rl_det.metrics.matching import match, match_ranges
 from rl_det.metrics.options import AREA_RANGES, COCO, CocoOptions
 from rl_det.metrics.padding import pad_detections, pad_targets
 
@@ -34,6 +34,28 @@ def test_ap_and_recall_of_each_class_are_pycocotools(seed: int, name: str) -> No
     recall = evaluation["recall"][:, :, 0, 0]
     found = class_recall(matches, options.max_detections, options)[0]
     np.testing.assert_allclose(found, np.where(recall < 0, np.nan, recall), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("seed", range(10))
+def test_the_precision_recall_curve_of_each_class_is_pycocotools_to_the_last_bit(seed: int, name: str) -> None:
+    options = OPTIONS[name]
+    detections, truths = hostile(seed, num_images=[3, 40][seed % 2])
+    expected = pycocotools_evaluation(detections, truths, options).eval["precision"][:, :, :, 0, 0]
+    matches = match(detections, truths, num_classes=NUM_CLASSES, options=options)
+    curves = class_precision(matches, options)[0]
+    np.testing.assert_array_equal(curves, np.where(expected < 0, np.nan, expected))
+    np.testing.assert_allclose(curves.mean(1), class_ap(matches, options)[0], rtol=0, atol=1e-12)
+
+
+def test_curves_have_every_area_range_and_are_zero_where_nothing_is_found() -> None:
+    detections, truths = hostile(1, num_images=20)
+    matches = match_ranges(detections, truths, tuple(AREA_RANGES.values()), num_classes=NUM_CLASSES)
+    np.testing.assert_allclose(class_precision(matches).mean(2), class_ap(matches), rtol=0, atol=1e-12)
+    detections, truths = hostile(1, num_detections=0, crowds=(0.0, 0.0))
+    curves = class_precision(match(detections, truths, num_classes=NUM_CLASSES))
+    assert (curves[..., :-1] == 0).all()
+    assert np.isnan(curves[..., -1]).all()
 
 
 @pytest.mark.parametrize("seed", range(10))
