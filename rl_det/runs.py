@@ -1,11 +1,12 @@
 """A run is a folder: its configuration, its metrics as they come, its checkpoints and its results, each written whole."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,21 +17,27 @@ import torch
 class Run:
     """An open run folder: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `results.json`.
 
-    Files that an earlier run left in it are replaced, one by one and whole. Raises ValueError, with nothing written, if
-    the folder cannot be made or written to.
+    Files that an earlier run left in it are replaced, one by one and whole. A run that goes on where it was stopped says
+    up to which step of each stage it keeps its metrics (`going_on`); all later ones come again. Raises ValueError, with
+    nothing written, if the folder cannot be made or written to.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], seed: int) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], seed: int, *, going_on: Mapping[str, int] | None = None
+    ) -> None:
         self.folder = folder
+        metrics = folder / "metrics.jsonl"
         try:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             write_whole(folder / "config.json", _json({**config, "seed": seed}))
-            self._metrics = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+            write_whole(metrics, "".join(_lines_up_to(metrics, going_on or {})))
+            self._metrics = metrics.open("a", encoding="utf-8")
         except OSError as error:
             raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
 
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
+        last = max(going_on.values(), default=0) if going_on else None
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=None if last is None else last + 1)
 
     def __enter__(self) -> "Run":
         return self
@@ -41,12 +48,17 @@ class Run:
         self._metrics.close()
         self._tensorboard.close()
 
-    def log(self, step: int, stage: str, metrics: dict[str, float]) -> None:
-        """One line of `metrics.jsonl`, there at once, and the same for TensorBoard; NaN is written as null."""
+    def log(self, step: int, stage: str, metrics: Mapping[str, float | list[float]]) -> None:
+        """One line of `metrics.jsonl`, there at once, and the same for TensorBoard; NaN is written as null.
+
+        A list is a curve, and TensorBoard shows it over its index.
+        """
         self._metrics.write(json.dumps(_finite({"stage": stage, "step": step, **metrics})) + "\n")
         self._metrics.flush()
         for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{stage}/{name}", value, step)
+            points = enumerate(value) if isinstance(value, list) else [(step, value)]
+            for place, height in points:
+                self._tensorboard.add_scalar(f"{stage}/{name}", height, place)
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> Path:
         """`checkpoints/NAME.pt`; a crash or a full disk leaves the former one as it was, and OSError names the file."""
@@ -59,6 +71,29 @@ class Run:
         path = self.folder / "results.json"
         write_whole(path, _json(results))
         return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Run.save_checkpoint` has written, on the CPU; ValueError, naming the file, where it cannot be read."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes of a broken file provoke
+        message = f"torch cannot load it ({type(error).__name__}); remove it to start afresh"
+        raise ValueError(f"{path}: must be a readable checkpoint; {message}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: must be a checkpoint, a dictionary; got {type(state).__name__}")
+    return state
+
+
+def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """ValueError, naming the file and what differs, if what goes on is not what was stopped."""
+    for name in (*now, *(name for name in then if name not in now)):
+        before, after = (_plain(entries.get(name)) for entries in (then, now))
+        if before != after:
+            raise ValueError(
+                f"{path}: what goes on must be what was stopped; {name} was {before} and is {after}; "
+                "choose the same, or start afresh elsewhere"
+            )
 
 
 def check_writable(folder: Path) -> None:
@@ -101,6 +136,22 @@ def cache_folder() -> Path:
 def fingerprint(config: dict[str, Any]) -> str:
     """16 hex digits that two configurations share only if they are equal."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _lines_up_to(path: Path, steps: Mapping[str, int]) -> list[str]:
+    """The lines of a `metrics.jsonl` whose stage is named and whose step is not beyond; a line cut off by a crash is not."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if steps and path.exists() else []:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if entry["step"] <= steps.get(entry["stage"], -1):
+                kept.append(line)
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would bring it back."""
+    return json.loads(json.dumps(_finite(value), default=str))
 
 
 def _json(value: Any) -> str:

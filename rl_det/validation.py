@@ -1,17 +1,23 @@
-"""A policy and cached encodings -> its detections and its mAP, without running the frozen part of the detector again."""
+"""A policy and cached encodings -> its detections and its mAP, without running the frozen part of the detector again.
 
+Where all of the detector is trained, nothing is cached: then a detector and images -> its detections.
+"""
+
+from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
 import torch
 
 from rl_det.candidates import postprocess
+from rl_det.data import Dataset
 from rl_det.detectors.cache import EncodedDataset
 from rl_det.memory import give_back
+from rl_det.detectors.protocol import Detector
 from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import candidate_relations
 from rl_det.policies.policy import Policy, rescored
-from rl_det.types import Candidates, Detections, Encoded
+from rl_det.types import Candidates, Detections, Encoded, Target
 
 
 def candidates_of(policy: Policy, data: EncodedDataset, num_candidates: int, *, batch_size: int = 50) -> Candidates:
@@ -39,3 +45,24 @@ def detections(
 ) -> list[Detections]:
     """What the tuned detector gives for encoded images."""
     return postprocess(rescored(policy, encoded, num_candidates), nms_iou=nms_iou, max_detections=max_detections)
+
+
+def detect_dataset(
+    detector: Detector,
+    dataset: Dataset,
+    num_candidates: int,
+    *,
+    max_detections: int = 100,
+    batch_size: int = 16,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> tuple[list[Detections], list[Target]]:
+    """What the detector gives for every image, of its N best candidates, and what is truly there, both on the host."""
+    found: list[Detections] = []
+    targets: list[Target] = []
+    for start in range(0, len(dataset), batch_size):
+        samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        candidates = detector.propose(detector.encode([sample.image for sample in samples]), num_candidates)
+        found += postprocess(candidates.to("cpu"), nms_iou=detector.nms_iou, max_detections=max_detections)
+        targets += [sample.target for sample in samples]
+        on_batch(len(samples))
+    return found, targets

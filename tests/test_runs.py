@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rl_det.runs import Run, cache_folder, check_writable, fingerprint, write_whole, write_with
+from rl_det.runs import Run, cache_folder, check_same, check_writable, fingerprint, write_whole, write_with
 
 
 def test_a_run_keeps_its_configuration_metrics_checkpoints_and_results(tmp_path: Path) -> None:
@@ -48,6 +49,42 @@ def test_a_write_that_fails_leaves_the_former_file_and_nothing_else(tmp_path: Pa
         write_with(file, fills_the_disk)
     assert file.read_text() == "before"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_run_that_goes_on_keeps_the_metrics_up_to_where_it_was_stopped(tmp_path: Path) -> None:
+    with Run(tmp_path, {}, seed=0) as run:
+        for step in (1, 2, 3):
+            run.log(step, "supervised", {"loss": 0.5 / step})
+        run.log(2, "test", {"AP": 0.1})
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"stage": "supervised", "st')  # cut off by a crash
+    with Run(tmp_path, {}, seed=0, going_on={"supervised": 2}) as run:
+        run.log(3, "supervised", {"loss": 0.1})
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [(line["stage"], line["step"], line["loss"]) for line in lines] == [
+        ("supervised", 1, 0.5), ("supervised", 2, 0.25), ("supervised", 3, 0.1),
+    ]  # fmt: skip
+    with Run(tmp_path, {}, seed=0):
+        assert metrics.read_text() == ""
+
+
+def test_a_list_is_a_curve(tmp_path: Path) -> None:
+    with Run(tmp_path, {}, seed=0) as run:
+        run.log(1, "test", {"precision": [1.0, 0.5, math.nan]})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"stage": "test", "step": 1, "precision": [1.0, 0.5, None]}
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("test/precision")][:2] == [(0, 1.0), (1, 0.5)]
+
+
+def test_what_differs_from_what_was_stopped_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    check_same(file, {"scale": [1.0, 2.0], "data": "x"}, {"scale": (1.0, 2.0), "data": Path("x")})
+    with pytest.raises(ValueError, match=r"config\.json: .*rate was 0\.1 and is 0\.2"):
+        check_same(file, {"rate": 0.1}, {"rate": 0.2})
+    with pytest.raises(ValueError, match=r"rate was 0\.1 and is None"):
+        check_same(file, {"rate": 0.1}, {})
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

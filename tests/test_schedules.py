@@ -1,14 +1,18 @@
 """The learning rate's course."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
-from rl_det.schedules import warm_cosine
+from rl_det.schedules import warm_cosine, warm_steps
 
 
-def course(num_steps: int) -> list[float]:
+def course(num_steps: int, make: Callable[[Optimizer, int], LambdaLR] = warm_cosine) -> list[float]:
     optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 2.0}])
-    schedule = warm_cosine(optimizer, num_steps)
+    schedule = make(optimizer, num_steps)
     rates = []
     for _ in range(num_steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -29,3 +33,10 @@ def test_it_rises_for_a_twentieth_then_falls_to_nearly_nothing() -> None:
 
 def test_one_step_is_a_course_too() -> None:
     assert course(1) == [2.0]
+
+
+def test_by_steps_it_rises_for_a_twentieth_then_drops_to_a_tenth_twice() -> None:
+    rates = course(180, warm_steps)
+    assert rates[0] == pytest.approx(2.0 / 9)
+    assert rates[:9] == sorted(rates[:9])
+    assert [rates[step] for step in (9, 119, 120, 159, 160, 179)] == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])

@@ -63,7 +63,7 @@ def augmented(sample: Sample, augmentations: Augmentations, seed: int) -> Sample
     the factor by which its box's does.
     """
     size = sample.image.shape[-2:]
-    boxes = tv_tensors.BoundingBoxes(sample.target.boxes, format="XYXY", canvas_size=size)  # type: ignore[call-arg]
+    boxes = tv_tensors.BoundingBoxes(sample.target.boxes, format="XYXY", canvas_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         image, moved = _transform(augmentations, *size)(tv_tensors.Image(sample.image), boxes)

@@ -1,6 +1,7 @@
 """A model <-> its state_dict in a file, .pt, .pth or .safetensors, checked entry by entry and written in one piece."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -23,7 +24,14 @@ def load_state(model: nn.Module, path: Path) -> None:
     Raises ValueError naming the file: one that is not there, cannot be read, or holds the state of another architecture
     (then with the first entry that is missing, of another shape, or unexpected).
     """
-    state, own = _read(path), model.state_dict()
+    state = _read(path)
+    check_state(model, state, path)
+    model.load_state_dict({name: state.get(name, tensor) for name, tensor in model.state_dict().items()})
+
+
+def check_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """ValueError, naming the file and the first entry that does not fit, if the state is not one of such a model."""
+    own = model.state_dict()
     for name, tensor in own.items():
         if name not in state and not _optional(name):
             raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is missing")
@@ -33,7 +41,6 @@ def load_state(model: nn.Module, path: Path) -> None:
     for name in state:
         if name not in own and not _optional(name):
             raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
-    model.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
 
 
 def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:

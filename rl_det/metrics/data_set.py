@@ -1,4 +1,4 @@
-"""Matches of all images, taken as one data set -> AP, recall and precision-recall curve of each class, and COCO's twelve figures.
+"""Matches of all images, taken as one data set -> each class's AP, recall and precision-recall curve; COCO's twelve figures.
 
 The detections of a class rank together, by falling score, of equals those of the earlier image, as in pycocotools.
 """

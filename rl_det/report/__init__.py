@@ -1,1 +1,1 @@
-"""Run folders or their results -> tables."""
+"""Run folders, or what is found in a split -> tables and curves."""

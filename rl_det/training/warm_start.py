@@ -53,7 +53,9 @@ def warm_start(
         dataset,
         config,
         generator=generator,
-        validate=lambda: mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES, nms_iou=detector.nms_iou),
+        validate=lambda: {
+            "AP": mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES, nms_iou=detector.nms_iou)
+        },
         on_step=on_step,
     )
     encoded_val = encode_dataset(detector, val)

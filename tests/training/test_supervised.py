@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from rl_det.data.augment import Augmentations, augmented
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.training import supervised
@@ -14,23 +16,34 @@ from rl_det.training import supervised
 SCENES = DigitScenes("train", num_scenes=6)
 
 
-def config(**changes: int | float | bool) -> supervised.Config:
-    return replace(supervised.Config(num_steps=4, batch_size=2, validate_every=1), **changes)  # type: ignore[arg-type]
+def config(**changes: Any) -> supervised.Config:
+    return replace(supervised.Config(num_steps=4, batch_size=2, validate_every=1), **changes)
 
 
-def trained(aps: list[float | None], **changes: int | float | bool) -> tuple[float, Tensor, list[Tensor]]:
-    """The best AP, the weights that stayed, and the weights at each validation, which tells the given APs."""
+def trained(
+    aps: list[float | None], *, name: str = "AP", steps: list[int] | None = None, **changes: Any
+) -> tuple[float, Tensor, list[Tensor]]:
+    """The best AP, the weights that stayed, and the weights at each validation, which tells the given APs.
+
+    `steps` is filled with those at which there was a validation that told something.
+    """
     torch.manual_seed(0)
     detector = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
     seen: list[Tensor] = []
     told = iter(aps)
 
-    def validate() -> float | None:
+    def validate() -> dict[str, float]:
         seen.append(weight(detector).clone())
-        return next(told)
+        ap = next(told)
+        return {"AR1": 0.5} if ap is None else {name: ap, "AR1": 0.5}
 
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        if steps is not None and f"val_{name}" in metrics:
+            steps.append(step)
+
+    generator = torch.Generator().manual_seed(0)
     best = supervised.train(
-        detector, SCENES, config(**changes), generator=torch.Generator().manual_seed(0), validate=validate
+        detector, SCENES, config(**changes), generator=generator, validate=validate, on_step=on_step
     )
     return best, weight(detector), seen
 
@@ -73,6 +86,71 @@ def test_it_stops_when_patience_is_used_up_and_progress_below_min_delta_is_none(
     assert torch.equal(weights, seen[0])
 
 
+def test_validations_in_the_warm_up_do_not_count() -> None:
+    best, weights, seen = trained([0.9, 0.1, 0.2, 0.1], warm_up=1, patience=2)
+    assert best == 0.2
+    assert torch.equal(weights, seen[2])
+
+
+def test_it_validates_every_so_many_epochs_and_at_the_end() -> None:
+    steps: list[int] = []
+    trained([0.1] * 9, steps=steps, num_steps=8, batch_size=4, validate_unit="epochs", patience=9)
+    assert steps == [2, 3, 5, 6, 8]  # of 6 images: the last of epoch 1 is the second of step 2
+    steps.clear()
+    trained([0.1] * 9, steps=steps, num_steps=8, batch_size=4, validate_unit="epochs", validate_every=2, patience=9)
+    assert steps == [3, 6, 8]
+    steps.clear()
+    trained([0.1] * 9, steps=steps, num_steps=5, validate_every=2)
+    assert steps == [2, 4, 5]
+
+
+def test_an_error_that_is_monitored_should_fall() -> None:
+    best, weights, seen = trained([0.5, 0.3, 0.4, 0.35], name="moLRP", monitor="moLRP")
+    assert best == 0.3
+    assert torch.equal(weights, seen[1])
+
+
+def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"AP, AP50.*moLRP; got 'mAP'"):
+        config(monitor="mAP")
+
+
+def test_the_running_mean_of_the_weights_is_what_is_validated_and_kept() -> None:
+    plain = trained([0.1, 0.2, 0.3, 0.4])[2]
+    _, weights, seen = trained([0.1, 0.2, 0.3, 0.4], ema=0.999)
+    mean = plain[0]
+    torch.testing.assert_close(seen[0], mean)
+    for count, current in enumerate(plain[1:], 1):
+        decay = (1 + count) / (10 + count)
+        mean = decay * mean + (1 - decay) * current
+        torch.testing.assert_close(seen[count], mean)  # and the training itself went on from its own weights
+    assert torch.equal(weights, seen[3])
+
+
+def test_without_any_metric_the_last_running_mean_stays() -> None:
+    _, weights, seen = trained([None] * 4, ema=0.9)
+    assert torch.equal(weights, seen[-1])
+
+
+def test_mixed_precision_trains_float32_weights_a_little_otherwise() -> None:
+    plain, mixed = trained([0.1, 0.2, 0.3, 0.4])[1], trained([0.1, 0.2, 0.3, 0.4], precision="mixed")[1]
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(plain, mixed)
+    torch.testing.assert_close(plain, mixed, rtol=0, atol=0.02)
+
+
+def test_the_gradient_is_clipped_and_the_schedule_is_the_one_that_was_asked_for() -> None:
+    plain = trained([0.1, 0.2, 0.3, 0.4])[1]
+    assert not torch.equal(plain, trained([0.1, 0.2, 0.3, 0.4], max_grad_norm=1e-3)[1])
+    assert not torch.equal(plain, trained([0.1, 0.2, 0.3, 0.4], schedule="step")[1])
+
+
+@pytest.mark.parametrize("wrong", [{"ema": 1.0}, {"learning_rate": 0.0}, {"num_steps": 0}, {"validate_every": 0}])
+def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
+        config(**wrong)
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_images() -> None:
     with pytest.raises(ValueError, match=r"finite.*step \d, images \[\d, \d\]"):
         trained([0.1] * 4, learning_rate=1e30)
@@ -85,12 +163,38 @@ def test_every_image_comes_once_before_any_comes_again() -> None:
     assert ids[:6] != ids[6:]
 
 
-def test_reading_ahead_in_a_process_of_its_own_changes_nothing() -> None:
-    def shown(**changes: int) -> list[int]:
-        batches = supervised.batches(SCENES, config(**changes), torch.Generator().manual_seed(0))
-        return [sample.target.image_id for samples in batches for sample in samples]
+LIVELY = {"flip": True, "augmentations": Augmentations(scale=(0.5, 2.0), photometric=True)}
 
-    assert shown(num_workers=1) == shown()
+
+def shown(first: int = 0, **changes: Any) -> list[tuple[int, float]]:
+    """The image, and a sum that tells what became of it, of all that is shown."""
+    batches = supervised.batches(SCENES, config(**changes), torch.Generator().manual_seed(0), first=first)
+    return [(sample.target.image_id, float(sample.image.sum())) for samples in batches for sample in samples]
+
+
+def test_reading_ahead_in_a_process_of_its_own_changes_nothing() -> None:
+    assert shown(num_workers=1, **LIVELY) == shown(**LIVELY)
+
+
+def test_the_first_batches_can_be_left_out_and_the_others_stay_what_they_are() -> None:
+    assert shown(first=2, num_steps=6, **LIVELY) == shown(num_steps=6, **LIVELY)[4:]
+    assert shown(first=4) == []
+
+
+def test_every_visit_to_an_image_is_augmented_by_itself() -> None:
+    changes = Augmentations(photometric=True)
+    visits = shown(num_steps=12, augmentations=changes)
+    assert {image for image, _ in visits} == {1, 2, 3, 4, 5, 6}
+    assert len({total for image, total in visits if image == 1}) > 1
+    assert visits[0][1] in {float(augmented(SCENES[visits[0][0] - 1], changes, seed).image.sum()) for seed in seeds()}
+
+
+def seeds() -> list[int]:
+    """What the generator draws after the order of two dozen visits."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        torch.randperm(6, generator=generator)
+    return torch.randint(2**62, (24,), generator=generator).tolist()
 
 
 def test_a_mirrored_sample_holds_the_same_things_in_its_boxes() -> None:

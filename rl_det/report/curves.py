@@ -1,0 +1,82 @@
+"""A split's detections and targets -> each class's precision-recall curve and AP, in a run's metrics and as one picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rl_det.metrics.data_set import class_precision
+from rl_det.metrics.matching import match
+from rl_det.metrics.options import IOU_THRESHOLDS, RECALL_POINTS
+from rl_det.metrics.padding import pad_detections, pad_targets
+from rl_det.runs import Run, write_with
+from rl_det.types import Detections, Target
+
+MOST_COLOURS = 10
+"""Beyond so many classes a picture names the worst ones, and leaves the others grey."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Interpolated precision at COCO's ten IoU thresholds and 101 recalls; NaN for a class that the split does not hold."""
+
+    classes: tuple[str, ...]
+    precision: Float64[np.ndarray, "T R C"]
+
+    @property
+    def class_ap(self) -> dict[str, float]:
+        """COCO's AP of each class, in [0, 1]."""
+        return dict(zip(self.classes, self.precision.mean((0, 1)).tolist(), strict=True))
+
+
+def curves_of(detections: Sequence[Detections], targets: Sequence[Target], classes: Sequence[str]) -> Curves:
+    """The curves of all images together."""
+    matches = match(pad_detections(detections), pad_targets(targets), num_classes=len(classes))
+    return Curves(classes=tuple(classes), precision=class_precision(matches)[0])
+
+
+def log_curves(run: Run, step: int, stage: str, curves: Curves) -> None:
+    """Three lines of metrics: each class's AP, its curve at IoU 0.5, and the mean of its curves at all ten thresholds.
+
+    A curve is a list, precision at recall 0, 0.01, ..., 1; TensorBoard shows it over the recall in hundredths.
+    """
+    run.log(step, f"{stage}_AP", dict(curves.class_ap))
+    for name, precision in (("precision_50", curves.precision[0]), ("precision", curves.precision.mean(0))):
+        columns = zip(curves.classes, precision.T.tolist(), strict=True)
+        run.log(step, f"{stage}_{name}", dict(columns))
+
+
+def draw_curves(curves: Curves, path: Path, title: str) -> None:
+    """A PNG: the curves at IoU 0.5, and the means over all ten thresholds, whose areas are the classes' AP."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    last = f"{IOU_THRESHOLDS[0]:.2f} to {IOU_THRESHOLDS[-1]:.2f}"
+    _draw(left, curves, curves.precision[0], f"IoU {IOU_THRESHOLDS[0]:.2f}")
+    _draw(right, curves, curves.precision.mean(0), f"mean over IoU {last}")
+    left.set_ylabel("precision")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", title="area (AP)", fontsize="small")
+    figure.suptitle(title)
+    write_with(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _draw(axes: Axes, curves: Curves, precision: Float64[np.ndarray, "R C"], title: str) -> None:
+    """One line for each class that there is, worst first, and their mean in black."""
+    areas = precision.mean(0)
+    worst_first = [c for c in np.argsort(areas, kind="stable").tolist() if not np.isnan(areas[c])]
+    for rank, c in enumerate(worst_first):
+        named = rank < MOST_COLOURS
+        look = (
+            {"color": f"C{rank}", "label": f"{curves.classes[c]} {100 * areas[c]:.1f}"} if named else {"color": "0.8"}
+        )
+        axes.plot(RECALL_POINTS, precision[:, c], linewidth=1, zorder=2 if named else 1, **look)
+    if worst_first:
+        mean = precision[:, worst_first].mean(1)
+        axes.plot(RECALL_POINTS, mean, color="black", linewidth=2, zorder=3, label=f"all {100 * mean.mean():.1f}")
+    axes.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
