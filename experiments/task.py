@@ -74,11 +74,15 @@ FOLDER_IMAGE_SIZE = 192
 """The shorter side to which tiny resizes a folder's images, in pixels."""
 
 
-def open_task(arguments: Arguments) -> Task:
-    """The data and the warm start; ValueError, and nothing trained or written, where an argument is no good."""
+def open_task(arguments: Arguments, *, trained_first: bool = True) -> Task:
+    """The data and the warm start; ValueError, and nothing trained or written, where an argument is no good.
+
+    Weights "none" mean a warm start trained from random ones; or, if nothing is to be trained first, the random ones.
+    """
     device = torch.device("cuda" if arguments.device != "cpu" and torch.cuda.is_available() else "cpu")
     splits = digit_splits(arguments.budget) if arguments.data is None else folder_splits(arguments.data)
-    detector = pretrained(arguments, splits, device)
+    afresh = arguments.weights == "none" and not trained_first
+    detector = built(arguments, splits, "none", device) if afresh else pretrained(arguments, splits, device)
     return Task(splits=splits, detector=detector, device=device)
 
 
@@ -102,15 +106,12 @@ def folder_splits(folder: Path) -> dict[Split, Dataset]:
 
 def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch.device) -> Detector:
     """The warm start: weights that are given or shipped, or a supervised training that the cache remembers."""
-    num_classes = len(splits["train"].classes)
     name, weights = arguments.detector, arguments.weights
     on_digits = arguments.data is None
     if weights is None and name == "tiny" and on_digits:
         weights = str(SHIPPED_WEIGHTS)
-    image_size = FOLDER_IMAGE_SIZE if name == "tiny" and not on_digits else None
-    torch.manual_seed(0)
-    detector = build_detector(name, num_classes=num_classes, image_size=image_size, weights=weights)
-    detector.plain().to(device)
+    image_size = image_size_of(arguments)
+    detector = built(arguments, splits, weights, device)
     if weights not in (None, "none"):
         return detector
     if name == "tiny" and weights is None:
@@ -121,6 +122,20 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
         "detector": name, "weights": weights, "image_size": image_size, "seed": 0,
         "data": str(arguments.data and arguments.data.resolve()), "classes": list(dataset.classes), "images": len(dataset),
     })  # fmt: skip
+
+
+def built(arguments: Arguments, splits: dict[Split, Dataset], weights: str | None, device: torch.device) -> Detector:
+    """The detector with these weights, or with random ones, always the same; the global seed is set."""
+    torch.manual_seed(0)
+    num_classes, size = len(splits["train"].classes), image_size_of(arguments)
+    detector = build_detector(arguments.detector, num_classes=num_classes, image_size=size, weights=weights)
+    detector.plain().to(device)
+    return detector
+
+
+def image_size_of(arguments: Arguments) -> int | None:
+    """The shorter side to which the detector resizes images, where it is not its own."""
+    return FOLDER_IMAGE_SIZE if arguments.detector == "tiny" and arguments.data is not None else None
 
 
 def head_config(arguments: Arguments) -> continued.Config:

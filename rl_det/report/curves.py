@@ -66,16 +66,14 @@ def draw_curves(curves: Curves, path: Path, title: str) -> None:
 
 
 def _draw(axes: Axes, curves: Curves, precision: Float64[np.ndarray, "R C"], title: str) -> None:
-    """One line for each class that there is, worst first, and their mean in black."""
+    """One line for each class that there is, worst first, and where they are several their mean in black."""
     areas = precision.mean(0)
     worst_first = [c for c in np.argsort(areas, kind="stable").tolist() if not np.isnan(areas[c])]
     for rank, c in enumerate(worst_first):
-        named = rank < MOST_COLOURS
-        look = (
-            {"color": f"C{rank}", "label": f"{curves.classes[c]} {100 * areas[c]:.1f}"} if named else {"color": "0.8"}
-        )
-        axes.plot(RECALL_POINTS, precision[:, c], linewidth=1, zorder=2 if named else 1, **look)
-    if worst_first:
+        (line,) = axes.plot(RECALL_POINTS, precision[:, c], linewidth=1, color="0.8", zorder=1)
+        if rank < MOST_COLOURS:
+            line.set(color=f"C{rank}", zorder=2, label=f"{curves.classes[c]} {100 * areas[c]:.1f}")
+    if len(worst_first) > 1:
         mean = precision[:, worst_first].mean(1)
         axes.plot(RECALL_POINTS, mean, color="black", linewidth=2, zorder=3, label=f"all {100 * mean.mean():.1f}")
     axes.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))

@@ -13,7 +13,7 @@ HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE", "AP over control")
 
 
 def print_table(results: dict[str, Any], console: Console | None = None) -> None:
-    """One run's methods, with the difference of their AP to the control's."""
+    """One run's methods, with the difference of their AP to the control's, or where there is none to the first's."""
     table = Table(title=f"{results['data']}, {results['detector']}, seed {results['seed']}: test split, x 100")
     header, *rows = _rows([results])
     for name in header:
@@ -32,9 +32,10 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
 
 def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [["method", *HEADERS, "seconds"]]
+    control = CONTROL if CONTROL in runs[0]["methods"] else next(iter(runs[0]["methods"]))
     for method in runs[0]["methods"]:
         figures = [[run["methods"][method][name] for run in runs] for name in FIGURES]
-        gains = [run["methods"][method]["AP"] - run["methods"][CONTROL]["AP"] for run in runs]
+        gains = [run["methods"][method]["AP"] - run["methods"][control]["AP"] for run in runs]
         seconds = [run["seconds"].get(method) for run in runs]
         rows.append(
             [method, *map(_spread, figures), _spread(gains), f"{mean(seconds):.0f}" if None not in seconds else "-"]

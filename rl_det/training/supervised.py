@@ -73,6 +73,7 @@ class Config:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1); got {self.ema}; 0.999 is usual, 0 is without")
         check_monitor(self.monitor)
+        stopping_by(self)  # which refuses what it cannot use
 
 
 def train(
@@ -123,10 +124,15 @@ def beginning(model: torch.nn.Module, dataset: Dataset, config: Config, generato
         schedule=SCHEDULES[config.schedule](optimizer, config.num_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
         average=averaged(model, config.ema) if config.ema else None,
-        stopping=EarlyStopping(patience=config.patience, min_delta=config.min_delta, warm_up=config.warm_up),
+        stopping=stopping_by(config),
         generator=generator,
         identity={**asdict(replace(config, num_workers=0)), "num_images": len(dataset), "classes": dataset.classes},
     )
+
+
+def stopping_by(config: Config) -> EarlyStopping:
+    """What decides what is best, and when to stop."""
+    return EarlyStopping(patience=config.patience, min_delta=config.min_delta, warm_up=config.warm_up)
 
 
 def learn(state: TrainingState, samples: list[Sample], config: Config) -> dict[str, Tensor]:
@@ -146,9 +152,11 @@ def learn(state: TrainingState, samples: list[Sample], config: Config) -> dict[s
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    scale = state.scaler.get_scale()
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.schedule.step()
+    if state.scaler.get_scale() >= scale:  # else the gradient overflowed, and the optimizer made no step
+        state.schedule.step()
     if state.average is not None:
         state.average.update_parameters(model)
     return losses

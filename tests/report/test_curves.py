@@ -68,7 +68,7 @@ def test_the_picture_is_drawn_for_few_and_for_many_classes(tmp_path: Path, num_c
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape[1] > pixels.shape[0] > 400
-    assert (pixels.max(-1) < 30).sum() > 500  # black: the mean, axes and words
+    assert (pixels.max(-1) < 30).sum() > 500  # black: axes, words, and a mean
     coloured = pixels.max(-1).astype(int) - pixels.min(-1) > 80
     assert coloured.sum() > (300 if num_classes == 1 else 3000)
     assert list(tmp_path.iterdir()) == [file]

@@ -42,3 +42,11 @@ def test_seeds_are_joined_into_a_mean_and_its_extremes() -> None:
 
 def test_a_figure_that_is_missing_is_a_dash() -> None:
     assert "| - |" in markdown_table([results(0.53, AP75=None)])
+
+
+def test_without_the_control_the_first_method_is_compared_with() -> None:
+    run = results(0.53)
+    del run["methods"]["continued_supervised"]
+    rows = markdown_table([run]).splitlines()
+    assert "| 0.00 |" in rows[-2]
+    assert "| 3.00 |" in rows[-1]

@@ -145,6 +145,21 @@ def test_the_gradient_is_clipped_and_the_schedule_is_the_one_that_was_asked_for(
     assert not torch.equal(plain, trained([0.1, 0.2, 0.3, 0.4], schedule="step")[1])
 
 
+def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_next_one_is_made() -> None:
+    torch.manual_seed(0)
+    detector = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
+    state = supervised.beginning(detector.plain(), SCENES, config(), torch.Generator())
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-120)
+    before, rate = weight(detector).clone(), state.optimizer.param_groups[0]["lr"]
+    supervised.learn(state, [SCENES[0], SCENES[1]], config())
+    assert torch.equal(weight(detector), before)
+    assert state.optimizer.param_groups[0]["lr"] == rate
+    assert state.scaler.get_scale() == 2.0**7
+    supervised.learn(state, [SCENES[0], SCENES[1]], config())
+    assert not torch.equal(weight(detector), before)
+    assert state.optimizer.param_groups[0]["lr"] < rate
+
+
 @pytest.mark.parametrize("wrong", [{"ema": 1.0}, {"learning_rate": 0.0}, {"num_steps": 0}, {"validate_every": 0}])
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
