@@ -27,7 +27,7 @@ from rl_det.detectors.cache import encode_dataset
 from rl_det.evaluate import quick_evaluate
 from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
-from rl_det.report.curves import curves_of, draw_curves, log_curves
+from rl_det.report.precision_recall import curves_of, draw_curves, log_curves
 from rl_det.report.tables import print_table
 from rl_det.runs import Run, check_same, check_writable, read_checkpoint
 from rl_det.training import supervised

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rl_det.metrics.coco import coco_summary
-from rl_det.report.curves import Curves, curves_of, draw_curves, log_curves
+from rl_det.report.precision_recall import Curves, curves_of, draw_curves, log_curves
 from rl_det.runs import Run
 from rl_det.types import Detections, Target
 
