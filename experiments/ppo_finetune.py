@@ -8,31 +8,22 @@ images, for as many image passes; PPO. Each is chosen by validation AP and judge
 Where the policy votes, the first two are shown with voting that nobody trained as well: what is not PPO's gain.
 """
 
-import gymnasium
-import rl_det_envs  # noqa: F401  (registers the environments)
+import dataclasses
+
 import torch
 import tuning
 import tyro
 from methods import validation_ap
 from task import Arguments, Bar, clear_errors, head_config
+from worlds import make_envs
 
+from rl_det.advantages import Judge
 from rl_det.agents import ppo
 from rl_det.detectors.cache import EncodedDataset
 from rl_det.policies.policy import Policy
 from rl_det.rewards import check_reward
 from rl_det.runs import Run
 from rl_det.training import continued
-
-SAMPLES_PER_IMAGE = 8
-NUM_CANDIDATES = 96
-NUM_BYSTANDERS = 160
-ENVIRONMENTS = {
-    "rescore": "rl_det/RescoreDetections-v0",
-    "context": "rl_det/RescoreDetections-v0",
-    "select": "rl_det/SelectDetections-v0",
-    "refine": "rl_det/AdjustDetections-v0",
-    "voting": "rl_det/AdjustDetections-v0",
-}
 
 
 def main(arguments: Arguments) -> None:
@@ -46,24 +37,17 @@ def main(arguments: Arguments) -> None:
 
 
 def fine_tune_by_ppo(
-    policy: Policy, train: EncodedDataset, val: EncodedDataset, arguments: Arguments, run: Run
+    policy: Policy,
+    train: EncodedDataset,
+    val: EncodedDataset,
+    arguments: Arguments,
+    run: Run,
+    *,
+    judge: Judge = "credit",
 ) -> None:
     """PPO in the policy's own environment, the detector's supervised loss mixed in."""
-    images = min(tuning.IMAGES_PER_UPDATE, len(train))
-    envs = gymnasium.make_vec(
-        ENVIRONMENTS[arguments.policy],
-        num_envs=images * SAMPLES_PER_IMAGE,
-        vectorization_mode="vector_entry_point",
-        detector=policy.detector,
-        dataset=train,
-        num_candidates=NUM_CANDIDATES,
-        num_bystanders=NUM_BYSTANDERS,
-        samples_per_image=SAMPLES_PER_IMAGE,
-        reward=arguments.reward,
-        device=policy.parameters()[0].device,
-    )
-    envs.reset(seed=arguments.seed)
-    config = ppo_config(arguments, len(train))
+    envs = make_envs(policy, train, arguments, credit=judge == "credit")
+    config = dataclasses.replace(ppo_config(arguments, len(train)), judge=judge)
     with Bar("ppo", config.num_updates, run.log) as bar:
         ppo.train(
             policy,

@@ -36,14 +36,20 @@ def main(arguments: Arguments) -> None:
     """Warm start, control, surrogate."""
 
     def method(policy: Policy, train: EncodedDataset, val: EncodedDataset, run: Run) -> None:
-        fine_tune_by_surrogate(policy, train, val, arguments, run)
+        fine_tune_by_surrogate(policy, train, val, arguments, run, loss=arguments.loss)
 
     experiment = f"surrogate_finetune-{arguments.loss}"
     tuning.compare(arguments, experiment, "surrogate", method, loss=arguments.loss)
 
 
 def fine_tune_by_surrogate(
-    policy: Policy, train: EncodedDataset, val: EncodedDataset, arguments: Arguments, run: Run
+    policy: Policy,
+    train: EncodedDataset,
+    val: EncodedDataset,
+    arguments: CommonArguments,
+    run: Run,
+    *,
+    loss: surrogate.SurrogateName,
 ) -> None:
     """The surrogate for as many batches as the control has."""
     schedule = tuning.control_config(arguments, len(train))
@@ -51,7 +57,7 @@ def fine_tune_by_surrogate(
         surrogate.train(
             policy,
             train,
-            surrogate.Config(loss=arguments.loss),
+            surrogate.Config(loss=loss),
             schedule,
             generator=torch.Generator().manual_seed(arguments.seed),
             validate=lambda: validation_ap(policy, val),

@@ -12,8 +12,8 @@ import torch
 from rl_det.candidates import postprocess
 from rl_det.data import Dataset
 from rl_det.detectors.cache import EncodedDataset
-from rl_det.memory import give_back
 from rl_det.detectors.protocol import Detector
+from rl_det.memory import give_back
 from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import candidate_relations
 from rl_det.policies.policy import Policy, rescored

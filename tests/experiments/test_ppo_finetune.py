@@ -12,6 +12,7 @@ import pytest
 import task
 import torch
 import tuning
+import worlds
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
@@ -29,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(task.NUM_SCENES, "smoke", {"train": 12, "val": 8, "test": 8})
     monkeypatch.setattr(tuning, "IMAGES_PER_UPDATE", 6)
-    monkeypatch.setattr(ppo_finetune, "SAMPLES_PER_IMAGE", 2)
+    monkeypatch.setattr(worlds, "SAMPLES_PER_IMAGE", 2)
     few_steps = supervised.Config(num_steps=2, batch_size=4, validate_every=1)
     monkeypatch.setattr(task, "FOLDER_WARM_START", few_steps)
     monkeypatch.setattr(task, "DIGITS_WARM_START", few_steps)

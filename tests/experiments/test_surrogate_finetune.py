@@ -10,8 +10,8 @@ import surrogate_finetune
 import task
 import tuning
 import tyro
+import worlds
 
-from rl_det.rewards import check_reward
 from rl_det.training import surrogate
 
 
@@ -22,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(task.NUM_SCENES, "smoke", {"train": 12, "val": 8, "test": 8})
     monkeypatch.setitem(tuning.NUM_UPDATES, "smoke", 2)
     monkeypatch.setattr(tuning, "IMAGES_PER_UPDATE", 6)
-    monkeypatch.setattr(ppo_finetune, "SAMPLES_PER_IMAGE", 2)
+    monkeypatch.setattr(worlds, "SAMPLES_PER_IMAGE", 2)
 
 
 def run(**arguments: Any) -> dict[str, Any]:
