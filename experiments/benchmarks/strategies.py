@@ -26,7 +26,8 @@ insist_on_one_thread()
 
 import json  # noqa: E402
 from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from functools import partial  # noqa: E402
 from statistics import median  # noqa: E402
 from time import process_time  # noqa: E402
 from typing import Any, get_args  # noqa: E402
@@ -80,9 +81,7 @@ def main(config: Config) -> None:
     scenes = DigitScenes("train", num_scenes=config.images * config.batches)
     detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
     samples = [scenes[index] for index in range(len(scenes))]
-    bench = Bench(
-        detector=detector, samples=samples, data=encode_dataset(detector, scenes), images=config.images
-    )  # fmt: skip
+    bench = Bench(detector=detector, samples=samples, data=encode_dataset(detector, scenes), images=config.images)
     steps = kinds(bench)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(config.repeats + 1):  # the first warms up and compiles
@@ -127,8 +126,7 @@ def kinds(bench: Bench) -> dict[str, Callable[[int], None]]:
         "head": of_head(bench, lambda *batch: {"supervised": continued.supervised_loss(*batch)}),
     }
     for name in get_args(surrogate.SurrogateName):
-        own = replace(surrogate.Config(), loss=name)
-        steps[name] = of_head(bench, lambda *batch, own=own: surrogate.policy_losses(*batch, own))
+        steps[name] = of_head(bench, partial(surrogate.policy_losses, config=surrogate.Config(loss=name)))
     return steps | {"rl": of_agent(bench)}
 
 
@@ -171,7 +169,7 @@ def mover(parameters: list[nn.Parameter]) -> Callable[[dict[str, Tensor]], None]
 
     def move(losses: dict[str, Tensor]) -> None:
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 

@@ -13,6 +13,7 @@ to their objects. It is nothing to a policy that moves none.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -51,7 +52,7 @@ class Config:
 
     loss: str = "smooth_ap"
     """The surrogate of AP, one of `SurrogateName`."""
-    num_candidates: int = 256
+    num_candidates: int = 160
     """Of an image, from which NMS chooses what is ranked."""
     surrogate_weight: float = 1.0
     """Weight of the surrogate."""
@@ -66,7 +67,7 @@ class Config:
         if self.loss not in get_args(SurrogateName):
             raise ValueError(f"loss must be one of {', '.join(get_args(SurrogateName))}; got {self.loss!r}")
         if self.num_candidates < 1:
-            raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 256 is usual")
+            raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 160 is usual")
 
 
 def train(
@@ -90,7 +91,7 @@ def train(
         generator=generator,
         validate=validate,
         on_step=on_step,
-        losses=lambda *batch: policy_losses(*batch, config),
+        losses=partial(policy_losses, config=config),
     )
 
 
