@@ -52,9 +52,9 @@ class Config:
 
     loss: str = "smooth_ap"
     """The surrogate of AP, one of `SurrogateName`."""
-    num_candidates: int = 160
+    num_candidates: int = 96
     """Of an image, from which NMS chooses what is ranked."""
-    surrogate_weight: float = 1.0
+    surrogate_weight: float = 5.0
     """Weight of the surrogate."""
     supervised_weight: float = 1.0
     """Weight of the detector's own losses; 0 is the surrogate alone."""
@@ -67,7 +67,7 @@ class Config:
         if self.loss not in get_args(SurrogateName):
             raise ValueError(f"loss must be one of {', '.join(get_args(SurrogateName))}; got {self.loss!r}")
         if self.num_candidates < 1:
-            raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 160 is usual")
+            raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 96 is usual")
 
 
 def train(

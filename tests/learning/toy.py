@@ -28,6 +28,9 @@ class ToyDetector:
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         raise NotImplementedError("the toy's data set is encoded from the start")
 
+    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+        raise NotImplementedError
+
     def head(self, encoded: Encoded) -> HeadOutput:
         return HeadOutput(self.scores(encoded.features[0]), encoded.reference[:, :, None], encoded.features[0])
 
