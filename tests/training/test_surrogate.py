@@ -13,6 +13,7 @@ from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, OneStage, build_detector
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.detectors.tiny import SHIPPED_WEIGHTS
+from rl_det.losses.ap import ap_loss
 from rl_det.metrics import match
 from rl_det.metrics.padding import pad_detections, pad_targets
 from rl_det.policies.policy import Policy
@@ -111,6 +112,26 @@ def test_class_lists_hold_every_shown_candidate_of_a_class_that_is_there(
         assert lists.right[:, row][:, mask[row]].tolist() == found.right[:, own].tolist()
         torch.testing.assert_close(lists.error[row][mask[row]], 1 - lists.iou[row][mask[row]])
     assert int(mask.sum()) == int((found.shown & (found.positives[found.labels - 1] > 0)).sum())
+
+
+def test_the_ap_surrogate_is_a_mean_over_classes_and_thresholds_and_over_the_true_boxes_of_each(
+    detector: Detector, data: EncodedDataset
+) -> None:
+    candidates = candidates_of(detector, data)
+    found = judged(candidates, data.targets)
+    parts = [
+        ap_loss(
+            candidates.logits[own],
+            found.right[threshold][own],
+            num_positives=float(sum((target.labels == label).sum() for target in data.targets)),
+        )
+        for label in range(1, len(CLASSES) + 1)
+        if found.positives[label - 1] > 0
+        for own in [found.shown & (found.labels == label)]
+        for threshold in range(10)
+    ]
+    losses = losses_of(RescorePolicy(detector, sigma=0.5), data, config(loss="ap", surrogate_weight=3.0))
+    torch.testing.assert_close(losses["ap"].detach(), 3 * torch.stack(parts).mean())
 
 
 @pytest.mark.parametrize("name", NAMES)
