@@ -4,7 +4,8 @@ Command: python experiments/supervised.py --budget full --seed 0
 Hardware, minutes and expected numbers: experiments/README.md.
 
 From the warm start, or from random weights (`--weights none`), on the images that the other experiments tune on. Stopped
-and kept by validation, judged by pycocotools on the untouched test split. A run that was killed goes on with `--resume`.
+and kept by validation, where the warm start is the first candidate; judged by pycocotools on the untouched test split. A run
+that was killed goes on with `--resume`.
 """
 
 import copy
@@ -140,7 +141,8 @@ def training_config(arguments: Arguments, num_images: int) -> supervised.Config:
     """As long as the budget and the number of images allow."""
     like = common.DIGITS_WARM_START if arguments.data is None else common.FOLDER_WARM_START
     num_steps = min(NUM_STEPS[arguments.budget], math.ceil(MAX_PASSES * num_images / like.batch_size))
-    usual = like.learning_rate if arguments.weights == "none" else like.learning_rate / 4
+    afresh = arguments.weights == "none"
+    usual = like.learning_rate if afresh else like.learning_rate / 4
     return supervised.Config(
         num_steps=num_steps,
         batch_size=like.batch_size,
@@ -152,6 +154,7 @@ def training_config(arguments: Arguments, num_images: int) -> supervised.Config:
         augmentations=AUGMENTATIONS[arguments.augment],
         num_workers=like.num_workers,
         validate_every=math.ceil(num_steps / NUM_VALIDATIONS[arguments.budget]),
+        validate_start=not afresh,
         monitor=arguments.monitor,
         patience=arguments.patience,
         min_delta=arguments.min_delta,

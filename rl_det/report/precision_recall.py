@@ -60,21 +60,23 @@ def draw_curves(curves: Curves, path: Path, title: str) -> None:
     _draw(left, curves, curves.precision[0], f"IoU {IOU_THRESHOLDS[0]:.2f}")
     _draw(right, curves, curves.precision.mean(0), f"mean over IoU {last}")
     left.set_ylabel("precision")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", title="area (AP)", fontsize="small")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", title="AP", fontsize="small")
     figure.suptitle(title)
     write_with(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def _draw(axes: Axes, curves: Curves, precision: Float64[np.ndarray, "R C"], title: str) -> None:
-    """One line for each class that there is, worst first, and where they are several their mean in black."""
-    areas = precision.mean(0)
-    worst_first = [c for c in np.argsort(areas, kind="stable").tolist() if not np.isnan(areas[c])]
-    for rank, c in enumerate(worst_first):
-        (line,) = axes.plot(RECALL_POINTS, precision[:, c], linewidth=1, color="0.8", zorder=1)
+    """One line for each class that there is, coloured by its rank in AP, and where they are several their mean in black."""
+    aps = {name: ap for name, ap in curves.class_ap.items() if not np.isnan(ap)}
+    worst_first = sorted(aps, key=lambda name: aps[name])
+    columns = dict(zip(curves.classes, precision.T, strict=True))
+    for rank, name in enumerate(worst_first):
+        (line,) = axes.plot(RECALL_POINTS, columns[name], linewidth=1, color="0.8", zorder=1)
         if rank < MOST_COLOURS:
-            line.set(color=f"C{rank}", zorder=2, label=f"{curves.classes[c]} {100 * areas[c]:.1f}")
-    if len(worst_first) > 1:
-        mean = precision[:, worst_first].mean(1)
-        axes.plot(RECALL_POINTS, mean, color="black", linewidth=2, zorder=3, label=f"all {100 * mean.mean():.1f}")
+            line.set(color=f"C{rank}", zorder=2, label=f"{name} {100 * aps[name]:.1f}")
+    if len(aps) > 1:
+        mean = np.mean([columns[name] for name in aps], axis=0)
+        label = f"all {100 * np.mean(list(aps.values())):.1f}"
+        axes.plot(RECALL_POINTS, mean, color="black", linewidth=2, zorder=3, label=label)
     axes.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)

@@ -55,6 +55,8 @@ class Config:
     """Steps, or epochs, between two validations; there is one at the end in any case."""
     validate_unit: Literal["steps", "epochs"] = "steps"
     """What `validate_every` counts."""
+    validate_start: bool = False
+    """Whether the weights before the first step are validated too, so that training can only be kept if it is better."""
     monitor: str = "AP"
     """The figure of the validation that decides what is best."""
     patience: int = 4
@@ -97,6 +99,8 @@ def train(
     state = beginning(model, dataset, config, generator)
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
+    if config.validate_start and state.step == 0:
+        on_step(0, judge(state, validate, config))
     for samples in () if state.stopping.exhausted else batches(dataset, config, generator, first=state.step):
         state.step += 1
         losses = learn(state, samples, config)

@@ -88,9 +88,9 @@ def test_a_run_leaves_its_whole_folder_and_says_what_training_gave(
     stages: dict[str, list[dict[str, Any]]] = {}
     for line in lines_of(folder):
         stages.setdefault(line["stage"], []).append(line)
-    assert len(stages["supervised"]) == NUM_STEPS
+    assert [line["step"] for line in stages["supervised"]] == list(range(NUM_STEPS + 1))
     validated = [line["val_AP50"] for line in stages["supervised"] if "val_AP50" in line]
-    assert len(validated) == 3
+    assert len(validated) == 4  # the warm start's among them
     assert results["best_validation"] == {"AP50": max(validated)}
     assert len(stages["supervised_test_precision"][0]["7"]) == 101
     build_detector("tiny", num_classes=len(CLASSES), weights=folder / "supervised" / "detector.pt")
@@ -103,7 +103,7 @@ def test_killed_in_the_middle_and_resumed_it_ends_as_if_it_had_never_been_stoppe
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert [line["step"] for line in lines_of(tmp_path / "killed")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines_of(tmp_path / "killed")] == [0, 1, 2, 3, 4, 5]
     assert not (tmp_path / "killed" / "results.json").exists()
     flags = {"augment": "strong", "patience": 9}
     resumed = run(out=tmp_path / "killed", resume=True, **flags)

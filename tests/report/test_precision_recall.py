@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from rl_det.metrics.coco import coco_summary
@@ -72,6 +75,25 @@ def test_the_picture_is_drawn_for_few_and_for_many_classes(tmp_path: Path, num_c
     coloured = pixels.max(-1).astype(int) - pixels.min(-1) > 80
     assert coloured.sum() > (300 if num_classes == 1 else 3000)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_class_has_one_colour_in_both_halves_of_the_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    precision = np.zeros((10, 101, 2))
+    precision[0, :, 0], precision[1:, :, 0] = 0.9, 0.1  # the better one at IoU 0.5, the worse one of all
+    precision[:, :, 1] = 0.5
+    colours = []
+
+    def keep(axes: Axes, *arguments: Any, **options: Any) -> list[Line2D]:
+        colours.append(plot(axes, *arguments, **options))
+        return colours[-1]
+
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", keep)
+    draw_curves(Curves(classes=("cat", "dog"), precision=precision), tmp_path / "curves.png", "test")
+    left, right = ([line.get_color() for (line,) in part] for part in (colours[:2], colours[3:5]))
+    assert left == right == ["C0", "C1"]
+    heights = [float(line.get_ydata()[0]) for (line,) in colours]
+    assert heights == pytest.approx([0.9, 0.5, 0.7, 0.18, 0.5, 0.34])
 
 
 def test_a_split_without_objects_is_drawn_empty(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ def test_it_validates_every_so_many_epochs_and_at_the_end() -> None:
     assert steps == [2, 4, 5]
 
 
+def test_the_start_is_a_candidate_where_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    start = weight(build_detector("tiny", num_classes=len(CLASSES), image_size=64)).clone()
+    steps: list[int] = []
+    best, weights, seen = trained([0.4, 0.1, 0.4, 0.3, 0.2], steps=steps, validate_start=True)
+    assert steps == [0, 1, 2, 3, 4]
+    assert best == 0.4
+    assert torch.equal(weights, start)
+    assert torch.equal(seen[2], trained([0.1] * 4)[2][1])  # and training is what it is without
+
+
 def test_an_error_that_is_monitored_should_fall() -> None:
     best, weights, seen = trained([0.5, 0.3, 0.4, 0.35], name="moLRP", monitor="moLRP")
     assert best == 0.3
