@@ -1,0 +1,11 @@
+"""The notebook runs from top to bottom, and what is committed of it is a whole run."""
+
+from notebook_checks import check_committed, check_runs
+
+
+def test_it_runs_in_small() -> None:
+    check_runs("reward_shaping", "NUM_TRAIN, NUM_TEST, NUM_UPDATES, SEEDS = 16, 4, 1, (0,)")
+
+
+def test_what_is_committed_is_one_run_from_top_to_bottom_with_its_pictures() -> None:
+    check_committed("reward_shaping")
