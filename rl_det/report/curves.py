@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 
 def draw_band(
-    axes: Axes, steps: Sequence[float], curves: Float64[np.ndarray, "seeds steps"], *, label: str, colour: str
+    axes: Axes, steps: Sequence[int], curves: Float64[np.ndarray, "seeds steps"], *, label: str, colour: str
 ) -> None:
     """Add one method's curves to the axes; all seeds must have been measured at the same steps."""
     if curves.shape[1] != len(steps):

@@ -30,8 +30,8 @@ def draw_boxes(
         axes.add_patch(
             Rectangle(
                 (left - 0.5, top - 0.5), right - left, bottom - top,
-                fill=False, edgecolor=each[number], linewidth=width,  # type: ignore[arg-type]
+                fill=False, edgecolor=each[number], linewidth=width,
             )
         )  # fmt: skip
         if texts:
-            axes.text(left, top - 1, texts[number], color=each[number], fontsize=7, va="bottom")  # type: ignore[arg-type]
+            axes.text(left, top - 1, texts[number], color=each[number], fontsize=7, va="bottom")
