@@ -1,0 +1,130 @@
+"""A natively batched world -> the vectorised environment that Stable-Baselines3 trains on: numpy in, numpy out.
+
+    envs = gymnasium.make_vec("rl_det/TunePostprocessing-v0", num_envs=64, vectorization_mode="vector_entry_point")
+    model = PPO("MlpPolicy", VecMonitor(DetectorVecEnv(envs)))
+
+One head pass, one reward and one process for all sub-environments. With one of them it is SB3's `DummyVecEnv` of
+`gymnasium.make(...)`, step for step. Importing this imports SB3, so `rl_det_envs` itself does not.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_det_envs.world import DetectorVectorEnv, flat_space
+
+Indices = int | Sequence[int] | None
+OF_ONE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
+"""What a sub-environment has under another name in the native form."""
+
+
+class DetectorVecEnv(VecEnv):
+    """SB3's form of a native world that waits for `reset`; here it is reset when its episodes end, all of them together.
+
+    Each part of an observation is a vector, as in `gymnasium.make(...)`. `infos` hold each sub-environment's row of the native
+    `info`, and "terminal_observation" at the end; `reset_infos` the "image_id". SB3 has no use for credit: `credit=False`
+    makes steps cheaper. The first of SB3's seeds is the one generator's.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        if not isinstance(envs, DetectorVectorEnv) or envs.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                "envs must be a world of rl_det in its native form, with autoreset DISABLED, its default; got "
+                f"{envs}; make it by gymnasium.make_vec(..., vectorization_mode='vector_entry_point')"
+            )
+        self.envs = envs
+        super().__init__(envs.num_envs, flat_space(envs.single_observation_space), envs.single_action_space)
+
+    def reset(self) -> Any:
+        """Show the next images, or those that `set_options` asks for: {"image_id": ...} for each sub-environment."""
+        seed, options = self._seeds[0], self._options
+        self._reset_seeds()
+        self._reset_options()
+        return self._begun(*self.envs.reset(seed=seed, options=self._chosen(options)))
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions until `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Act; where the episodes end, show the next images."""
+        seen, rewards, terminated, truncated, told = self.envs.step(self._actions)
+        observation, ended = flat_rows(seen), terminated | truncated
+        parts = {name: values.numpy(force=True) for name, values in told.items()}
+        infos: list[dict[str, Any]] = [
+            {**{name: values[row] for name, values in parts.items()}, "TimeLimit.truncated": cut}
+            for row, cut in enumerate((truncated & ~terminated).tolist())
+        ]
+        if ended.all():
+            for row, info in enumerate(infos):
+                info["terminal_observation"] = row_of(observation, row)
+            observation = self._begun(*self.envs.reset())
+        return observation, rewards.numpy(force=True), ended.numpy(force=True), infos
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Each sub-environment's picture, [H, W, 3]; None without render_mode "rgb_array"."""
+        pictures = self.envs.render()
+        return [None] * self.num_envs if pictures is None else list(pictures)
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """The native form's attribute, once for each sub-environment that is asked for."""
+        value = getattr(self.envs, OF_ONE.get(attr_name, attr_name))
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Set the native form's attribute, which is all sub-environments'."""
+        self._refuse_some(indices)
+        setattr(self.envs, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call the native form's method, once for all sub-environments; each is told the same answer."""
+        self._refuse_some(indices)
+        return [getattr(self.envs, method_name)(*method_args, **method_kwargs)] * self.num_envs
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
+        """Never: `VecMonitor` and the like go around this."""
+        return [False for _ in self._get_indices(indices)]
+
+    def _begun(self, seen: Any, told: dict[str, Any]) -> Any:
+        """The first observation of new episodes; each one's image becomes known."""
+        images = np.repeat(told["image_ids"], self.envs.samples_per_image)
+        self.reset_infos = [{"image_id": image} for image in images.tolist()]
+        return flat_rows(seen)
+
+    def _chosen(self, options: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """SB3's options, one dictionary for each sub-environment, as the native form's."""
+        if not any(options):
+            return None
+        if wrong := [option for option in options if set(option) != {"image_id"}]:
+            raise ValueError(f"options must be {{'image_id': ...}} for each sub-environment; got {wrong[0]}")
+        return {"image_ids": [option["image_id"] for option in options[:: self.envs.samples_per_image]]}
+
+    def _refuse_some(self, indices: Indices) -> None:
+        """ValueError unless all are asked for."""
+        if set(self._get_indices(indices)) != set(range(self.num_envs)):
+            raise ValueError(
+                f"indices must be None, for all sub-environments: they are one native world; got {indices}"
+            )
+
+
+def flat_rows(observation: Any) -> Any:
+    """All images' observations in numpy, each part of each a vector, sharing memory with nothing."""
+    if isinstance(observation, dict):
+        return {name: flat_rows(values) for name, values in observation.items()}
+    values: np.ndarray = np.array(observation.numpy(force=True)).reshape(len(observation), -1)
+    return values.astype(np.int8) if values.dtype == np.bool_ else values
+
+
+def row_of(observation: Any, row: int) -> Any:
+    """One image's observation out of all of them."""
+    if isinstance(observation, dict):
+        return {name: values[row] for name, values in observation.items()}
+    return observation[row]

@@ -1,0 +1,241 @@
+"""The adapter for Stable-Baselines3: against SB3's own `DummyVecEnv`, under SB3's wrappers, and under its PPO."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from contract.worlds import (
+    NUM_CANDIDATES,
+    NUM_IMAGES,
+    REFINE,
+    SELECT,
+    TUNE,
+    WORLDS,
+    make_native,
+    numbers,
+    random_actions,
+    scenes,
+    shipped,
+)
+from gymnasium.vector import AutoresetMode
+from rl_det_envs.sb3 import DetectorVecEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+
+from rl_det.detectors import Detector
+from rl_det.detectors.cache import EncodedDataset
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return shipped()
+
+
+@pytest.fixture(scope="module")
+def data(detector: Detector) -> EncodedDataset:
+    return scenes(detector)
+
+
+@pytest.fixture
+def options(detector: Detector, data: EncodedDataset) -> dict[str, Any]:
+    return {"detector": detector, "dataset": data, "num_candidates": NUM_CANDIDATES, "pool_images": 4}
+
+
+def adapted(env_id: str, num_envs: int, **options: Any) -> DetectorVecEnv:
+    return DetectorVecEnv(make_native(env_id, num_envs, **options))
+
+
+def actions_for(envs: Any, env_id: str, seed: int) -> np.ndarray:
+    return random_actions(env_id, envs.num_envs, seed).numpy().astype(envs.action_space.dtype)
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    """Of observations and infos: the same names, numbers, shapes and types."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert_equal(found[name], expected[name])
+    else:
+        assert np.asarray(found).dtype == np.asarray(expected).dtype
+        np.testing.assert_array_equal(found, expected, strict=isinstance(expected, np.ndarray))
+
+
+@pytest.mark.parametrize("env_id", WORLDS)
+def test_with_one_sub_environment_it_is_sb3s_dummy_of_the_single_form_step_for_step(
+    env_id: str, options: dict[str, Any]
+) -> None:
+    ours, theirs = adapted(env_id, 1, **options), DummyVecEnv([lambda: gymnasium.make(env_id, **options)])
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    for envs in (ours, theirs):
+        assert envs.seed(7) == [7]
+    assert_equal(ours.reset(), theirs.reset())
+    assert ours.reset_infos == theirs.reset_infos
+    for step in range(3 * NUM_IMAGES):
+        actions = actions_for(ours, env_id, step)
+        (observation, reward, done, infos), expected = ours.step(actions), theirs.step(actions)
+        assert_equal(observation, expected[0])
+        assert_equal(reward, expected[1])
+        assert_equal(done, expected[2])
+        assert_equal(infos[0], expected[3][0])
+        assert done[0] == (env_id != REFINE or step % 3 == 2)
+        assert ours.reset_infos == theirs.reset_infos
+
+
+@pytest.mark.parametrize("env_id", WORLDS)
+def test_each_sub_environment_has_its_own_row(env_id: str, options: dict[str, Any]) -> None:
+    envs, native = (
+        adapted(env_id, 4, **options, samples_per_image=2),
+        make_native(env_id, 4, **options, samples_per_image=2),
+    )
+    envs.seed(3)
+    first = envs.reset()
+    seen, begun = native.reset(seed=3)
+    assert [info["image_id"] for info in envs.reset_infos] == np.repeat(begun["image_ids"], 2).tolist()
+    for name, values in numbers(seen).items():
+        np.testing.assert_array_equal(numbers(first)[name], values.reshape(4, -1))
+    for number in range(native.num_steps):
+        actions = actions_for(envs, env_id, number)
+        _, rewards, _, infos = envs.step(actions)
+        last, expected, _, _, told = native.step(torch.from_numpy(actions))
+        np.testing.assert_array_equal(rewards, expected.numpy())
+        for row, info in enumerate(infos):
+            for name, values in told.items():
+                np.testing.assert_array_equal(info[name], values[row].numpy())
+    for name, values in numbers(last).items():
+        np.testing.assert_array_equal(numbers(infos[3]["terminal_observation"])[name], values[3].reshape(-1))
+
+
+def test_what_is_observed_can_be_written_to_without_harm(options: dict[str, Any]) -> None:
+    envs, untouched = (adapted(REFINE, 2, **options) for _ in range(2))
+    for each in (envs, untouched):
+        each.seed(0)
+    for values in envs.reset().values():
+        values[:] = 0
+    untouched.reset()
+    actions = actions_for(envs, REFINE, 0)
+    assert_equal(envs.step(actions)[0], untouched.step(actions)[0])
+
+
+def test_images_can_be_asked_for_and_a_mistake_leaves_it_usable(options: dict[str, Any]) -> None:
+    envs = adapted(TUNE, 4, **options, samples_per_image=2)
+    envs.set_options([{"image_id": image} for image in (4, 4, 1, 1)])
+    envs.reset()
+    assert [info["image_id"] for info in envs.reset_infos] == [4, 4, 1, 1]
+    envs.set_options({"image_id": 17})
+    with pytest.raises(ValueError, match="image_ids must be"):
+        envs.reset()
+    envs.set_options([{"image_id": 4}, {}, {}, {}])
+    with pytest.raises(ValueError, match=r"options must be {'image_id': \.\.\.} for each sub-environment; got {}"):
+        envs.reset()
+    envs.reset()
+    with pytest.raises(ValueError, match="finite"):
+        envs.step(np.full((4, 4), np.nan))
+    envs.step(np.zeros((4, 4)))
+
+
+def test_only_a_native_world_that_waits_for_reset_is_taken(options: dict[str, Any]) -> None:
+    at_once = make_native(TUNE, 2, **options, autoreset_mode=AutoresetMode.SAME_STEP)
+    one_by_one = gymnasium.make_vec(TUNE, num_envs=2, vectorization_mode="sync", vector_kwargs={}, **options)
+    for wrong in (at_once, one_by_one):
+        with pytest.raises(ValueError, match="envs must be a world of rl_det in its native form"):
+            DetectorVecEnv(wrong)
+
+
+def test_attributes_and_methods_are_the_native_forms(options: dict[str, Any]) -> None:
+    envs = adapted(TUNE, 3, **options, render_mode="rgb_array")
+    assert envs.get_attr("num_candidates") == [NUM_CANDIDATES] * 3
+    assert envs.get_attr("action_space", indices=[0, 2]) == [envs.action_space] * 2
+    assert envs.has_attr("detector")
+    assert not envs.has_attr("colour")
+    envs.set_attr("render_mode", "none")
+    assert envs.get_attr("render_mode", indices=1) == ["none"]
+    described = envs.env_method("describe")
+    assert len(described) == 3
+    assert described[0].shape == (NUM_IMAGES, 32)
+    assert envs.env_is_wrapped(Monitor) == [False] * 3
+    for refused in (lambda: envs.set_attr("credit", True, indices=0), lambda: envs.env_method("describe", indices=[1])):
+        with pytest.raises(ValueError, match="indices must be None"):
+            refused()
+    envs.close()
+
+
+def test_a_picture_shows_all_sub_environments(options: dict[str, Any]) -> None:
+    envs = adapted(TUNE, 4, **options, render_mode="rgb_array")
+    envs.reset()
+    one = envs.get_images()[0]
+    assert one is not None
+    tiled = envs.render()
+    assert tiled is not None
+    assert tiled.shape == (2 * one.shape[0], 2 * one.shape[1], 3)
+    assert adapted(TUNE, 2, **options).get_images() == [None, None]
+
+
+@pytest.mark.parametrize("env_id", WORLDS)
+def test_a_pickled_adapter_goes_on_as_the_first_would(env_id: str, options: dict[str, Any]) -> None:
+    first = adapted(env_id, 2, **options)
+    first.seed(0)
+    first.reset()
+    second = pickle.loads(pickle.dumps(first))
+    for step in range(4):
+        actions = actions_for(first, env_id, step)
+        ours, theirs = first.step(actions), second.step(actions)
+        assert_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_sb3s_wrappers_go_around_it(options: dict[str, Any]) -> None:
+    envs = VecNormalize(VecMonitor(adapted(TUNE, 3, **options)))
+    envs.seed(0)
+    envs.reset()
+    rewards = []
+    for step in range(5):
+        observation, _, _, infos = envs.step(actions_for(envs, TUNE, step))
+        rewards += envs.get_original_reward().tolist()
+        assert [info["episode"]["l"] for info in infos] == [1, 1, 1]
+        assert np.isfinite(observation).all()
+    assert envs.ret_rms.count > 10
+    assert min(rewards) < max(rewards) <= 1
+
+
+@pytest.mark.parametrize(("env_id", "policy"), [(TUNE, "MlpPolicy"), (SELECT, "MultiInputPolicy")])
+def test_sb3s_ppo_trains_evaluates_saves_and_loads_on_it(
+    env_id: str, policy: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    envs = VecMonitor(adapted(env_id, 3, **options, credit=False))
+    every_image = VecMonitor(adapted(env_id, NUM_IMAGES, **options, credit=False))
+    best = EvalCallback(
+        every_image, n_eval_episodes=NUM_IMAGES, eval_freq=8, best_model_save_path=str(tmp_path), verbose=0
+    )
+    model = PPO(policy, envs, n_steps=8, batch_size=12, n_epochs=2, seed=0, device="cpu")
+    model.learn(48, callback=best)
+    assert model.num_timesteps == 48
+    model.save(tmp_path / "last")
+    loaded = PPO.load(tmp_path / "last", env=envs, device="cpu")
+    observation = envs.reset()
+    assert_equal(loaded.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0])
+    found, _ = evaluate_policy(PPO.load(tmp_path / "best_model", device="cpu"), every_image, NUM_IMAGES)
+    assert found == pytest.approx(best.best_mean_reward, abs=1e-6)
+
+
+def test_sb3s_ppo_learns_on_it_what_a_threshold_is_for(options: dict[str, Any]) -> None:
+    """It begins by showing nearly all that there is."""
+    options = options | {"num_candidates": 100}
+    every_image = VecMonitor(adapted(TUNE, NUM_IMAGES, **options))
+    model = PPO(
+        "MlpPolicy", VecMonitor(adapted(TUNE, NUM_IMAGES, **options)), n_steps=16, batch_size=96, n_epochs=8,
+        learning_rate=1e-2, gamma=0.0, seed=0, device="cpu", policy_kwargs={"log_std_init": -1.0},
+    )  # fmt: skip
+    with torch.no_grad():
+        model.policy.action_net.bias.copy_(torch.tensor([-1.0, 0.5, -1.0, 1.0]))
+    before, _ = evaluate_policy(model, every_image, NUM_IMAGES)
+    model.learn(1500)
+    after, _ = evaluate_policy(model, every_image, NUM_IMAGES)
+    assert after > before + 0.1, (before, after)
