@@ -34,20 +34,21 @@ def test_a_run_says_what_each_method_gave_and_leaves_a_model_that_sb3_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = run(tmp_path / "run")
-    assert list(results["methods"]) == ["default", "fixed_by_grid", "sb3_ppo"]
+    assert list(results["methods"]) == ["default", "fixed_by_grid", "sb3_ppo", "sb3_ppo_last"]
     for figures in results["methods"].values():
         assert 0.3 < figures["reward"] < 1
         assert 0.3 < figures["F1"] < 1
         assert 0.1 < figures["AP"] < 1
-    gain = results["sb3_ppo_over_grid"]["mean"]
+    gain = results["over_grid"]["sb3_ppo"]["mean"]
     assert gain == pytest.approx(
         results["methods"]["sb3_ppo"]["reward"] - results["methods"]["fixed_by_grid"]["reward"], abs=1e-7
     )
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"sb3_ppo"}
     assert lines[-1]["best"] >= lines[0]["best"]
-    model = PPO.load(tmp_path / "run" / "checkpoints" / "best_model", device="cpu")
-    assert model.predict(torch.rand(5, 32).numpy())[0].shape == (5, 4)
+    for name in ("best_model", "last_model"):
+        model = PPO.load(tmp_path / "run" / "checkpoints" / name, device="cpu")
+        assert model.predict(torch.rand(5, 32).numpy())[0].shape == (5, 4)
     assert "fixed_by_grid" in capsys.readouterr().out
 
 
@@ -62,6 +63,7 @@ def test_ppo_starts_at_the_grids_settings_for_every_image(tmp_path: Path, monkey
     results = run(tmp_path / "run")
     assert results["methods"]["sb3_ppo"] == results["methods"]["fixed_by_grid"]
     assert results["methods"]["sb3_ppo"] != results["methods"]["default"]
+    assert results["over_grid"]["sb3_ppo"] == {"mean": 0, "standard_error": 0}
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path: Path) -> None:
