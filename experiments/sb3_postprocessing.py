@@ -44,8 +44,6 @@ from rl_det.rewards import check_reward
 from rl_det.runs import Run, check_writable
 
 NUM_STEPS = {"smoke": 1024, "short": 60_000, "full": 120_000}
-MAX_PASSES = 30
-"""Over the training images: a small data set is learned by heart in more."""
 NUM_ENVS = 64
 MINIBATCH_STEPS = 4
 """Of all environments, in a gradient step; a rollout has four times as many."""
@@ -137,7 +135,7 @@ class Standardised(BaseFeaturesExtractor):  # type: ignore[misc]
 
 def learned(train: Any, val: Any, start: Float[Tensor, "4"], arguments: Arguments, run: Run) -> dict[str, PPO]:
     """SB3's PPO, started at one action for all images: the best on validation and the last, as they were saved."""
-    described, steps = train.describe(), min(NUM_STEPS[arguments.budget], MAX_PASSES * len(train.data))
+    described, steps = train.describe(), NUM_STEPS[arguments.budget]
     model = PPO(
         "MlpPolicy",
         VecMonitor(DetectorVecEnv(train)),
