@@ -67,3 +67,16 @@ def test_the_engine_is_compared_with_every_peer() -> None:
         "dataset_ratio_pycocotools",
     ):  # fmt: skip
         assert result[key] > 0
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"the bench extra is not installed: {', '.join(MISSING)}")
+def test_environments_and_ppo_are_compared_with_sb3() -> None:
+    sizes = ("--envs", "3", "--steps", "1", "--images", "3", "--samples", "2", "--updates", "1", "--repeats", "1")
+    result = printed("environments.py", "--json", *sizes)
+    for key in (
+        "native_over_sb3_dummy", "native_over_sb3_dummy_image_ap", "own_ppo_over_sb3_dummy_fastest_peer",
+        "own_ppo_one_sample_over_sb3_dummy_fastest_peer", "sb3_adapter_over_dummy",
+    ):  # fmt: skip
+        assert result[key] > 0
+    assert 0 < result["reward_share"] < 1
+    assert result["fastest_peer"] in result["peers_us_for_one_image"]

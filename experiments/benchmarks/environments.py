@@ -1,0 +1,324 @@
+"""How fast are the environments and our PPO, beside Stable-Baselines3 with its `DummyVecEnv` and with other AP programs?
+
+    python -m pip install -e '.[bench]'
+    python experiments/benchmarks/environments.py --json
+
+One process, one thread, medians of interleaved repeats in CPU time. Digit scenes, `tiny` and its cached encodings. What it
+printed last, and where, is in experiments/README.md.
+
+* `native_over_sb3_dummy`: environment steps a second under random actions, the native form over SB3's DummyVecEnv of as many
+  `gymnasium.make(...)`, in the pool's AP, credit off; the least of the worlds that SB3 knows to act in. Each of Dummy's
+  environments resolves a pool of its own, as it must; the native form has one for all.
+* `native_over_sb3_dummy_image_ap`: the same in the image's own AP, where Dummy's environments are spared their pools.
+* `own_ppo_over_sb3_dummy_fastest_peer`: whole PPO, transitions a second. See `own_ppo` and `sb3_ppo` for what is the same.
+* `reward_share`: of the time of our PPO's loop, as ppo_finetune.py runs it: all between actions and rewards with credit.
+* `sb3_adapter_over_dummy`: SB3's PPO on the adapter over SB3's PPO on DummyVecEnv, TunePostprocessing, our own F1.
+"""
+
+from one_thread import insist_on_one_thread
+
+insist_on_one_thread()
+
+import copy  # noqa: E402
+import json  # noqa: E402
+from collections.abc import Callable, Mapping  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from statistics import median  # noqa: E402
+from time import process_time  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gymnasium  # noqa: E402
+import numpy as np  # noqa: E402
+import rl_det_envs  # noqa: E402, F401  (registers the environments)
+import torch  # noqa: E402
+import tyro  # noqa: E402
+from gymnasium.vector import AutoresetMode  # noqa: E402
+from head_in_sb3 import HeadPolicy, HeadShifts, OnlyWhatTheHeadNeeds  # noqa: E402
+from jaxtyping import Float64  # noqa: E402
+from peers.peer import Images, Peer  # noqa: E402
+from peers.ways import LENT, UNAIDED  # noqa: E402
+from rich import print_json  # noqa: E402
+from rl_det_envs.sb3 import DetectorVecEnv  # noqa: E402
+from stable_baselines3 import PPO  # noqa: E402
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv  # noqa: E402
+
+from rl_det.agents import ppo  # noqa: E402
+from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
+from rl_det.detectors import Detector, build_detector  # noqa: E402
+from rl_det.detectors.cache import EncodedDataset, encode_dataset  # noqa: E402
+from rl_det.detectors.tiny import SHIPPED_WEIGHTS  # noqa: E402
+from rl_det.policies.rescore import RescorePolicy  # noqa: E402
+from rl_det.rewards import Edits, Reward  # noqa: E402
+from rl_det.training.continued import supervised_loss  # noqa: E402
+
+RESCORE, SELECT, TUNE = (
+    f"rl_det/{name}-v0" for name in ("RescoreDetections", "SelectDetections", "TunePostprocessing")
+)
+SIGMA = 0.5
+LEARNING_RATE = 3e-4
+POOLS: dict[str, dict[str, Any]] = {"pool_ap": {}, "image_ap": {"pool_images": 1}}
+"""Rewards, and what else Dummy's environments are given under each."""
+ACTING, BYSTANDERS = 96, 160  # as in ppo_finetune.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    envs: int = 64
+    """Sub-environments where environments are compared."""
+    steps: int = 4
+    """Of each of them, in a measurement."""
+    images: int = 48
+    """That PPO sees in an update."""
+    samples: int = 8
+    """Of each image."""
+    epochs: int = 2
+    updates: int = 2
+    """Of PPO, in a measurement."""
+    repeats: int = 5
+    seed: int = 0
+    json: bool = False
+    """Print plain JSON."""
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """What all measurements share."""
+
+    config: Config
+    detector: Detector
+    data: EncodedDataset
+
+    def native(self, env_id: str, num_envs: int, **options: Any) -> Any:
+        return gymnasium.make_vec(
+            env_id, num_envs=num_envs, vectorization_mode="vector_entry_point",
+            **{"detector": self.detector, "dataset": self.data, **options},
+        ).unwrapped  # fmt: skip
+
+    def dummy(self, env_id: str, num_envs: int, **options: Any) -> VecEnv:
+        given = {"detector": self.detector, "dataset": self.data, **options}
+        return DummyVecEnv([lambda: gymnasium.make(env_id, **given)] * num_envs)
+
+
+def interleaved(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median CPU seconds of each way, in turns; the first turn does not count."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            start = process_time()
+            way()
+            times[name].append(process_time() - start)
+    return {name: median(seconds[1:]) for name, seconds in times.items()}
+
+
+def random_steps(envs: Any, config: Config) -> Callable[[], None]:
+    """So many random actions of all sub-environments; both forms reset themselves."""
+    space = envs.action_space if isinstance(envs, VecEnv) else envs.single_action_space
+    space.seed(config.seed)
+    actions = [np.stack([space.sample() for _ in range(envs.num_envs)]) for _ in range(config.steps)]
+    envs.reset()
+
+    def walk() -> None:
+        for action in actions:
+            envs.step(action)
+
+    return walk
+
+
+def environment_steps(f: Fixture) -> dict[str, Any]:
+    """Steps a second of both forms of two worlds, under the pool's AP and under each image's."""
+    ways: dict[str, Callable[[], Any]] = {}
+    for reward, of_dummy in POOLS.items():
+        for env_id in (SELECT, TUNE):
+            options = {"reward": reward, "credit": False}
+            native = f.native(env_id, f.config.envs, **options, autoreset_mode=AutoresetMode.SAME_STEP)
+            ways[f"native, {env_id}, {reward}"] = random_steps(native, f.config)
+            ways[f"dummy, {env_id}, {reward}"] = random_steps(
+                f.dummy(env_id, f.config.envs, **options, **of_dummy), f.config
+            )
+    seconds = interleaved(ways, f.config.repeats)
+    least = {
+        reward: min(
+            seconds[f"dummy, {env_id}, {reward}"] / seconds[f"native, {env_id}, {reward}"] for env_id in (SELECT, TUNE)
+        )
+        for reward in POOLS
+    }
+    return {
+        "native_over_sb3_dummy": least["pool_ap"],
+        "native_over_sb3_dummy_image_ap": least["image_ap"],
+        "steps_per_second": {name: f.config.envs * f.config.steps / spent for name, spent in seconds.items()},
+    }
+
+
+@dataclass(frozen=True)
+class PeerAp(Reward):
+    """The AP of each image by another program; what it makes of an image's true boxes is kept."""
+
+    peer: Peer
+    prepared: dict[bytes, Images] = field(default_factory=dict)
+
+    def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
+        key = after.truths.boxes.tobytes()
+        if key not in self.prepared:
+            self.prepared[key] = self.peer.prepare_images(after.truths, after.pool.num_classes)
+        ap: Float64[np.ndarray, " R"] = np.nan_to_num(self.peer.image_ap(self.prepared[key], after.detections))
+        return ap
+
+
+def fastest_peer(f: Fixture) -> tuple[Peer, dict[str, float]]:
+    """Of all ways of all peers, that which takes least for the AP of one image's candidates; and their microseconds."""
+    envs = f.native(RESCORE, 1, num_candidates=ACTING, num_bystanders=BYSTANDERS)
+    envs.reset(seed=f.config.seed)
+    envs.step(np.zeros(envs.action_space.shape))
+    step = envs._last
+    peers = {f"{peer.name}{suffix}": peer for suffix, group in (("", UNAIDED), (" lent", LENT)) for peer in group}
+    ways = {
+        name: lambda reward=PeerAp(peer): [reward(step.before, step.after, ended=True) for _ in range(5)]
+        for name, peer in peers.items()
+    }
+    us = {name: 1e6 * seconds / 5 for name, seconds in interleaved(ways, f.config.repeats).items()}
+    return peers[min(us, key=us.__getitem__)], us
+
+
+def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[], Any]:
+    """Our PPO: the head as a policy on RescoreDetections, `images` x `samples` transitions an update, in one batch.
+
+    The same as in `sb3_ppo`: the head, its encodings, candidates and bystanders, the Gaussian and its sigma, transitions an
+    update, batch, epochs, clip, learning rate, norm of the gradient, no early end of an update, no supervised loss.
+    Not the same: an image's samples share the head's passes, ratios are per candidate, advantages are credits or
+    leave-one-out, there is no value function; AdamW and its schedule; and the anchor of the logits' drift.
+    """
+    config = ppo.Config(
+        num_updates=f.config.updates, num_epochs=f.config.epochs, learning_rate=LEARNING_RATE, target_kl=np.inf
+    )
+    detector = copy.deepcopy(f.detector)
+    envs = f.native(
+        RESCORE, images * samples, detector=detector, samples_per_image=samples, pool_images=images,
+        num_candidates=ACTING, num_bystanders=BYSTANDERS, **options,
+    )  # fmt: skip
+    envs.reset(seed=f.config.seed)
+    generator = torch.Generator().manual_seed(f.config.seed)
+    policy = RescorePolicy(detector, sigma=SIGMA)
+    return lambda: ppo.train(policy, envs, config, generator=generator, validate=lambda: 0.0)
+
+
+def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
+    """SB3's PPO on DummyVecEnv of the same world under the peer's AP, with the head as its network (`head_in_sb3.py`).
+
+    Each environment shows an image, `samples` times in turn, as SB3 knows no samples of one image: as many transitions as
+    in `own_ppo`, but the head runs once for each. The value function that SB3 wants is one linear layer.
+    """
+    detector = copy.deepcopy(f.detector)
+    reward = PeerAp(peer)
+
+    def make() -> gymnasium.Env[Any, Any]:
+        return OnlyWhatTheHeadNeeds(
+            gymnasium.make(
+                RESCORE, detector=detector, dataset=f.data, reward=reward, credit=False, pool_images=1,
+                num_candidates=ACTING, num_bystanders=BYSTANDERS,
+            )
+        )  # fmt: skip
+
+    num_transitions = f.config.images * f.config.samples
+    model = PPO(
+        HeadPolicy, DummyVecEnv([make] * f.config.images), n_steps=f.config.samples, batch_size=num_transitions,
+        n_epochs=f.config.epochs, learning_rate=LEARNING_RATE, clip_range=ppo.Config.clip, gamma=1.0,
+        max_grad_norm=ppo.Config.max_grad_norm, seed=f.config.seed, device="cpu",
+        policy_kwargs={
+            "net_arch": [], "ortho_init": False, "sigma": SIGMA, "features_extractor_class": HeadShifts,
+            "features_extractor_kwargs": {"detector": detector, "data": f.data},
+        },
+    )  # fmt: skip
+    return lambda: model.learn(num_transitions * f.config.updates)
+
+
+def whole_ppo(f: Fixture) -> dict[str, Any]:
+    """Transitions a second of whole PPO training, ours and SB3's."""
+    peer, us = fastest_peer(f)
+    images, samples = f.config.images, f.config.samples
+    ways = {
+        "own": own_ppo(f, images, samples),
+        "own, image_ap, no credit": own_ppo(f, images, samples, reward="image_ap", credit=False),
+        "own, each transition another image": own_ppo(f, images * samples, 1),
+        "sb3 dummy, fastest peer": sb3_ppo(f, peer),
+    }
+    seconds = interleaved(ways, f.config.repeats)
+    theirs = seconds["sb3 dummy, fastest peer"]
+    return {
+        "own_ppo_over_sb3_dummy_fastest_peer": theirs / seconds["own"],
+        "own_ppo_image_ap_over_sb3_dummy_fastest_peer": theirs / seconds["own, image_ap, no credit"],
+        "own_ppo_one_sample_over_sb3_dummy_fastest_peer": theirs / seconds["own, each transition another image"],
+        "fastest_peer": min(us, key=us.__getitem__),
+        "peers_us_for_one_image": us,
+        "transitions_per_second": {
+            name: images * samples * f.config.updates / spent for name, spent in seconds.items()
+        },
+    }
+
+
+def reward_share(f: Fixture) -> dict[str, float]:
+    """The share of our PPO's loop, supervised loss included, that passes between actions and rewards with credit."""
+    detector, inside = copy.deepcopy(f.detector), [0.0]
+    envs = f.native(
+        RESCORE, f.config.images * f.config.samples, detector=detector, samples_per_image=f.config.samples,
+        num_candidates=ACTING, num_bystanders=BYSTANDERS, pool_images=min(32, f.config.images),
+    )  # fmt: skip
+    envs.reset(seed=f.config.seed)
+    outcome = envs.outcome
+
+    def timed(*given: Any, **options: Any) -> Any:
+        start = process_time()
+        told = outcome(*given, **options)
+        inside[0] += process_time() - start
+        return told
+
+    envs.outcome = timed
+    policy = RescorePolicy(detector, sigma=SIGMA)
+    config = ppo.Config(num_updates=f.config.updates, num_epochs=f.config.epochs, target_kl=np.inf)
+    generator, shares = torch.Generator().manual_seed(f.config.seed), []
+    for _ in range(f.config.repeats + 1):
+        inside[0], start = 0.0, process_time()
+        ppo.train(
+            policy, envs, config, generator=generator, validate=lambda: 0.0,
+            supervised=lambda ids, part, output: supervised_loss(policy, part, output, [f.data.targets[i] for i in ids]),
+        )  # fmt: skip
+        shares.append(inside[0] / (process_time() - start))
+    return {"reward_share": median(shares[1:])}
+
+
+def adapter(f: Fixture) -> dict[str, Any]:
+    """SB3's PPO, its network, rollouts, batches and epochs those of sb3_postprocessing.py, on the adapter and on Dummy."""
+    num_envs = f.config.envs
+    both = {"adapter": DetectorVecEnv(f.native(TUNE, num_envs)), "dummy": f.dummy(TUNE, num_envs, pool_images=1)}
+    ways = {}
+    for name, envs in both.items():
+        model = PPO(
+            "MlpPolicy", envs, n_steps=16, batch_size=4 * num_envs, n_epochs=4, seed=f.config.seed, device="cpu"
+        )
+        ways[name] = lambda model=model: model.learn(16 * num_envs)
+    seconds = interleaved(ways, f.config.repeats)
+    return {
+        "sb3_adapter_over_dummy": seconds["dummy"] / seconds["adapter"],
+        "sb3_steps_per_second": {name: 16 * num_envs / spent for name, spent in seconds.items()},
+    }
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(1)
+    detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+    num_scenes = max(config.envs, config.images * config.samples)
+    data = encode_dataset(detector, DigitScenes("train", num_scenes=num_scenes, seed=config.seed))
+    few = EncodedDataset(data.encoded[: config.envs], data.targets[: config.envs])
+    results = {
+        **environment_steps(Fixture(config, detector, few)),
+        **whole_ppo(Fixture(config, detector, data)),
+        **reward_share(Fixture(config, detector, data)),
+        **adapter(Fixture(config, detector, few)),
+    }
+    if config.json:
+        print(json.dumps(results))
+    else:
+        print_json(data=results)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
