@@ -120,8 +120,11 @@ def world(opened: Task, split: Split, arguments: Arguments) -> Any:
     ).unwrapped
 
 
-class Standardised(BaseFeaturesExtractor):  # type: ignore[misc]
+class Standardised(BaseFeaturesExtractor):
     """The description of an image, each number over its spread in the training images; it is saved with the model."""
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, observation_space: gymnasium.Space[Any], mean: list[float], spread: list[float]) -> None:
         super().__init__(observation_space, len(mean))
@@ -155,13 +158,16 @@ def learned(train: Any, val: Any, start: Float[Tensor, "4"], arguments: Argument
             },
         },
     )
+    mean: Any = model.policy.action_net
     with torch.no_grad():
-        model.policy.action_net.weight.zero_()
-        model.policy.action_net.bias.copy_(start)
+        mean.weight.zero_()
+        mean.bias.copy_(start)
     folder = run.folder / "checkpoints"
     model.save(folder / "best_model")
+    every_image = VecMonitor(DetectorVecEnv(val))
+    every_image.seed(arguments.seed)
     evaluation = EvalCallback(
-        VecMonitor(DetectorVecEnv(val)),
+        every_image,
         n_eval_episodes=val.num_envs,
         eval_freq=max(1, steps // train.num_envs // NUM_VALIDATIONS),
         best_model_save_path=str(folder),
@@ -182,7 +188,7 @@ def chosen_by(model: PPO) -> Callable[[Tensor], Tensor]:
     return lambda seen: torch.from_numpy(model.predict(seen.numpy(force=True), deterministic=True)[0])
 
 
-class Progress(BaseCallback):  # type: ignore[misc]
+class Progress(BaseCallback):
     """Moves a bar and logs the mean reward of each rollout, and the last and the best on validation."""
 
     def __init__(self, bar: Bar, evaluation: EvalCallback) -> None:

@@ -7,7 +7,7 @@ One head pass, one reward and one process for all sub-environments. With one of 
 `gymnasium.make(...)`, step for step. Importing this imports SB3, so `rl_det_envs` itself does not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_det_envs.world import DetectorVectorEnv, flat_space
 
-Indices = int | Sequence[int] | None
+Indices = int | Iterable[int] | None
 OF_ONE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
 """What a sub-environment has under another name in the native form."""
 

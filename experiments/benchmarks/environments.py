@@ -43,6 +43,7 @@ from stable_baselines3 import PPO  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv  # noqa: E402
 
 from rl_det.agents import ppo  # noqa: E402
+from rl_det.candidates import SHIFT_OF_ONE  # noqa: E402
 from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
 from rl_det.detectors import Detector, build_detector  # noqa: E402
 from rl_det.detectors.cache import EncodedDataset, encode_dataset  # noqa: E402
@@ -224,7 +225,8 @@ def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
         n_epochs=f.config.epochs, learning_rate=LEARNING_RATE, clip_range=ppo.Config.clip, gamma=1.0,
         max_grad_norm=ppo.Config.max_grad_norm, seed=f.config.seed, device="cpu",
         policy_kwargs={
-            "net_arch": [], "ortho_init": False, "sigma": SIGMA, "features_extractor_class": HeadShifts,
+            "net_arch": [], "ortho_init": False, "log_std_init": float(np.log(SIGMA / SHIFT_OF_ONE)),
+            "features_extractor_class": HeadShifts,
             "features_extractor_kwargs": {"detector": detector, "data": f.data},
         },
     )  # fmt: skip

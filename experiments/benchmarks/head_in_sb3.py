@@ -3,7 +3,6 @@
 As quick as SB3 allows: an observation holds no features, but the image's number, by which the cached encodings are found.
 """
 
-import math
 from typing import Any
 
 import gymnasium
@@ -44,7 +43,7 @@ class OnlyWhatTheHeadNeeds(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {"logits": seen["logits"], "mask": seen["mask"], "index": seen["index"], "image": self.image}
 
 
-class HeadShifts(BaseFeaturesExtractor):  # type: ignore[misc]
+class HeadShifts(BaseFeaturesExtractor):
     """The mean action: what the head says now, less the logits that were shown."""
 
     def __init__(self, observation_space: spaces.Dict, detector: Detector, data: EncodedDataset) -> None:
@@ -59,11 +58,8 @@ class HeadShifts(BaseFeaturesExtractor):  # type: ignore[misc]
         return shifts
 
 
-class HeadPolicy(ActorCriticPolicy):  # type: ignore[misc]
-    """SB3's policy whose mean is what the features extractor says, with a standard deviation that stays; `sigma` in logits."""
-
-    def __init__(self, *given: Any, sigma: float, **options: Any) -> None:
-        super().__init__(*given, log_std_init=math.log(sigma / SHIFT_OF_ONE), **options)
+class HeadPolicy(ActorCriticPolicy):
+    """SB3's policy whose mean is what the features extractor says, with a standard deviation that stays as it began."""
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
