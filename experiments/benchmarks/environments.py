@@ -185,8 +185,8 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
 
     The same as in `sb3_ppo`: the head, its encodings, candidates and bystanders, the Gaussian and its sigma, transitions an
     update, batch, epochs, clip, learning rate, norm of the gradient, no early end of an update, no supervised loss.
-    Not the same: an image's samples share the head's passes, ratios are per candidate, advantages are credits or
-    leave-one-out, there is no value function; AdamW and its schedule; and the anchor of the logits' drift.
+    Not the same: an image's samples share the head's passes; the reward is the pool's AP, with credit, unless `options` say
+    otherwise; ratios are per candidate, and there is no value function; AdamW, its schedule, and the anchor of the drift.
     """
     config = ppo.Config(
         num_updates=f.config.updates, num_epochs=f.config.epochs, learning_rate=LEARNING_RATE, target_kl=np.inf
@@ -205,8 +205,8 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
 def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
     """SB3's PPO on DummyVecEnv of the same world under the peer's AP, with the head as its network (`head_in_sb3.py`).
 
-    Each environment shows an image, `samples` times in turn, as SB3 knows no samples of one image: as many transitions as
-    in `own_ppo`, but the head runs once for each. The value function that SB3 wants is one linear layer.
+    SB3 knows no samples of one image, so each environment shows `samples` images in turn: as many transitions as in
+    `own_ppo`, but the head runs for each. The value function that SB3 wants is one linear layer.
     """
     detector = copy.deepcopy(f.detector)
     reward = PeerAp(peer)
