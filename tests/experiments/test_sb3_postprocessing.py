@@ -100,12 +100,13 @@ def test_settings_and_actions_are_each_others_inverse() -> None:
     )
 
 
-def test_a_policy_cannot_be_chosen_and_an_unknown_reward_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_policy_cannot_be_chosen_and_an_unknown_reward_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit):
         tyro.cli(sb3_postprocessing.Arguments, args=["--policy", "select"])
     assert "policy" in capsys.readouterr().err
+    monkeypatch.delattr(sb3_postprocessing, "open_task")
     with pytest.raises(ValueError, match=r"reward must be one of .*'f1'.*got 'map'"):
         run(tmp_path / "run", reward="map")
     assert not (tmp_path / "run").exists()
