@@ -11,7 +11,7 @@ printed last, and where, is in experiments/README.md.
   environments resolves a pool of its own, as it must; the native form has one for all.
 * `native_over_sb3_dummy_image_ap`: the same in the image's own AP, where Dummy's environments are spared their pools.
 * `own_ppo_over_sb3_dummy_fastest_peer`: whole PPO, transitions a second. See `own_ppo` and `sb3_ppo` for what is the same.
-* `reward_share`: of the time of our PPO's loop, as ppo_finetune.py runs it: all between actions and rewards with credit.
+* `reward_share`: of our PPO's loop, as ppo_finetune.py --policy rescore runs it: all between actions and rewards with credit.
 * `sb3_adapter_over_dummy`: SB3's PPO on the adapter over SB3's PPO on DummyVecEnv, TunePostprocessing, our own F1.
 """
 
