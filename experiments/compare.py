@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import tyro
+from approaches import CONTROL, STRATEGIES, check_strategies
 from run_strategy import DETECTIONS, kept
-from strategies import CONTROL, STRATEGIES, check_strategies
 from task import Arguments as CommonArguments
 from task import Bar, clear_errors, open_task
 
@@ -38,7 +38,7 @@ class Arguments(CommonArguments):
     """The flags of every experiment (the policy is the method's own), and what is compared."""
 
     methods: tuple[str, ...] = tuple(STRATEGIES)
-    """Names of `strategies.STRATEGIES`; the control must be among them."""
+    """Names of `approaches.STRATEGIES`; the control must be among them."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Every method is run with each."""
     workers: int = os.cpu_count() or 1

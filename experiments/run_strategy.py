@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from approaches import STRATEGIES, check_strategies
 from methods import make_policy
-from strategies import STRATEGIES, check_strategies
 from task import Arguments as CommonArguments
 from task import Bar, Task, clear_errors, open_task
 
@@ -35,7 +35,7 @@ class Arguments(CommonArguments):
     """The flags of every experiment, which way, and where encodings are kept."""
 
     method: str
-    """A name of `strategies.STRATEGIES`."""
+    """A name of `approaches.STRATEGIES`."""
     encodings: Path
     """The folder in which each split's encodings lie, or will."""
 

@@ -25,7 +25,6 @@ import torch
 import tyro
 from fixed_settings import as_action, best_on_grid, judged
 from jaxtyping import Float, Float64
-from ppo_finetune import encoded
 from rich.console import Console
 from rich.table import Table
 from rl_det_envs.sb3 import DetectorVecEnv
@@ -35,6 +34,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecMonitor
 from task import Bar, Task, clear_errors, open_task
 from torch import Tensor
+from tuning import encoded
 
 from rl_det.data import Split
 from rl_det.metrics.data_set import coco_figures

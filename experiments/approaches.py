@@ -120,7 +120,7 @@ def check_strategies(names: Sequence[str]) -> None:
         raise ValueError(f"the methods must hold {CONTROL}, with which all others are compared; got {', '.join(names)}")
 
 
-def _candidates(policy: Policy, data: EncodedDataset) -> tuple[np.ndarray, ...]:
+def _candidates(policy: Policy, data: EncodedDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Boxes, labels, probabilities and mask of what NMS chooses from."""
     found = candidates_of(policy, data, EVALUATED_CANDIDATES)
     probabilities = torch.where(found.mask, found.logits, 0.0).double().sigmoid().numpy()
