@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from rl_det.candidates import SHIFT_OF_ONE
 from rl_det.policies.distributions import BernoulliGates, Distribution, GaussianAdjustments, GaussianShifts
 
 SHAPE = 2, 5
@@ -39,10 +40,15 @@ def reference(distribution: Distribution) -> Normal | Bernoulli:
     return Bernoulli(logits=distribution.logits)
 
 
+def in_its_unit(distribution: Distribution, action: Tensor) -> Tensor:
+    """Logits, of which a Gaussian's action of 1 is `SHIFT_OF_ONE`; gates as they are."""
+    return action if isinstance(distribution, BernoulliGates) else SHIFT_OF_ONE * action
+
+
 def test_the_log_probability_of_each_candidates_action_is_torchs(distribution: Distribution) -> None:
     action = distribution.sample(6, generator())
-    own = reference(distribution)
-    wanted = torch.stack([own.log_prob(action[:, k]) for k in range(6)], 1)
+    own, shift = reference(distribution), in_its_unit(distribution, action)
+    wanted = torch.stack([own.log_prob(shift[:, k]) for k in range(6)], 1)
     torch.testing.assert_close(distribution.log_prob(action), wanted)
 
 
@@ -50,7 +56,8 @@ def test_the_gradient_of_the_log_probability_is_torchs(distribution: Distributio
     action = distribution.sample(5, generator())  # odd: mirrored pairs of shifts would cancel
     leaf = parameter(distribution).requires_grad_()
     (own,) = torch.autograd.grad(distribution.log_prob(action).sum(), leaf)
-    (wanted,) = torch.autograd.grad(reference(distribution).log_prob(action.transpose(0, 1)).sum(), leaf)
+    shift = in_its_unit(distribution, action).transpose(0, 1)
+    (wanted,) = torch.autograd.grad(reference(distribution).log_prob(shift).sum(), leaf)
     torch.testing.assert_close(own, wanted)
     assert (own != 0).all()
 
@@ -82,7 +89,7 @@ def test_there_are_as_many_samples_as_asked_for_also_where_that_is_odd(
 
 
 def test_samples_of_a_gaussian_come_in_pairs_mirrored_about_the_mean() -> None:
-    action = gaussian().sample(7, generator())
+    action = SHIFT_OF_ONE * gaussian().sample(7, generator())
     for first in (0, 2, 4):
         torch.testing.assert_close((action[:, first] + action[:, first + 1]) / 2, logits())
     assert not torch.allclose(action[:, 0], action[:, 2])
@@ -96,7 +103,7 @@ def test_of_a_mirrored_pair_of_even_gates_exactly_one_keeps_each_candidate() -> 
 
 
 def test_samples_have_the_moments_of_the_distribution_candidate_by_candidate(distribution: Distribution) -> None:
-    action = distribution.sample(20_000, generator())
+    action = in_its_unit(distribution, distribution.sample(20_000, generator()))
     torch.testing.assert_close(action.mean(1), reference(distribution).mean, rtol=0, atol=0.02)
     torch.testing.assert_close(action.std(1), reference(distribution).stddev.expand(SHAPE), rtol=0, atol=0.02)
     some, other = (action[:, ::2, column] - action[:, ::2, column].mean(1, keepdim=True) for column in (0, 1))
@@ -123,8 +130,14 @@ def test_samples_and_greedy_actions_carry_no_gradient(distribution: Distribution
 
 
 def test_the_greedy_action_is_the_mean_shift_or_keeps_everything() -> None:
-    assert torch.equal(gaussian().greedy(), logits())
+    assert torch.equal(SHIFT_OF_ONE * gaussian().greedy(), logits())
     assert torch.equal(BernoulliGates(logits()).greedy(), torch.ones(SHAPE))
+
+
+def test_what_is_larger_than_an_action_can_be_is_cut_off() -> None:
+    far = GaussianShifts(torch.tensor([[40.0, -40.0, 8.0]]), SIGMA)
+    assert far.greedy().tolist() == [[1.0, -1.0, 0.5]]
+    assert far.sample(50, generator()).abs().max() == 1
 
 
 def test_only_shifts_drift_and_with_gradient() -> None:
@@ -158,7 +171,7 @@ def test_adjustments_are_two_independent_factors_with_torchs_densities_entropy_a
     )
     action = own.sample(4, generator())
     assert action.shape == (2, 4, 5, 5)
-    density = normal.log_prob(action.transpose(0, 1)).transpose(0, 1)
+    density = normal.log_prob(SHIFT_OF_ONE * action.transpose(0, 1)).transpose(0, 1)
     expected = torch.stack([density[..., 0], density[..., 1:].sum(-1)], -1)
     torch.testing.assert_close(own.log_prob(action), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(own.entropy(), normal.entropy().sum(-1))
@@ -167,11 +180,11 @@ def test_adjustments_are_two_independent_factors_with_torchs_densities_entropy_a
 
 def test_adjustments_come_in_mirrored_pairs_with_their_own_spreads_and_drift_by_their_shifts() -> None:
     own = adjustments()
-    action = own.sample(4, generator())
+    action = SHIFT_OF_ONE * own.sample(4, generator())
     torch.testing.assert_close(action[:, 0] + action[:, 1], 2 * own.mean)
-    many = own.sample(20_000, generator()).std(1)
+    many = SHIFT_OF_ONE * own.sample(20_000, generator()).std(1)
     torch.testing.assert_close(many, torch.tensor([SIGMA, 0.2, 0.2, 0.2, 0.2]).expand(2, 5, 5), rtol=0.05, atol=0)
     assert torch.equal(own.drift(), own.mean[..., 0])
-    assert torch.equal(own.greedy(), own.mean)
+    assert torch.equal(SHIFT_OF_ONE * own.greedy(), own.mean)
     assert adjustments(count=0).log_prob(adjustments(count=0).sample(3, generator())).shape == (2, 3, 0, 2)
     assert isinstance(own, Distribution)
