@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from approaches import CONTROL, STRATEGIES, check_strategies
+from approaches import STRATEGIES, check_strategies
 from run_strategy import DETECTIONS, kept
 from task import Arguments as CommonArguments
 from task import Bar, clear_errors, open_task
@@ -28,6 +28,7 @@ from rl_det.metrics.matching import Matches, match
 from rl_det.metrics.padding import pad_targets
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import draw_comparison, markdown
+from rl_det.report.tables import CONTROL
 from rl_det.runs import check_writable, write_whole
 
 NUM_DRAWS = 400
@@ -48,6 +49,10 @@ class Arguments(CommonArguments):
 def main(arguments: Arguments) -> None:
     """Run what has no results yet, then compare all of it."""
     check_strategies(arguments.methods)
+    if CONTROL not in arguments.methods:
+        raise ValueError(
+            f"the methods must hold {CONTROL}, with which all are compared; got {', '.join(arguments.methods)}"
+        )
     folder = arguments.out or default_folder(arguments)
     check_writable(folder)
     task = open_task(arguments)

@@ -42,7 +42,7 @@ class Arguments(CommonArguments):
 
 def main(arguments: Arguments) -> None:
     """Tune, detect, judge; results.json and the test split's detections are written last."""
-    check_strategies([arguments.method, "continued_supervised"])
+    check_strategies([arguments.method])
     strategy = STRATEGIES[arguments.method]
     arguments = replace(arguments, policy=strategy.policy)
     task = open_task(arguments)

@@ -41,7 +41,9 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(methods)), [name.replace("_", " ") for name, _ in methods])
     axes.set_xlabel("mAP over continued supervised training, times 100; 95 % over seeds and test images")
     seeds, images = len(compared["seeds"]), compared["images"]["test"]
-    axes.set_title(f"{compared['data']}, {compared['detector']}, {seeds} seeds, {images} test images", fontsize=10)
+    axes.set_title(
+        f"{Path(compared['data']).name}, {compared['detector']}, {seeds} seeds, {images} test images", fontsize=10
+    )
     axes.grid(axis="x", alpha=0.3)
     write_with(path, lambda file: figure.savefig(file, dpi=130, format="png"))
 
