@@ -35,7 +35,7 @@ class Arguments:
     """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (refine), or with a module the head by
     rescoring (context) or by rescoring and moving boxes (voting)."""
     reward: str = "pool_ap"
-    """What an action is paid in: pool_ap (the data set's mAP) or image_ap."""
+    """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`."""
     seed: int = 0
     """Everything that fine-tuning draws is drawn from it."""
     budget: Literal["smoke", "short", "full"] = "full"
