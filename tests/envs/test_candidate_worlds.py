@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract.worlds import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_native, random_actions, scenes, shipped
+from contract.worlds import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_native, random_actions
 
 from rl_det.boxes import moved
 from rl_det.candidates import SHIFT_OF_ONE
@@ -17,21 +17,6 @@ from rl_det.metrics.padding import candidate_relations
 from rl_det.rewards import PoolAp, PotentialShaping, Sum
 
 pytestmark = pytest.mark.parametrize("env_id", [ADJUST, RESCORE, SELECT])
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return shipped()
-
-
-@pytest.fixture(scope="module")
-def data(detector: Detector) -> EncodedDataset:
-    return scenes(detector)
-
-
-@pytest.fixture
-def options(detector: Detector, data: EncodedDataset) -> dict[str, Any]:
-    return {"detector": detector, "dataset": data, "num_candidates": NUM_CANDIDATES, "pool_images": 4}
 
 
 def scores_after(env_id: str, logits: np.ndarray, actions: np.ndarray) -> np.ndarray:

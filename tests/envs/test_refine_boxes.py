@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract.worlds import NUM_CANDIDATES, REFINE, make_native, random_actions, scenes, shipped
+from contract.worlds import NUM_CANDIDATES, REFINE, make_native, random_actions
 
 from rl_det.boxes import moved
-from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
 from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.padding import pad_targets
 from rl_det.metrics.relations import relations
@@ -18,25 +16,9 @@ from rl_det.rewards import REWARDS
 NUM_STEPS = 3
 
 
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return shipped()
-
-
-@pytest.fixture(scope="module")
-def data(detector: Detector) -> EncodedDataset:
-    return scenes(detector)
-
-
 @pytest.fixture
-def options(detector: Detector, data: EncodedDataset) -> dict[str, Any]:
-    return {
-        "detector": detector,
-        "dataset": data,
-        "num_candidates": NUM_CANDIDATES,
-        "pool_images": 4,
-        "num_steps": NUM_STEPS,
-    }
+def options(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "num_steps": NUM_STEPS}
 
 
 def pool_ap(envs: Any, row: int, boxes: torch.Tensor) -> float:

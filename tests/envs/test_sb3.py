@@ -18,8 +18,6 @@ from contract.worlds import (
     make_native,
     numbers,
     random_actions,
-    scenes,
-    shipped,
 )
 from gymnasium.vector import AutoresetMode
 from rl_det_envs.sb3 import DetectorVecEnv
@@ -28,24 +26,6 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
-
-from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return shipped()
-
-
-@pytest.fixture(scope="module")
-def data(detector: Detector) -> EncodedDataset:
-    return scenes(detector)
-
-
-@pytest.fixture
-def options(detector: Detector, data: EncodedDataset) -> dict[str, Any]:
-    return {"detector": detector, "dataset": data, "num_candidates": NUM_CANDIDATES, "pool_images": 4}
 
 
 def adapted(env_id: str, num_envs: int, **options: Any) -> DetectorVecEnv:

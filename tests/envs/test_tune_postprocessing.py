@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract.worlds import NUM_IMAGES, TUNE, make_native, scenes, shipped
+from contract.worlds import NUM_IMAGES, TUNE, make_native
 
 from rl_det.detectors import Detector
 from rl_det.detectors.cache import EncodedDataset
@@ -14,16 +14,6 @@ from rl_det.metrics.outcomes import image_counts
 from rl_det.postprocessing import Settings, post_process
 
 NUM_CANDIDATES = 60
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return shipped()
-
-
-@pytest.fixture(scope="module")
-def data(detector: Detector) -> EncodedDataset:
-    return scenes(detector)
 
 
 @pytest.fixture
