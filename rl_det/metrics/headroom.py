@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from rl_det.metrics.batch import TruthBatch
+from rl_det.metrics.relations import pairwise_iou
 
 
 def perfect_scores(
@@ -18,19 +19,10 @@ def perfect_scores(
     """
     scores = np.full(mask.shape, -np.inf)
     same = (labels[:, :, None] == truths.labels[:, None]) & mask[:, :, None]
-    overlaps = np.where(same & (truths.mask & ~truths.iscrowd)[:, None], _iou(boxes, truths.boxes), 0.0)
+    overlaps = np.where(same & (truths.mask & ~truths.iscrowd)[:, None], pairwise_iou(boxes, truths.boxes), 0.0)
     for image, overlap in enumerate(overlaps):
         while overlap.size and overlap.max() > 0:
             candidate, truth = np.unravel_index(overlap.argmax(), overlap.shape)
             scores[image, candidate] = overlap[candidate, truth]
             overlap[candidate], overlap[:, truth] = 0.0, 0.0
     return scores
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray) -> Float64[np.ndarray, "B N G"]:
-    ours, theirs = boxes.astype(np.float64)[:, :, None], others.astype(np.float64)[:, None]
-    sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
-    shared = sides.clip(0).prod(-1)
-    union = (ours[..., 2:] - ours[..., :2]).prod(-1) + (theirs[..., 2:] - theirs[..., :2]).prod(-1) - shared
-    result: Float64[np.ndarray, "B N G"] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return result

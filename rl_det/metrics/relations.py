@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int16, Int64, UInt32
+from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, UInt32
 from numba import prange
 
 from rl_det.metrics.batch import DetectionBatch, TruthBatch, check
@@ -77,6 +77,16 @@ def reach(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int) -
     )
     reached: UInt32[np.ndarray, "B N"] = np.bitwise_or.reduce(passes, -1)
     return reached
+
+
+def pairwise_iou(boxes: Float[np.ndarray, "B N 4"], others: Float[np.ndarray, "B G 4"]) -> Float64[np.ndarray, "B N G"]:
+    """Intersection over union of every pair of an image, in [0, 1], whatever the labels; 0 where the union is empty."""
+    own, other = boxes.astype(np.float64)[:, :, None], others.astype(np.float64)[:, None]
+    sides = np.minimum(own[..., 2:], other[..., 2:]) - np.maximum(own[..., :2], other[..., :2])
+    shared = sides.clip(0).prod(-1)
+    union = (own[..., 2:] - own[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1) - shared
+    result: Float64[np.ndarray, "B N G"] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return result
 
 
 @compiled_in_parallel

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from rl_det.metrics.average_precision import image_class_ap
 from rl_det.metrics.batch import check
 from rl_det.metrics.outcomes import ImageCounts, image_counts
-from rl_det.metrics.relations import reach
+from rl_det.metrics.relations import pairwise_iou, reach
 from rl_det.rewards.edits import Edits
 
 
@@ -116,7 +116,7 @@ def best_iou(edits: Edits) -> Float64[np.ndarray, " R"]:
     d, t = edits.shown, edits.truths
     check(d, t, edits.pool.num_classes)
     same = (d.labels[:, :, None] == t.labels[:, None]) & d.mask[:, :, None]
-    best = np.where(same, _iou(d.boxes.astype(float), t.boxes.astype(float)), 0.0).max(1, initial=0.0)
+    best = np.where(same, pairwise_iou(d.boxes, t.boxes), 0.0).max(1, initial=0.0)
     wanted = t.mask & ~t.iscrowd
     mean: Float64[np.ndarray, " R"] = (best * wanted).sum(1) / np.maximum(wanted.sum(1), 1)
     return mean
@@ -141,12 +141,3 @@ def _predicted(edits: Edits) -> Bool[np.ndarray, "R C"]:
     predicted = np.zeros((len(edits), edits.pool.num_classes), dtype=np.bool_)
     predicted[rows, edits.detections.labels[rows, m.order[rows, places]] - 1] = True
     return predicted
-
-
-def _iou(boxes: Float64[np.ndarray, "R N 4"], others: Float64[np.ndarray, "R G 4"]) -> Float64[np.ndarray, "R N G"]:
-    low = np.maximum(boxes[:, :, None, :2], others[:, None, :, :2])
-    high = np.minimum(boxes[:, :, None, 2:], others[:, None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    areas, other_areas = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, others))
-    union = areas[:, :, None] + other_areas[:, None] - shared
-    return np.where(union > 0, shared / np.where(union > 0, union, 1), 0.0)

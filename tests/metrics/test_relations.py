@@ -9,7 +9,7 @@ from torchvision.ops import batched_nms, box_iou
 from rl_det.metrics.candidate_pool import CandidatePool
 from rl_det.metrics.options import IOU_THRESHOLDS
 from rl_det.metrics.padding import pad_targets
-from rl_det.metrics.relations import Relations, relations
+from rl_det.metrics.relations import Relations, pairwise_iou, relations
 from rl_det.types import Target
 
 
@@ -89,3 +89,14 @@ def test_bad_candidates_are_named() -> None:
     labels = torch.tensor([1, 2, 3, 1])
     with pytest.raises(ValueError, match=r"detections.labels must be in 1..2; got 3 in image 0 at index 2"):
         related(random_boxes(rng, 4), labels, random_target(rng, 2))
+
+
+def test_pairwise_iou_is_torchvisions_and_nothing_over_nothing_is_0() -> None:
+    rng = np.random.default_rng(0)
+    boxes, others = random_boxes(rng, 7), random_boxes(rng, 4)
+    others[3] = 0  # padding
+    boxes[6] = 0
+    found = pairwise_iou(boxes[None].numpy(), others[None].numpy())[0]
+    np.testing.assert_allclose(found[:, :3], box_iou(boxes, others[:3]).numpy(), atol=1e-6)
+    assert not found[:, 3].any()
+    assert found.max() > 0.1
