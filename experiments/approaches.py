@@ -39,6 +39,11 @@ NMS_IOUS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 1.0)
 DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """1 / sigma of soft-NMS; 0 is hard."""
 MOST_DETECTIONS = 100
+BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
+    "voting": ("cross_entropy", "smooth_ap", "rank_sort"),
+    "context": ("cross_entropy", "smooth_ap"),
+}
+"""What trains the modules' policies without RL: labels alone, and surrogates that had served well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +104,11 @@ STRATEGIES: dict[str, Strategy] = {
     CONTROL: Strategy(tune=tuning.continue_supervised),
     f"{CONTROL}_voting_untrained": Strategy(policy="voting", tune=tuning.continue_supervised, finish=voting_plainly),
     **{loss: Strategy(tune=by_surrogate(loss)) for loss in get_args(SurrogateName)},
-    "voting_smooth_ap": Strategy(policy="voting", tune=by_surrogate("smooth_ap")),
-    "context_smooth_ap": Strategy(policy="context", tune=by_surrogate("smooth_ap")),
+    **{
+        f"{policy}_{loss}": Strategy(policy=policy, tune=by_surrogate(loss))
+        for policy, losses in BESIDE_A_MODULE.items()
+        for loss in losses
+    },
     "reinforce_without_credit": Strategy(tune=by_reinforce("leave_one_out")),
     "reinforce": Strategy(tune=by_reinforce("credit")),
     "ppo_rescore_group": Strategy(tune=by_ppo("group")),

@@ -30,6 +30,7 @@ from rl_det.losses.ap import ap_loss
 from rl_det.losses.blackbox import blackbox_ap
 from rl_det.losses.bucketed import bucketed_ap_loss, bucketed_rank_sort_loss
 from rl_det.losses.listwise import list_mle, list_net
+from rl_det.losses.pointwise import cross_entropy
 from rl_det.losses.policy_gradient import masked_mean
 from rl_det.losses.rank_sort import rank_sort_loss
 from rl_det.losses.smooth_ap import smooth_ap
@@ -42,8 +43,10 @@ from rl_det.training.supervised import labelled
 from rl_det.types import Candidates, Encoded, HeadOutput, Sample, Target
 
 SurrogateName = Literal[
-    "ap", "smooth_ap", "rank_sort", "alrp", "bucketed_ap", "bucketed_rank_sort", "list_net", "list_mle", "blackbox"
-]
+    "ap", "smooth_ap", "rank_sort", "alrp", "bucketed_ap", "bucketed_rank_sort", "list_net", "list_mle", "blackbox",
+    "cross_entropy",
+]  # fmt: skip
+"""Surrogates of AP, and the cross-entropy of the same labels: what is gained without ranking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +285,7 @@ def rank_and_sort(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[T
     )
 
 
-def listwise(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:
+def graded(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:
     """A loss of lists graded by the share of IoU thresholds at which an entry is right."""
     return lambda lists: loss(
         lists.scores, lists.right.to(lists.scores.dtype).mean(0), lists.counted[0], num_positives=lists.num_positives
@@ -302,7 +305,8 @@ SURROGATES: dict[str, Callable[[ClassLists], Float[Tensor, ""]]] = {
     "alrp": average_lrp,
     "bucketed_ap": at_every_threshold(bucketed_ap_loss),
     "bucketed_rank_sort": rank_and_sort(bucketed_rank_sort_loss),
-    "list_net": listwise(list_net),
-    "list_mle": listwise(list_mle),
+    "list_net": graded(list_net),
+    "list_mle": graded(list_mle),
     "blackbox": at_every_threshold(blackbox_ap),
+    "cross_entropy": graded(cross_entropy),
 }

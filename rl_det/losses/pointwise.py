@@ -1,0 +1,26 @@
+"""Scores and graded relevance -> cross-entropy, entry by entry: what a surrogate of AP is measured against, as it ranks nothing."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from rl_det.losses.listwise import graded_lists
+
+
+def cross_entropy(
+    scores: Float[Tensor, "*lists M"],
+    relevance: Float[Tensor, "..."],
+    mask: Bool[Tensor, "..."] | None = None,
+    *,
+    num_positives: Float[Tensor, "..."] | float | None = None,
+) -> Float[Tensor, ""]:
+    """The binary cross-entropy of each score, a logit, with its relevance in [0, 1], summed, over |P|.
+
+    After a one-to-one matching it is what learned NMS is trained by (Hosang et al. 2017). Without relevant entries it still
+    pushes all others down. `num_positives`: see `ranked_lists.ranked_lists`. The gradient is autograd's.
+    """
+    lists, wanted = graded_lists(scores, relevance, mask, num_positives)
+    if (wanted > 1).any():
+        raise ValueError(f"relevance must not be above 1; got {float(wanted.max())}; an IoU, or 0, is usual")
+    surprise = binary_cross_entropy_with_logits(lists.scores, wanted, reduction="none")
+    return (lists.share[:, None] * surprise.where(lists.positive | lists.negative, 0.0)).sum()
