@@ -1,4 +1,4 @@
-"""Scores and graded relevance -> cross-entropy, entry by entry: what a surrogate of AP is measured against, as it ranks nothing."""
+"""Scores and graded relevance -> cross-entropy, entry by entry: what surrogates of AP are held against, as it ranks nothing."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
