@@ -13,6 +13,7 @@ from rl_det.metrics.batch import DetectionBatch
 from rl_det.metrics.padding import pad_targets
 from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
+from rl_det.types import HeadOutput
 from rl_det_envs.world import DetectorVectorEnv
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -58,16 +59,19 @@ class CandidateVectorEnv(DetectorVectorEnv):
         )
 
     def begin(self) -> dict[str, Any]:
-        """The detector's present candidates; `info` has the images' "encoded", by which an agent asks the head itself."""
+        """The detector's present candidates; `info` has the images' "encoded", and the head's "output" for them.
+
+        The output has a graph if reset was asked for one: an agent that trains this head need not run it again.
+        """
         self.encoded = self.data.batch(torch.tensor(self.shown), self.device)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.with_graph):
             output = self.detector.head(self.encoded)
         self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.num_bystanders)
         whole: dict[str, Tensor] = dict(observe(self.candidates, self.encoded))  # type: ignore[arg-type]
         self.logits = whole["logits"]
         proposal = self.candidates.index.div(self.detector.num_classes, rounding_mode="floor")
         image = torch.arange(len(proposal), device=self.device)[:, None]
-        whole["features"] = output.embeddings[image, proposal] * self.candidates.mask[..., None]
+        whole["features"] = output.embeddings.detach()[image, proposal] * self.candidates.mask[..., None]
         acting = self.num_candidates
         self._seen = {
             name: (values if name == "size" else values[:, :acting])[: self.num_images].repeat_interleave(
@@ -78,7 +82,8 @@ class CandidateVectorEnv(DetectorVectorEnv):
         shape = self.pool_images, *(self.single_action_space.shape or ())
         self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
         self._truths = pad_targets([self.data.targets[image] for image in self.shown])
-        return {"encoded": self.encoded[: self.num_images]}
+        shown = slice(self.num_images)
+        return {"encoded": self.encoded[shown], "output": HeadOutput(*(part[shown] for part in output))}
 
     def observation(self) -> dict[str, Tensor]:
         steps = torch.full((self.num_envs, 1), self._step or 0, dtype=torch.int64, device=self.device)

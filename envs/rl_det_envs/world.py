@@ -35,7 +35,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     """B sub-environments over one detector and one data set; consecutive groups of `samples_per_image` show one image.
 
     Without a detector it is the shipped one, without a data set a few digit scenes, without `nms_iou` the detector's own.
-    Images come in a random order, each once before any comes again; `options={"image_ids": [...]}` asks for some. The
+    Images come in a random order, each once before any comes again; `reset` takes options to ask for some. The
     candidates are the detector's present ones: if its head is trained, they move along. What is frozen runs once an image,
     when the environment is made, or never where `dataset` is an `EncodedDataset`.
 
@@ -99,13 +99,17 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self._step: int | None = None
         self.rows = np.repeat(np.arange(self.num_images), samples_per_image)
         self._rewards: Tensor | None = None
+        self.with_graph = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Show the next images; `info` has their "image_ids", one each, and "samples_per_image".
 
         `options={"image_ids": [...]}` chooses them: one position in the data set for each group of `samples_per_image`.
+        `{"with_graph": True}` is for agents that train the head: what it says comes with a graph, where `info` has it.
         """
+        options = options or {}
         chosen = self.chosen(options)
+        self.with_graph = bool(options.get("with_graph", False))
         super().reset(seed=seed)
         if seed is not None:
             self._queue = []
@@ -159,12 +163,14 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return observation, torch.zeros(self.num_envs, device=self.device), ended, ended.clone(), info
 
-    def chosen(self, options: dict[str, Any] | None) -> list[int]:
+    def chosen(self, options: dict[str, Any]) -> list[int]:
         """The images that reset's options ask for; none if they ask for none. ValueError if there are no such images."""
-        if unknown := set(options or {}) - {"image_ids"}:
-            raise ValueError(f"options must be {{'image_ids': [...]}}; got {sorted(unknown)}")
-        chosen = [int(image) for image in (options or {}).get("image_ids", [])]
-        if options and (len(chosen) != self.num_images or len(set(chosen)) < len(chosen)):
+        if unknown := set(options) - {"image_ids", "with_graph"}:
+            raise ValueError(
+                f"options must be {{'image_ids': [...], 'with_graph': ...}}, or one of them; got {sorted(unknown)}"
+            )
+        chosen = [int(image) for image in options.get("image_ids", [])]
+        if "image_ids" in options and (len(chosen) != self.num_images or len(set(chosen)) < len(chosen)):
             raise ValueError(f"image_ids must be {self.num_images} different images; got {chosen}")
         if wrong := [image for image in chosen if not 0 <= image < len(self.data)]:
             raise ValueError(f"image_ids must be positions in the data set, 0..{len(self.data) - 1}; got {wrong[0]}")
@@ -242,7 +248,7 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
         """Show the next image, or that of `options={"image_id": ...}`, a position in the data set."""
         if unknown := set(options or {}) - {"image_id"}:
             raise ValueError(f"options must be {{'image_id': ...}}; got {sorted(unknown)}")
-        chosen = {"image_ids": [options["image_id"]]} if options else None
+        chosen = {"image_ids": [options["image_id"]]} if options else {}
         self.batched.chosen(chosen)  # refused before anything changes
         super().reset(seed=seed)
         if seed is not None or self.batched._np_random is None:

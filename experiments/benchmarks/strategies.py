@@ -39,6 +39,7 @@ import tyro  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from rl_det.agents import ppo  # noqa: E402
+from rl_det.agents.rollouts import collect  # noqa: E402
 from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
 from rl_det.detectors import Detector, build_detector  # noqa: E402
 from rl_det.detectors.cache import EncodedDataset, encode_dataset  # noqa: E402
@@ -194,7 +195,7 @@ def of_agent(bench: Bench) -> Callable[[int], None]:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
 
     def step(number: int) -> None:
-        rollout = ppo.collect(policy, envs, generator)
+        rollout = collect(policy, envs, generator)
         ppo.update(
             policy,
             None,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rl_det.advantages import leave_one_out, scaled
 from rl_det.agents import ppo
+from rl_det.agents.rollouts import collect
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
 from rl_det.data import Split
@@ -147,7 +148,7 @@ def rescore(task: Task, reward: str | Reward, *, seed: int, num_updates: int, te
     start, started = policy_scene(policy, task.test), time.perf_counter()
     curve = [(0, mean_ap(start))]
     for update in range(1, num_updates + 1):
-        rollout = ppo.collect(policy, envs, generator)
+        rollout = collect(policy, envs, generator)
         ppo.update(policy, None, optimizer, rollout, None, ppo.Config())
         if update % test_every == 0 or update == num_updates:
             curve.append((update, mean_ap(policy_scene(policy, task.test))))

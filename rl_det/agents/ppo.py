@@ -7,7 +7,8 @@ How we differ from the paper:
 2. The advantage of a candidate is its own credit, the exact counterfactual that the environment gives in
    `info["credit"]`: what its action alone would change. With an environment that gives none, it is the image's
    leave-one-out reward; or, if asked for, GRPO's over the group of the image's samples. No value network.
-3. K samples of each image, in antithetic pairs, share one forward pass; the frozen part of the detector never runs.
+3. K samples of each image, in antithetic pairs, share one forward pass, and the first epoch's gradient goes back through
+   that very pass; the frozen part of the detector never runs.
 4. The detector's own supervised loss may be mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes
    and scores share a trunk, and the reward alone would let the boxes drift.
 5. Ranks do not feel a common shift of all logits, so the shift is anchored (`drift_weight`); nor a common scale, so what a
@@ -22,11 +23,11 @@ from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.advantages import Judge, candidate_advantages, factors
-from rl_det.candidates import Observation
+from rl_det.advantages import Judge, factors
+from rl_det.agents.rollouts import Rollout, collect
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
 from rl_det.policies.distributions import GaussianAdjustments
@@ -82,47 +83,6 @@ class Config:
             raise ValueError(f"clip must lie between 0 and 1; got {self.clip}; 0.2 is usual")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """K samples of each of B images, and what they were worth."""
-
-    observation: Observation
-    encoded: Encoded
-    image_ids: Any
-    action: Float[Tensor, "B K N *numbers"]
-    log_prob: Float[Tensor, "B K N *F"]
-    advantage: Float[Tensor, "B K N *F"]
-    mask: Bool[Tensor, "B K N"]
-    reward: Float[Tensor, "B K"]
-
-
-def collect(
-    policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Generator, judge: Judge = "credit"
-) -> Rollout:
-    """One episode in every sub-environment; consecutive groups of K show the same image."""
-    shown, info = envs.reset()
-    num_samples: int = info["samples_per_image"]
-    observation: Observation = {name: values[::num_samples] for name, values in shown.items()}  # type: ignore[assignment]
-    with torch.no_grad():
-        distribution = policy.distribution(observation, policy.detector.head(info["encoded"]))
-        action = distribution.sample(num_samples, generator)
-        log_prob = distribution.log_prob(action)
-    envs.unwrapped.set_baseline(distribution.greedy().repeat_interleave(num_samples, 0))  # type: ignore[attr-defined]
-    _, reward, _, _, outcome = envs.step(action.flatten(0, 1))
-    mask = observation["mask"][:, None].expand(-1, num_samples, -1)
-    reward = torch.as_tensor(reward).unflatten(0, (-1, num_samples))
-    return Rollout(
-        observation=observation,
-        encoded=info["encoded"],
-        image_ids=info["image_ids"],
-        action=action,
-        log_prob=log_prob,
-        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask, judge),
-        mask=mask,
-        reward=reward,
-    )
-
-
 def update(
     policy: Policy,
     reference: Policy | None,
@@ -131,11 +91,13 @@ def update(
     supervised: Supervised | None,
     config: Config,
 ) -> dict[str, float]:
-    """Several epochs of clipped gradient steps on one rollout; says what happened in them."""
+    """Several epochs of clipped gradient steps on one fresh rollout; says what happened in them."""
     metrics: dict[str, float] = {"reward": float(rollout.reward.mean())}
     for epoch in range(config.num_epochs):
-        output = policy.detector.head(rollout.encoded)
-        distribution = policy.distribution(rollout.observation, output)
+        output, distribution = rollout.output, rollout.distribution
+        if epoch:  # the weights have moved since the rollout
+            output = policy.detector.head(rollout.encoded)
+            distribution = policy.distribution(rollout.observation, output)
         log_ratio = distribution.log_prob(rollout.action) - rollout.log_prob
         ratios, advantages = factors(log_ratio), factors(rollout.advantage)
         moved = float(approximate_kl(ratios[0].detach(), rollout.mask))

@@ -18,8 +18,8 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.advantages import Judge, candidate_advantages, factors
-from rl_det.candidates import Observation
+from rl_det.advantages import Judge, factors
+from rl_det.agents.rollouts import collect
 from rl_det.early_stopping import EarlyStopping
 from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
 from rl_det.policies.policy import Policy
@@ -67,26 +67,16 @@ def learn(
     config: Config,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Collect one episode in every sub-environment and take one gradient step; consecutive groups of K share an image."""
-    shown, info = envs.reset()
-    num_samples: int = info["samples_per_image"]
-    observation: Observation = {name: values[::num_samples] for name, values in shown.items()}  # type: ignore[assignment]
-    output = policy.detector.head(info["encoded"])
-    distribution = policy.distribution(observation, output)
-    action = distribution.sample(num_samples, generator)
-    envs.unwrapped.set_baseline(distribution.greedy().repeat_interleave(num_samples, 0))  # type: ignore[attr-defined]
-    _, flat_reward, _, _, outcome = envs.step(action.flatten(0, 1))
-    mask = observation["mask"][:, None].expand(-1, num_samples, -1)
-    reward = torch.as_tensor(flat_reward).unflatten(0, (-1, num_samples))
-    log_prob = distribution.log_prob(action)
-    advantage = candidate_advantages(reward, outcome.get("credit"), log_prob.detach(), mask, config.judge)
-    drift = masked_mean(distribution.drift(), mask[:, 0])
-    losses = [reinforce_loss(*own, mask) for own in zip(factors(log_prob), factors(advantage), strict=True)]
+    """Collect one episode in every sub-environment and take one gradient step."""
+    rollout = collect(policy, envs, generator, config.judge)
+    log_prob, mask = rollout.distribution.log_prob(rollout.action), rollout.mask
+    drift = masked_mean(rollout.distribution.drift(), mask[:, 0])
+    losses = [reinforce_loss(*own, mask) for own in zip(factors(log_prob), factors(rollout.advantage), strict=True)]
     loss = torch.stack(losses).sum()
-    metrics = {"reward": float(reward.mean()), "drift": float(drift.detach())}
+    metrics = {"reward": float(rollout.reward.mean()), "drift": float(drift.detach())}
     loss = loss + config.drift_weight * drift.square()
     if supervised is not None:
-        taught = supervised(info["image_ids"], info["encoded"], output)
+        taught = supervised(rollout.image_ids, rollout.encoded, rollout.output)
         loss = loss + config.supervised_weight * taught
         metrics["supervised"] = float(taught.detach())
     optimizer.zero_grad()

@@ -149,7 +149,9 @@ def test_an_image_can_be_asked_for_and_an_unknown_one_is_refused(env_id: str, op
         single.reset(options={"image_id": 17})
     with pytest.raises(ValueError, match=r"image_ids must be 2 different images; got \[1, 1\]"):
         native.reset(options={"image_ids": [1, 1]})
-    with pytest.raises(ValueError, match=r"options must be {'image_ids': \[\.\.\.\]}; got \['seed'\]"):
+    with pytest.raises(
+        ValueError, match=r"options must be {'image_ids': \[\.\.\.\], 'with_graph': \.\.\.}, or .*; got \['seed'\]"
+    ):
         native.reset(options={"seed": 3})
     native.step(random_actions(env_id, 2, 0))  # the episode goes on
 

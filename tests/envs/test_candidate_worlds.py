@@ -128,3 +128,15 @@ def test_features_are_what_the_heads_last_layer_says(
         for candidate in (0, 7):
             proposal = observation["index"][row, candidate] // detector.num_classes
             assert torch.equal(observation["features"][row, candidate], output.embeddings[image, proposal])
+
+
+def test_the_heads_output_comes_with_a_graph_where_reset_is_asked_for_one(
+    env_id: str, options: dict[str, Any], detector: Detector
+) -> None:
+    envs = make_native(env_id, 4, **options, samples_per_image=2)
+    for asked in ({}, {"with_graph": True}, {"image_ids": [1, 0]}):
+        observation, info = envs.reset(seed=0, options=asked)
+        assert len(info["output"].logits) == len(info["encoded"]) == 2
+        assert torch.equal(info["output"].logits, detector.head(info["encoded"]).logits)
+        assert info["output"].logits.requires_grad == info["output"].boxes.requires_grad == ("with_graph" in asked)
+        assert not any(values.requires_grad for values in observation.values())

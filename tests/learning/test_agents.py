@@ -11,9 +11,11 @@ from rl_det_envs.select_detections import SelectDetectionsVector
 
 from rl_det.advantages import Judge
 from rl_det.agents import ppo, reinforce
+from rl_det.agents.rollouts import collect
 from rl_det.detectors import Detector
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
+from rl_det.types import Encoded, HeadOutput
 from rl_det.validation import mean_ap
 
 LEARNT, NOT_LEARNT = 0.95, 0.85
@@ -146,3 +148,50 @@ def test_training_that_brings_nothing_keeps_the_warm_start() -> None:
     )
     assert best == 0.5
     assert torch.equal(detector.scores.weight, before)
+
+
+class Counted(ToyDetector):
+    """It counts how often its head is asked."""
+
+    asked = 0
+
+    def head(self, encoded: Encoded) -> HeadOutput:
+        self.asked += 1
+        return super().head(encoded)
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_the_head_runs_once_for_the_rollout_and_the_first_epoch(num_epochs: int) -> None:
+    detector = Counted()
+    envs = RescoreDetectionsVector(16, detector=detector, dataset=toy_data(0), num_candidates=NUM_PROPOSALS,
+                                   samples_per_image=4)  # fmt: skip
+    policy = RescorePolicy(detector, sigma=0.5)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    rollout = collect(policy, envs, torch.Generator().manual_seed(0))
+    assert detector.asked == 1
+    ppo.update(policy, None, optimizer, rollout, None, ppo.Config(num_epochs=num_epochs))
+    assert detector.asked == num_epochs
+
+
+def test_a_policy_over_another_detector_than_the_environments_is_asked_itself() -> None:
+    shown, own = ToyDetector(), ToyDetector()
+    with torch.no_grad():
+        own.scores.weight.mul_(-1)
+    envs = RescoreDetectionsVector(16, detector=shown, dataset=toy_data(0), num_candidates=NUM_PROPOSALS,
+                                   samples_per_image=4)  # fmt: skip
+    rollout = collect(RescorePolicy(own, sigma=0.5), envs, torch.Generator().manual_seed(0))
+    assert torch.equal(rollout.output.logits, own.head(rollout.encoded).logits)
+    assert not torch.equal(rollout.output.logits, shown.head(rollout.encoded).logits)
+
+
+def test_the_rollouts_graph_is_that_of_the_head_as_it_is() -> None:
+    detector, envs = made(RescoreDetectionsVector, 0)
+    policy = RescorePolicy(detector, sigma=0.5)
+    rollout = collect(policy, envs, torch.Generator().manual_seed(0))
+    log_prob = rollout.distribution.log_prob(rollout.action)
+    assert torch.equal(log_prob, rollout.log_prob)
+    assert rollout.reward.requires_grad is rollout.advantage.requires_grad is rollout.log_prob.requires_grad is False
+    again = policy.distribution(rollout.observation, detector.head(rollout.encoded)).log_prob(rollout.action)
+    (ours,) = torch.autograd.grad((log_prob * rollout.advantage).sum(), detector.scores.weight)
+    (theirs,) = torch.autograd.grad((again * rollout.advantage).sum(), detector.scores.weight)
+    assert torch.equal(ours, theirs)
