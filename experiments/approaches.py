@@ -97,6 +97,15 @@ def by_ppo(judge: Any = "credit") -> Tune:
     return lambda *given: fine_tune_by_ppo(*given, judge=judge)
 
 
+def from_plain_votes(
+    policy: Policy, train: EncodedDataset, val: EncodedDataset, arguments: Arguments, run: Run
+) -> None:
+    """PPO that begins where voting that nobody trained is best, and not at the warm start."""
+    assert isinstance(policy, VotingPolicy)
+    policy.load_state_dict(plainly_voted(policy, val).state_dict())
+    fine_tune_by_ppo(policy, train, val, arguments, run)
+
+
 STRATEGIES: dict[str, Strategy] = {
     "warm_start": Strategy(),
     "post_processing_by_grid": Strategy(finish=best_post_processing),
@@ -117,6 +126,7 @@ STRATEGIES: dict[str, Strategy] = {
     "ppo_context": Strategy(policy="context", tune=by_ppo()),
     "ppo_refine": Strategy(policy="refine", tune=by_ppo()),
     "ppo_voting": Strategy(policy="voting", tune=by_ppo()),
+    "ppo_voting_from_plain_votes": Strategy(policy="voting", tune=from_plain_votes),
 }
 
 

@@ -22,6 +22,7 @@ from approaches import STRATEGIES, check_strategies
 from run_strategy import DETECTIONS, kept
 from task import Arguments as CommonArguments
 from task import Bar, clear_errors, open_task
+from tuning import tuned_on
 
 from rl_det.metrics.batch import DetectionBatch
 from rl_det.metrics.matching import Matches, match
@@ -55,7 +56,7 @@ def main(arguments: Arguments) -> None:
         )
     folder = arguments.out or default_folder(arguments)
     check_writable(folder)
-    task = open_task(arguments)
+    task = tuned_on(open_task(arguments), arguments)
     splits = {split: kept(task, split, folder / "encodings") for split in ("train", "val", "test")}
     jobs = [(method, seed) for seed in arguments.seeds for method in arguments.methods]
     with Bar("compare", len(jobs)) as bar, ThreadPoolExecutor(arguments.workers) as pool:

@@ -16,6 +16,7 @@ from approaches import STRATEGIES, check_strategies
 from methods import make_policy
 from task import Arguments as CommonArguments
 from task import Bar, Task, clear_errors, open_task
+from tuning import tuned_on
 
 from rl_det.data import Split
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
@@ -45,7 +46,7 @@ def main(arguments: Arguments) -> None:
     check_strategies([arguments.method])
     strategy = STRATEGIES[arguments.method]
     arguments = replace(arguments, policy=strategy.policy)
-    task = open_task(arguments)
+    task = tuned_on(open_task(arguments), arguments)
     train, val, test = (kept(task, split, arguments.encodings) for split in ("train", "val", "test"))
     assert arguments.out is not None
     with Run(arguments.out, asdict(arguments), arguments.seed) as run:

@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from methods import EVALUATED_CANDIDATES, make_policy, plainly_voted, recalibrat
 from task import Arguments, Bar, Task, head_config, open_task
 
 from rl_det.data import Split
+from rl_det.data.augment import Augmentations, Views
 from rl_det.detectors.cache import EncodedDataset, encode_dataset
 from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
@@ -28,6 +29,11 @@ NUM_UPDATES = {"smoke": 4, "short": 300, "full": 900}
 EPOCHS_PER_UPDATE = 2
 MAX_PASSES = 30
 """Over the training images, epochs counted: a small data set is learned by heart in more."""
+ENOUGH_IMAGES, MAX_VIEWS = 1200, 6
+"""With fewer training images, each is seen in several views, at most so many: a head that was trained on an image says more of
+it than of a new one, and what it gets wrong there is not what it gets wrong elsewhere."""
+VIEWS = Augmentations(scale=(0.85, 1.18))
+"""How views differ: in BCCD, the warm start's AP is 63 on its training images, and 55 on these as on validation."""
 NUM_VALIDATIONS = 12
 IMAGES_PER_UPDATE = 48
 
@@ -43,7 +49,7 @@ def compare(arguments: Arguments, experiment: str, name: str, method: Method, **
     started = time.perf_counter()
     task = open_task(arguments)
     seconds["warm_start"] = time.perf_counter() - started
-    train, val = encoded(task, "train"), encoded(task, "val")
+    train, val = encoded(tuned_on(task, arguments), "train"), encoded(task, "val")
 
     def control(policy: Policy, train: EncodedDataset, val: EncodedDataset, run: Run) -> None:
         continue_supervised(policy, train, val, arguments, run)
@@ -119,6 +125,13 @@ def num_updates(arguments: Arguments, num_images: int) -> int:
 def validate_every(updates: int) -> int:
     """Updates between two validations."""
     return math.ceil(updates / NUM_VALIDATIONS)
+
+
+def tuned_on(task: Task, arguments: Arguments) -> Task:
+    """The task with the training images as every method is tuned on them: in several views where they are few."""
+    train = task.splits["train"]
+    num_views = 1 if arguments.budget == "smoke" else min(MAX_VIEWS, math.ceil(ENOUGH_IMAGES / len(train)))
+    return replace(task, splits={**task.splits, "train": Views(train, num_views, VIEWS) if num_views > 1 else train})
 
 
 def encoded(task: Task, split: Split) -> EncodedDataset:

@@ -1,6 +1,6 @@
 """A Sample and a seed -> the Sample as it might have been photographed otherwise, its boxes, areas and labels kept in step.
 
-The transforms are torchvision's (v2); mirroring is `rl_det.training.supervised`'s own.
+The transforms are torchvision's (v2), all but mirroring.
 """
 
 from dataclasses import dataclass, replace
@@ -54,6 +54,42 @@ class Augmented:
     def __getitem__(self, visit: tuple[int, int]) -> Sample:
         index, seed = visit
         return augmented(self.dataset[index], self.augmentations, seed)
+
+
+class Views:
+    """A data set seen several times over: first as it is, then otherwise, every second time mirrored too.
+
+    It is a data set itself: image i of view v is item v * (number of images) + i, always the same one.
+    """
+
+    def __init__(self, dataset: Dataset, num_views: int, augmentations: Augmentations) -> None:
+        self.dataset, self.num_views, self.augmentations = dataset, num_views, augmentations
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the data set."""
+        return self.dataset.classes
+
+    def __len__(self) -> int:
+        return self.num_views * len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}; got {index}")
+        view, image = divmod(index, len(self.dataset))
+        sample = self.dataset[image]
+        if view == 0:
+            return sample
+        seen = augmented(sample, self.augmentations, index)
+        return flipped(seen) if view % 2 else seen
+
+
+def flipped(sample: Sample) -> Sample:
+    """The sample, mirrored left to right."""
+    width = sample.image.shape[-1]
+    left, top, right, bottom = sample.target.boxes.unbind(-1)
+    boxes = torch.stack([width - right, top, width - left, bottom], -1)
+    return replace(sample, image=sample.image.flip(-1), target=replace(sample.target, boxes=boxes))
 
 
 def augmented(sample: Sample, augmentations: Augmentations, seed: int) -> Sample:

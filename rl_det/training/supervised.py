@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rl_det.data import Dataset
-from rl_det.data.augment import Augmentations, Augmented
+from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors.protocol import Detector
 from rl_det.early_stopping import EarlyStopping
 from rl_det.evaluate import LOWER_IS_BETTER, check_monitor
@@ -223,14 +223,6 @@ def batches(dataset: Dataset, config: Config, generator: torch.Generator, *, fir
             mirror = torch.rand(len(samples), generator=generator) < 0.5
             samples = [flipped(sample) if turn else sample for sample, turn in zip(samples, mirror, strict=True)]
         yield samples
-
-
-def flipped(sample: Sample) -> Sample:
-    """The sample, mirrored left to right."""
-    width = sample.image.shape[-1]
-    left, top, right, bottom = sample.target.boxes.unbind(-1)
-    boxes = torch.stack([width - right, top, width - left, bottom], -1)
-    return replace(sample, image=sample.image.flip(-1), target=replace(sample.target, boxes=boxes))
 
 
 def labelled(sample: Sample, device: torch.device) -> dict[str, Tensor]:

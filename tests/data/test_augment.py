@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_det.data.augment import SMALLEST_SIDE, Augmentations, Augmented, augmented
+from rl_det.data import Dataset
+from rl_det.data.augment import SMALLEST_SIDE, Augmentations, Augmented, Views, augmented, flipped
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.types import Sample, Target
 
@@ -127,3 +128,21 @@ def test_impossible_scales_are_refused(scale: tuple[float, float]) -> None:
 def test_nothing_happens_by_default() -> None:
     assert not Augmentations().any
     assert all(kind.any for kind in KINDS.values())
+
+
+def test_views_are_a_data_set_that_begins_as_it_is_and_then_sees_every_image_otherwise() -> None:
+    scenes = DigitScenes("train", num_scenes=3)
+    views = Views(scenes, 3, Augmentations(scale=(0.85, 1.18)))
+    assert isinstance(views, Dataset)
+    assert len(views) == 9
+    assert views.classes == scenes.classes
+    for image in range(3):
+        assert torch.equal(views[image].image, scenes[image].image)
+        mirrored, seen = views[3 + image], views[6 + image]
+        expected = flipped(augmented(scenes[image], views.augmentations, 3 + image))
+        assert torch.equal(mirrored.image, expected.image)
+        assert torch.equal(mirrored.target.boxes, expected.target.boxes)
+        assert torch.equal(seen.image, augmented(scenes[image], views.augmentations, 6 + image).image)
+        assert not torch.equal(seen.image, scenes[image].image)
+    with pytest.raises(IndexError, match=r"0\.\.8; got 9"):
+        views[9]

@@ -78,13 +78,24 @@ def test_a_method_runs_as_a_process_of_its_own_and_its_error_is_told(tmp_path: P
         compare.run_one("continued_supervised", 0, wrong, tmp_path / "out")
 
 
-@pytest.mark.parametrize("method", ["voting_smooth_ap", "reinforce_without_credit", "ppo_rescore_group"])
+@pytest.mark.parametrize(
+    "method", ["voting_smooth_ap", "reinforce_without_credit", "ppo_rescore_group", "ppo_voting_from_plain_votes"]
+)
 def test_a_strategy_that_trains_runs(method: str, tmp_path: Path) -> None:
     given = compare.Arguments(methods=(method, "continued_supervised"), budget="smoke", device="cpu", seeds=(0,))
     in_this_process(method, 0, given, tmp_path)
     results = json.loads((compare.run_folder(tmp_path, method, 0) / "results.json").read_text())
     assert results["method"] == method
     assert 0 < results["figures"]["AP"] < 1
+
+
+def test_few_training_images_are_seen_in_several_views_and_by_all_methods(tmp_path: Path) -> None:
+    opened = task.open_task(task.Arguments(budget="smoke", device="cpu"))
+    for budget, views in (("smoke", 1), ("short", tuning.MAX_VIEWS)):
+        seen = tuning.tuned_on(opened, task.Arguments(budget=budget, device="cpu"))  # type: ignore[arg-type]
+        assert len(seen.splits["train"]) == 12 * views
+        assert seen.splits["val"] is opened.splits["val"]
+        assert seen.splits["test"] is opened.splits["test"]
 
 
 def test_unknown_methods_and_a_comparison_without_a_control_are_refused(tmp_path: Path) -> None:

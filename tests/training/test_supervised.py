@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_det.data.augment import Augmentations, augmented
+from rl_det.data.augment import Augmentations, augmented, flipped
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.training import supervised
@@ -231,11 +231,11 @@ def seeds() -> list[int]:
 
 def test_a_mirrored_sample_holds_the_same_things_in_its_boxes() -> None:
     sample = SCENES[0]
-    mirrored = supervised.flipped(sample)
+    mirrored = flipped(sample)
     for box, other in zip(sample.target.boxes.int().tolist(), mirrored.target.boxes.int().tolist(), strict=True):
         patch = sample.image[:, box[1] : box[3], box[0] : box[2]]
         assert torch.equal(patch.flip(-1), mirrored.image[:, other[1] : other[3], other[0] : other[2]])
-    again = supervised.flipped(mirrored)
+    again = flipped(mirrored)
     torch.testing.assert_close(again.target.boxes, sample.target.boxes)
     assert torch.equal(again.image, sample.image)
 
