@@ -92,6 +92,17 @@ class HeadOutput(NamedTuple):
     embeddings: Float[Tensor, "B P D"]
 
 
+class TrainingPass(NamedTuple):
+    """One pass of a whole detector over images, in training: its own losses, and what its head says of what it proposes.
+
+    All have graphs to all of the detector, but the places of proposals, which are constant.
+    """
+
+    losses: dict[str, Tensor]
+    encoded: Encoded
+    output: HeadOutput
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
     """The N best (proposal, class) pairs of each image by logit; no score threshold and no NMS has touched them.

@@ -1,15 +1,17 @@
 """A torchvision RetinaNet -> a Detector: feature maps frozen, the convolutional heads on them trained."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.image_list import ImageList
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.resized import match, original_boxes, resized_targets
-from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 
 class OneStage:
@@ -36,13 +38,31 @@ class OneStage:
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """The feature maps of every level, and every level's anchors."""
-        return self.encode_with_gradient(images)
-
-    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
-        """Gradient flows to the backbone through the feature maps."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
-        maps = model.backbone(resized.tensors)
+        return self._encoded(images, resized, model.backbone(resized.tensors))
+
+    def training_pass(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> TrainingPass:
+        """All of the model runs once, its head too."""
+        images = self._placed(images)
+        seen: dict[str, Any] = {}
+        hidden: list[Tensor] = []
+        model = self.model.train()
+        with (
+            model.transform.register_forward_hook(lambda _, __, output: seen.update(resized=output[0])),
+            model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=output)),
+            model.head.register_forward_hook(lambda _, __, output: seen.update(predicted=output)),
+            model.head.classification_head.conv.register_forward_hook(lambda _, __, output: hidden.append(output)),
+        ):
+            losses: dict[str, Tensor] = model(images, list(labels))
+        encoded = self._encoded(images, seen["resized"], seen["maps"])
+        return TrainingPass(losses, encoded, self._output(encoded, seen["predicted"], hidden))
+
+    def _encoded(self, images: Sequence[Tensor], resized: ImageList, maps: Tensor | dict[str, Tensor]) -> Encoded:
+        """The backbone's maps, with their anchors."""
+        model = self.plain()
         levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
         anchors = torch.stack(model.anchor_generator(resized, levels))
         return Encoded(
@@ -56,17 +76,21 @@ class OneStage:
     def head(self, encoded: Encoded) -> HeadOutput:
         """Boxes of one anchor are the same for all classes, and embeddings the same for all anchors of one place."""
         hidden: list[Tensor] = []
-        classification = self.model.head.classification_head
-        with classification.conv.register_forward_hook(lambda _, __, output: hidden.append(output)):
-            output = self._predict(encoded)
-        deltas, shape = output["bbox_regression"], encoded.mask.shape
+        conv = self.model.head.classification_head.conv
+        with conv.register_forward_hook(lambda _, __, output: hidden.append(output)):
+            predicted = self._predict(encoded)
+        return self._output(encoded, predicted, hidden)
+
+    def _output(self, encoded: Encoded, predicted: dict[str, Tensor], hidden: list[Tensor]) -> HeadOutput:
+        """What the head has predicted, and its last hidden layer level by level, in our form."""
+        deltas, shape = predicted["bbox_regression"], encoded.mask.shape
         boxes = self.model.box_coder.decode_single(deltas.flatten(0, 1), encoded.reference.flatten(0, 1))
         boxes = original_boxes(boxes.unflatten(0, shape)[:, :, None], encoded)
         places = torch.cat([level.flatten(2).mT for level in hidden], 1)  # [B, places of all levels, D]
         return HeadOutput(
-            logits=output["cls_logits"][..., 1:],
+            logits=predicted["cls_logits"][..., 1:],
             boxes=boxes.expand(-1, -1, self.num_classes, -1),
-            embeddings=places.repeat_interleave(classification.num_anchors, 1),
+            embeddings=places.repeat_interleave(self.model.head.classification_head.num_anchors, 1),
         )
 
     @torch.no_grad()

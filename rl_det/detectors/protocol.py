@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 
 @runtime_checkable
@@ -44,8 +44,14 @@ class Detector(Protocol):
         """The frozen part's work, without gradient; the same for the same images, whatever the head has learned."""
         ...
 
-    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
-        """The same with gradient, for training all of the detector; what the head refines is constant."""
+    def training_pass(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> TrainingPass:
+        """All of the model's own losses, of labels in the library's form, and the head's output, for training all of it.
+
+        What is dear runs once for both. Features are those of training mode (batch statistics and all), and proposals as
+        many as in use.
+        """
         ...
 
     def head(self, encoded: Encoded) -> HeadOutput:

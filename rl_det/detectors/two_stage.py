@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,12 +12,13 @@ from torch.nn.functional import one_hot
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.resized import BACKGROUND, LEFT_OUT, match, original_boxes, resized_targets
 from rl_det.detectors.state import load_state, state_file
-from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include="fasterrcnn_*"))
 
@@ -41,21 +43,37 @@ class TwoStage:
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         """Every image has as many proposals as the RPN may keep, padded where it kept fewer."""
-        return self.encode_with_gradient(images)
-
-    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
-        """Gradient flows to the backbone through the pooled features; where the proposals are is constant."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
-        maps = model.backbone(resized.tensors)
+        return self._encoded(images, resized, model.backbone(resized.tensors))
+
+    def training_pass(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> TrainingPass:
+        """The transform and the backbone run once; the RPN again, without gradient, for the proposals of use."""
+        images = self._placed(images)
+        seen: dict[str, Any] = {}
+        model = self.model.train()
+        with (
+            model.transform.register_forward_hook(lambda _, __, output: seen.update(resized=output[0])),
+            model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=output)),
+        ):
+            losses: dict[str, Tensor] = model(images, list(labels))
+        encoded = self._encoded(images, **seen)
+        return TrainingPass(losses, encoded, self.head(encoded))
+
+    def _encoded(self, images: Sequence[Tensor], resized: ImageList, maps: Tensor | dict[str, Tensor]) -> Encoded:
+        """What the head needs, from the backbone's maps; the RPN runs as it does in use."""
+        model = self.plain()
         if isinstance(maps, Tensor):
             maps = {"0": maps}
-        proposals, _ = model.rpn(resized, maps)
+        with torch.no_grad():
+            proposals, _ = model.rpn(resized, maps)
         pooled = model.roi_heads.box_roi_pool(maps, proposals, resized.image_sizes)
         shape = len(images), model.rpn.post_nms_top_n()
         mask = torch.arange(shape[1], device=pooled.device) < pooled.new_tensor([len(p) for p in proposals])[:, None]
         features, reference = pooled.new_zeros(*shape, *pooled.shape[1:]), pooled.new_zeros(*shape, 4)
-        features[mask], reference[mask] = pooled, torch.cat(proposals).detach()
+        features[mask], reference[mask] = pooled, torch.cat(proposals)
         return Encoded(
             features=(features,),
             reference=reference,

@@ -118,17 +118,14 @@ def policy_losses(
 def model_losses(detector: Detector, samples: Sequence[Sample], config: Config) -> dict[str, Float[Tensor, ""]]:
     """For training from the start: the model's own losses, and the surrogate of what it detects; gradient to all of it.
 
-    A library's losses may want the model in training mode, where it draws some proposals and adds the true boxes to them.
-    The surrogate ranks what the model would show in use, and so asks it again in eval mode, in which the model is left.
+    One pass serves both. The model's losses draw some proposals and add the true boxes to them; the surrogate ranks all that
+    the model proposes, and no true box. The model is left in eval mode.
     """
     device = detector.head_parameters()[0].device
-    images = [sample.image.to(device) for sample in samples]
-    model = detector.plain().train()
-    own: dict[str, Tensor] = model(images, [labelled(sample, device) for sample in samples])
-    encoded = detector.encode_with_gradient(images)
-    output = detector.head(encoded)
+    images = [sample.image for sample in samples]
+    own, encoded, output = detector.training_pass(images, [labelled(sample, device) for sample in samples])
     candidates = select_candidates(output, encoded.mask, config.num_candidates)
-    image = torch.arange(len(images), device=device)[:, None]
+    image = torch.arange(len(samples), device=device)[:, None]
     boxes, logits = output.boxes.flatten(1, 2)[image, candidates.index], gather_logits(output.logits, candidates.index)
     ranked = surrogate_losses(detector, boxes, logits, candidates, [sample.target for sample in samples], config)
     return {name: config.supervised_weight * loss for name, loss in own.items()} | ranked

@@ -90,6 +90,31 @@ def test_the_head_speaks_of_every_proposal_and_class_with_gradient(detector: Det
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def test_one_training_pass_gives_the_models_losses_and_the_heads_output_with_gradient_to_all(
+    detector: Detector,
+) -> None:
+    labels = [{"boxes": one.boxes, "labels": one.labels} for one in targets()]
+    passes: list[None] = []
+    backbone: nn.Module = detector.plain().backbone  # type: ignore[assignment]
+    with restored(detector):  # batch normalisation takes its statistics
+        with backbone.register_forward_hook(lambda *_: passes.append(None)):
+            losses, encoded, output = detector.training_pass(IMAGES, labels)
+        assert len(passes) == 1
+        assert not detector.plain().training
+        assert not encoded.reference.requires_grad
+        for ours, same in zip(output, detector.head(encoded), strict=True):
+            torch.testing.assert_close(ours, same)
+        trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+        scalars = [torch.stack(list(losses.values())).sum()]
+        if encoded.mask.any():  # in training mode, random weights may propose nothing
+            scalars += [output.logits.square().sum(), output.boxes.sum()]
+        for scalar in scalars:
+            gradients = torch.autograd.grad(scalar, trained, retain_graph=True, allow_unused=True)
+            assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+        assert set(losses) == set(detector.plain().train()(IMAGES, labels))
+        detector.plain()
+
+
 def test_only_the_head_parameters_take_part_in_the_head(detector: Detector, encoded: Encoded) -> None:
     detector.plain().zero_grad()
     detector.head(encoded).logits.sum().backward()

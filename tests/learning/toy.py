@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.cache import EncodedDataset
-from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 NUM_PROPOSALS, NUM_FEATURES, NUM_IMAGES = 10, 6, 64
 
@@ -28,7 +28,9 @@ class ToyDetector:
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
         raise NotImplementedError("the toy's data set is encoded from the start")
 
-    def encode_with_gradient(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+    def training_pass(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> TrainingPass:
         raise NotImplementedError
 
     def head(self, encoded: Encoded) -> HeadOutput:
