@@ -17,7 +17,8 @@ On cached encodings too, and of the head's parameters alone:
 
 And from images, `from_start`: all of the model's losses and the surrogate (smooth-AP), with gradient to the backbone.
 
-`surrogate_over_supervised` and `rl_over_supervised` are over `detector`; `..._of_head` are over `head`.
+`surrogate_over_supervised` and `rl_over_supervised` are over `head`, the stricter of the two: the same parameters are trained;
+`..._of_detector` are over `detector`.
 """
 
 from one_thread import insist_on_one_thread
@@ -99,7 +100,7 @@ def summary(milliseconds: dict[str, float]) -> dict[str, Any]:
     """The steps' times, and their ratios to the two bases."""
     names = get_args(surrogate.SurrogateName)
     result: dict[str, Any] = {"milliseconds": milliseconds}
-    for suffix, base in (("", milliseconds["detector"]), ("_of_head", milliseconds["head"])):
+    for suffix, base in (("", milliseconds["head"]), ("_of_detector", milliseconds["detector"])):
         result[f"surrogate_over_supervised{suffix}"] = {name: round(milliseconds[name] / base, 3) for name in names}
         result[f"rl_over_supervised{suffix}"] = round(milliseconds["rl"] / base, 3)
     result["from_start_over_supervised"] = round(milliseconds["from_start"] / milliseconds["detector"], 3)

@@ -46,7 +46,7 @@ def test_a_step_of_every_strategy_is_timed_beside_a_supervised_one() -> None:
     times = result["milliseconds"]
     assert set(times) == names | {"detector", "from_start", "head", "rl"}
     assert all(spent > 0 for spent in times.values())
-    for suffix, base in (("", "detector"), ("_of_head", "head")):
+    for suffix, base in (("", "head"), ("_of_detector", "detector")):
         ratios = result[f"surrogate_over_supervised{suffix}"]
         assert set(ratios) == names
         assert ratios["ap"] == pytest.approx(times["ap"] / times[base], abs=1e-3)
