@@ -92,9 +92,9 @@ def by_reinforce(judge: Any) -> Tune:
     return lambda *given: fine_tune_by_reinforce(*given, judge=judge)
 
 
-def by_ppo(judge: Any = "credit") -> Tune:
-    """PPO, and what an action is judged by."""
-    return lambda *given: fine_tune_by_ppo(*given, judge=judge)
+def by_ppo(judge: Any = "credit", taught_by: SurrogateName | None = None) -> Tune:
+    """PPO, what an action is judged by, and the surrogate that is mixed in, if any."""
+    return lambda *given: fine_tune_by_ppo(*given, judge=judge, taught_by=taught_by)
 
 
 def from_plain_votes(
@@ -126,6 +126,7 @@ STRATEGIES: dict[str, Strategy] = {
     "ppo_context": Strategy(policy="context", tune=by_ppo()),
     "ppo_refine": Strategy(policy="refine", tune=by_ppo()),
     "ppo_voting": Strategy(policy="voting", tune=by_ppo()),
+    "ppo_voting_and_smooth_ap": Strategy(policy="voting", tune=by_ppo(taught_by="smooth_ap")),
     "ppo_voting_from_plain_votes": Strategy(policy="voting", tune=from_plain_votes),
 }
 

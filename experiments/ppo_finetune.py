@@ -9,12 +9,14 @@ Where the policy votes, the first two are shown with voting that nobody trained 
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 import tuning
 import tyro
 from methods import validation_ap
 from task import Arguments, Bar, clear_errors, head_config
+from torch import Tensor
 from worlds import make_envs
 
 from rl_det.advantages import Judge
@@ -23,7 +25,8 @@ from rl_det.detectors.cache import EncodedDataset
 from rl_det.policies.policy import Policy
 from rl_det.rewards import check_reward
 from rl_det.runs import Run
-from rl_det.training import continued
+from rl_det.training import continued, surrogate
+from rl_det.types import Encoded, HeadOutput
 
 
 def main(arguments: Arguments) -> None:
@@ -44,10 +47,22 @@ def fine_tune_by_ppo(
     run: Run,
     *,
     judge: Judge = "credit",
+    taught_by: surrogate.SurrogateName | None = None,
 ) -> None:
-    """PPO in the policy's own environment, the detector's supervised loss mixed in."""
+    """PPO in the policy's own environment, the detector's supervised loss mixed in, or all that a surrogate's training has.
+
+    The former teaches the head alone, the latter also what a policy does beside it.
+    """
     envs = make_envs(policy, train, arguments, credit=judge == "credit")
     config = dataclasses.replace(ppo_config(arguments, len(train)), judge=judge)
+
+    def taught(ids: Any, part: Encoded, output: HeadOutput) -> Tensor:
+        targets = [train.targets[image] for image in ids]
+        if taught_by is None:
+            return continued.supervised_loss(policy, part, output, targets)
+        losses = surrogate.policy_losses(policy, part, output, targets, surrogate.Config(loss=taught_by))
+        return torch.stack(list(losses.values())).sum()
+
     with Bar("ppo", config.num_updates, run.log) as bar:
         ppo.train(
             policy,
@@ -55,9 +70,7 @@ def fine_tune_by_ppo(
             config,
             generator=torch.Generator().manual_seed(arguments.seed),
             validate=lambda: validation_ap(policy, val),
-            supervised=lambda ids, part, output: continued.supervised_loss(
-                policy, part, output, [train.targets[image] for image in ids]
-            ),
+            supervised=taught,
             on_update=bar.update,
         )
 
