@@ -79,7 +79,14 @@ def test_a_method_runs_as_a_process_of_its_own_and_its_error_is_told(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "method", ["voting_smooth_ap", "reinforce_without_credit", "ppo_rescore_group", "ppo_voting_from_plain_votes"]
+    "method",
+    [
+        "voting_smooth_ap",
+        "reinforce_without_credit",
+        "ppo_rescore_group",
+        "ppo_voting_from_plain_votes",
+        "ppo_voting_and_smooth_ap",
+    ],
 )
 def test_a_strategy_that_trains_runs(method: str, tmp_path: Path) -> None:
     given = compare.Arguments(methods=(method, "continued_supervised"), budget="smoke", device="cpu", seeds=(0,))
