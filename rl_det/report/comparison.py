@@ -39,7 +39,7 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     axes.axvline(0, color="0.6", linewidth=1)
     axes.errorbar(values, range(len(methods)), xerr=(below, above), fmt="o", color="tab:blue", ecolor="tab:blue")
     axes.set_yticks(range(len(methods)), [name.replace("_", " ") for name, _ in methods])
-    axes.set_xlabel("mAP over continued supervised training, times 100; 95 % over seeds and test images")
+    axes.set_xlabel("mAP over continued supervised training, times 100;\n95 % over seeds and test images")
     seeds, images = len(compared["seeds"]), compared["images"]["test"]
     axes.set_title(
         f"{Path(compared['data']).name}, {compared['detector']}, {seeds} seeds, {images} test images", fontsize=10
