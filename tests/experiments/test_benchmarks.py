@@ -42,6 +42,7 @@ def test_a_step_of_every_strategy_is_timed_beside_a_supervised_one() -> None:
         "list_net",
         "list_mle",
         "blackbox",
+        "cross_entropy",
     }
     times = result["milliseconds"]
     assert set(times) == names | {"detector", "from_start", "head", "rl"}
