@@ -28,7 +28,7 @@ from rl_det.training import continued
 NUM_UPDATES = {"smoke": 4, "short": 300, "full": 900}
 EPOCHS_PER_UPDATE = 2
 MAX_PASSES = 30
-"""Over the training images, epochs counted: a small data set is learned by heart in more."""
+"""Over the training images, epochs counted, each view an image of its own: a small data set is learned by heart in more."""
 ENOUGH_IMAGES, MAX_VIEWS = 1200, 6
 """With fewer training images, each is seen in several views, at most so many: a head that was trained on an image says more of
 it than of a new one, and what it gets wrong there is not what it gets wrong elsewhere."""
