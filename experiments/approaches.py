@@ -18,18 +18,18 @@ from reinforce_finetune import fine_tune_by_reinforce
 from surrogate_finetune import fine_tune_by_surrogate
 from task import Arguments, PolicyName
 
-from rl_det.detectors.cache import EncodedDataset
-from rl_det.metrics.batch import DetectionBatch
-from rl_det.metrics.data_set import class_ap
-from rl_det.metrics.matching import match
-from rl_det.metrics.padding import pad_detections, pad_targets
+from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.data_set import class_ap
+from rl_det.ap.matching import match
+from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.candidates.soft_nms import Settings, post_process
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.policies.detections import candidates_of
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
-from rl_det.postprocessing import Settings, post_process
 from rl_det.report.tables import CONTROL
-from rl_det.runs import Run
+from rl_det.storage.run import Run
 from rl_det.training.surrogate import SurrogateName
-from rl_det.validation import candidates_of
 
 Detect = Callable[[EncodedDataset], DetectionBatch]
 Tune = Callable[[Policy, EncodedDataset, EncodedDataset, Arguments, Run], None]

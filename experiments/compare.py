@@ -24,13 +24,13 @@ from task import Arguments as CommonArguments
 from task import Bar, clear_errors, open_task
 from tuning import tuned_on
 
-from rl_det.metrics.batch import DetectionBatch
-from rl_det.metrics.matching import Matches, match
-from rl_det.metrics.padding import pad_targets
+from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.matching import Matches, match
+from rl_det.ap.padding import pad_targets
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.report.tables import CONTROL
-from rl_det.runs import check_writable, write_whole
+from rl_det.storage.files import check_writable, write_whole
 
 NUM_DRAWS = 400
 

@@ -5,16 +5,17 @@ import copy
 import torch
 from task import Bar, PolicyName
 
+from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.data import Dataset
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
-from rl_det.evaluate import evaluate
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.metrics.calibration import detection_calibration_error
+from rl_det.metrics.evaluation import evaluate
 from rl_det.metrics.outcomes import outcomes
-from rl_det.metrics.padding import pad_detections, pad_targets
 from rl_det.metrics.recalibration import fit_recalibration
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
+from rl_det.policies.detections import detections, mean_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.rescore import RescorePolicy
@@ -22,7 +23,6 @@ from rl_det.policies.select import SelectPolicy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.policies.voting_module import VotingModule
 from rl_det.types import Detections, Target
-from rl_det.validation import detections, mean_ap
 
 SIGMA = 0.5
 BOX_SIGMA = 0.2

@@ -19,12 +19,12 @@ from task import Arguments, Bar, clear_errors, head_config
 from torch import Tensor
 from worlds import make_envs
 
-from rl_det.advantages import Judge
 from rl_det.agents import ppo
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.losses.advantages import Judge
 from rl_det.policies.policy import Policy
 from rl_det.rewards import check_reward
-from rl_det.runs import Run
+from rl_det.storage.run import Run
 from rl_det.training import continued, surrogate
 from rl_det.types import Encoded, HeadOutput
 

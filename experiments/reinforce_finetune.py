@@ -18,12 +18,12 @@ from task import Arguments as CommonArguments
 from task import Bar, clear_errors
 from worlds import make_envs
 
-from rl_det.advantages import Judge
 from rl_det.agents import reinforce
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.losses.advantages import Judge
 from rl_det.policies.policy import Policy
 from rl_det.rewards import check_reward
-from rl_det.runs import Run
+from rl_det.storage.run import Run
 from rl_det.training import continued
 
 

@@ -18,14 +18,15 @@ from task import Arguments as CommonArguments
 from task import Bar, Task, clear_errors, open_task
 from tuning import tuned_on
 
+from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.padding import pad_targets
 from rl_det.data import Split
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
-from rl_det.evaluate import evaluate
-from rl_det.metrics.batch import DetectionBatch
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.metrics.evaluation import evaluate
 from rl_det.metrics.operating_point import best_f1, operating_point
 from rl_det.metrics.outcomes import outcomes
-from rl_det.metrics.padding import pad_targets
-from rl_det.runs import Run, write_with
+from rl_det.storage.files import write_with
+from rl_det.storage.run import Run
 from rl_det.types import Detections
 
 DETECTIONS = "detections.npz"

@@ -36,12 +36,13 @@ from task import Bar, Task, clear_errors, open_task
 from torch import Tensor
 from tuning import encoded
 
+from rl_det.ap.data_set import coco_figures
+from rl_det.ap.padding import pad_targets
 from rl_det.data import Split
-from rl_det.metrics.data_set import coco_figures
 from rl_det.metrics.outcomes import image_counts
-from rl_det.metrics.padding import pad_targets
 from rl_det.rewards import check_reward
-from rl_det.runs import Run, check_writable
+from rl_det.storage.files import check_writable
+from rl_det.storage.run import Run
 
 NUM_STEPS = {"smoke": 1024, "short": 60_000, "full": 120_000}
 NUM_ENVS = 64

@@ -24,15 +24,17 @@ from task import Bar, PolicyName, Task, clear_errors, open_task
 
 from rl_det.data.augment import Augmentations
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import encode_dataset
-from rl_det.evaluate import quick_evaluate
+from rl_det.detectors.encodings import encode_dataset
+from rl_det.metrics.evaluation import quick_evaluate
+from rl_det.policies.detections import detect_dataset
 from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
 from rl_det.report.precision_recall import curves_of, draw_curves, log_curves
 from rl_det.report.tables import print_table
-from rl_det.runs import Run, check_same, check_writable, read_checkpoint
+from rl_det.storage.checkpoint import check_same, read_checkpoint
+from rl_det.storage.files import check_writable
+from rl_det.storage.run import Run
 from rl_det.training import supervised
-from rl_det.validation import detect_dataset
 
 NUM_STEPS = {"smoke": 6, "short": 250, "full": 1000}
 MAX_PASSES = 60

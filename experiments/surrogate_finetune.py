@@ -18,9 +18,9 @@ from methods import validation_ap
 from task import Arguments as CommonArguments
 from task import Bar, clear_errors
 
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.policy import Policy
-from rl_det.runs import Run
+from rl_det.storage.run import Run
 from rl_det.training import surrogate
 
 

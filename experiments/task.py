@@ -13,8 +13,9 @@ from tqdm import tqdm
 from rl_det.data import Dataset, Split
 from rl_det.data.coco import open_splits
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import Detector, build_detector, load_state
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS, tiny
+from rl_det.detectors import Detector, build_detector
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, tiny
+from rl_det.storage.weights import load_state
 from rl_det.training import continued, supervised
 from rl_det.training.warm_start import warm_start
 

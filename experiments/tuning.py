@@ -17,12 +17,13 @@ from task import Arguments, Bar, Task, head_config, open_task
 
 from rl_det.data import Split
 from rl_det.data.augment import Augmentations, Views
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.policies.export import export
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.report.tables import print_table
-from rl_det.runs import Run, check_writable
+from rl_det.storage.files import check_writable
+from rl_det.storage.run import Run
 from rl_det.training import continued
 
 NUM_UPDATES = {"smoke": 4, "short": 300, "full": 900}

@@ -12,7 +12,8 @@ import tyro
 from task import DIGITS_HEAD, DIGITS_WARM_START, train_warm_start
 
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import build_detector, save_state
+from rl_det.detectors import build_detector
+from rl_det.storage.weights import save_state
 
 
 @dataclass(frozen=True, kw_only=True)

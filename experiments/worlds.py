@@ -7,7 +7,7 @@ import rl_det_envs  # noqa: F401  (registers the environments)
 import tuning
 from task import Arguments
 
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.policy import Policy
 
 SAMPLES_PER_IMAGE = 8

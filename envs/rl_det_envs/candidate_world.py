@@ -8,9 +8,9 @@ from gymnasium import spaces
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.padding import pad_targets
 from rl_det.candidates import observe, select_candidates
-from rl_det.metrics.batch import DetectionBatch
-from rl_det.metrics.padding import pad_targets
 from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
 from rl_det.types import HeadOutput

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_bounding_boxes
 
-from rl_det.metrics.batch import DetectionBatch
+from rl_det.ap.batch import DetectionBatch
 from rl_det.types import Sample
 
 LEAST_WIDTH = 512  # pixels of the picture

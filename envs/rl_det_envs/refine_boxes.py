@@ -8,9 +8,9 @@ from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
+from rl_det.ap.batch import DetectionBatch
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
-from rl_det.metrics.batch import DetectionBatch
 from rl_det.rewards import Scene, Step
 from rl_det_envs.candidate_world import CandidateVectorEnv
 from rl_det_envs.world import DetectorEnv

@@ -8,10 +8,10 @@ from gymnasium import spaces
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.padding import pad_targets
 from rl_det.candidates import select_candidates
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.padding import pad_targets
-from rl_det.postprocessing import Settings, nearest_above, post_process
+from rl_det.candidates.soft_nms import Settings, nearest_above, post_process
 from rl_det.rewards import Edits, Pool
 from rl_det.types import Candidates
 from rl_det_envs.world import DetectorEnv, DetectorVectorEnv

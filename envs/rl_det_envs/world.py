@@ -16,13 +16,13 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from rl_det.ap.batch import DetectionBatch
 from rl_det.data import Dataset
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.detectors.protocol import Detector
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS
-from rl_det.metrics.batch import DetectionBatch
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.rewards import Reward, reward_named
 from rl_det.types import Target
 from rl_det_envs.drawing import Change, draw

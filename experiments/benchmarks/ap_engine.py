@@ -32,12 +32,12 @@ from rich import print_json  # noqa: E402
 from scenes import hostile, typical  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from rl_det.metrics.average_precision import image_ap  # noqa: E402
-from rl_det.metrics.batch import DetectionBatch, TruthBatch  # noqa: E402
-from rl_det.metrics.data_set import coco_figures  # noqa: E402
-from rl_det.metrics.leave_one_out import leave_one_out  # noqa: E402
-from rl_det.metrics.matching import match  # noqa: E402
-from rl_det.metrics.ranking_pool import RankingPool  # noqa: E402
+from rl_det.ap.average_precision import image_ap  # noqa: E402
+from rl_det.ap.batch import DetectionBatch, TruthBatch  # noqa: E402
+from rl_det.ap.data_set import coco_figures  # noqa: E402
+from rl_det.ap.leave_one_out import leave_one_out  # noqa: E402
+from rl_det.ap.matching import match  # noqa: E402
+from rl_det.ap.ranking_pool import RankingPool  # noqa: E402
 
 CLASSES = (1, 20, 80)
 BATCH = 64  # images; the peers are no faster with more or fewer

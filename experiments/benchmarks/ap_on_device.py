@@ -20,7 +20,7 @@ import torch
 import tyro
 from scenes import typical
 
-from rl_det.metrics import average_precision, matching, on_device
+from rl_det.ap import average_precision, matching, on_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,8 +46,8 @@ from rl_det.agents import ppo  # noqa: E402
 from rl_det.candidates import SHIFT_OF_ONE  # noqa: E402
 from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
 from rl_det.detectors import Detector, build_detector  # noqa: E402
-from rl_det.detectors.cache import EncodedDataset, encode_dataset  # noqa: E402
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS  # noqa: E402
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E402
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import Edits, Reward  # noqa: E402
 from rl_det.training.continued import supervised_loss  # noqa: E402

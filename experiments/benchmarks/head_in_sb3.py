@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rl_det.candidates import SHIFT_OF_ONE, gather_logits
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 
 
 class OnlyWhatTheHeadNeeds(gymnasium.Wrapper[Any, Any, Any, Any]):

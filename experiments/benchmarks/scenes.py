@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
+from rl_det.ap.batch import DetectionBatch, TruthBatch
 
 SIDE = 640.0  # of an image, in pixels
 CELL = 8.0  # of the hostile scenes' grid, in pixels

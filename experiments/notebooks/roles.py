@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool
 
-from rl_det.metrics import DetectionBatch, TruthBatch, match
-from rl_det.metrics.relations import reach
+from rl_det.ap import DetectionBatch, TruthBatch, match
+from rl_det.ap.relations import reach
 from rl_det.rewards.edits import NO_LIMIT
 
 AT_HALF = 1

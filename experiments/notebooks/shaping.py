@@ -19,23 +19,25 @@ from jaxtyping import Float
 from roles import roles
 from torch import Tensor, nn
 
-from rl_det.advantages import leave_one_out, scaled
 from rl_det.agents import ppo
 from rl_det.agents.rollouts import collect
+from rl_det.ap.padding import pad_targets
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
 from rl_det.data import Split
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS
-from rl_det.detectors.two_stage import TwoStage, log_odds
-from rl_det.metrics import best_f1, detection_calibration_error, outcomes
-from rl_det.metrics.padding import pad_targets
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+from rl_det.detectors.torchvision.two_stage import TwoStage, log_odds
+from rl_det.losses.advantages import leave_one_out, scaled
+from rl_det.metrics.calibration import detection_calibration_error
+from rl_det.metrics.operating_point import best_f1
+from rl_det.metrics.outcomes import outcomes
+from rl_det.policies.detections import candidates_of
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.rewards import Edits, Reward, Scene, image_ap
 from rl_det.types import Encoded, HeadOutput
-from rl_det.validation import candidates_of
 
 NUM_PROPOSALS, NUM_CANDIDATES, TESTED_CANDIDATES = 48, 48, 96
 IMAGES_PER_UPDATE = 16

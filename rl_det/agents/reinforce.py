@@ -18,12 +18,12 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.advantages import Judge, factors
 from rl_det.agents.rollouts import collect
-from rl_det.early_stopping import EarlyStopping
+from rl_det.losses.advantages import Judge, factors
 from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
 from rl_det.policies.policy import Policy
-from rl_det.schedules import warm_cosine
+from rl_det.training.early_stopping import EarlyStopping
+from rl_det.training.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput
 
 Supervised = Callable[[Any, Encoded, HeadOutput], Float[Tensor, ""]]

@@ -13,8 +13,8 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_det.advantages import Judge, candidate_advantages
 from rl_det.candidates import Observation
+from rl_det.losses.advantages import Judge, candidate_advantages
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.types import Encoded, HeadOutput

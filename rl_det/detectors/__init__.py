@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from rl_det.detectors.one_stage import OneStage
 from rl_det.detectors.protocol import Detector
-from rl_det.detectors.state import load_state, save_state, state_file
-from rl_det.detectors.tiny import tiny
-from rl_det.detectors.two_stage import FASTER_RCNNS, TwoStage, torchvision_faster_rcnn
+from rl_det.detectors.torchvision.one_stage import OneStage
+from rl_det.detectors.torchvision.tiny import tiny
+from rl_det.detectors.torchvision.two_stage import FASTER_RCNNS, TwoStage, torchvision_faster_rcnn
+from rl_det.storage.weights import load_state, save_state, state_file
 
 __all__ = ["DETECTORS", "Detector", "OneStage", "TwoStage", "build_detector", "load_state", "save_state"]
 

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
-from rl_det.metrics.data_set import FIGURES
+from rl_det.ap.data_set import FIGURES
 from rl_det.types import Detections, Target
 
 

@@ -1,6 +1,6 @@
 """Detections and true boxes -> what became of each detection at one IoU threshold, ranked: what operating points are made of.
 
-Matched as COCO does it, and as `rl_det.metrics.matching` for one threshold; here the IoU with the true box is kept too.
+Matched as COCO does it, and as `rl_det.ap.matching` for one threshold; here the IoU with the true box is kept too.
 """
 
 from dataclasses import dataclass, replace
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch, check
-from rl_det.metrics.compiled import compiled
-from rl_det.metrics.matching import count_positives, gather_truths, group_by_label, prefer, sort_by_score
-from rl_det.metrics.options import COCO, CocoOptions
+from rl_det.ap.batch import DetectionBatch, TruthBatch, check
+from rl_det.ap.compiled import compiled
+from rl_det.ap.matching import count_positives, gather_truths, group_by_label, prefer, sort_by_score
+from rl_det.ap.options import COCO, CocoOptions
 
 CORRECT_IOU = 0.5
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from rl_det.detectors import save_state
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
+from rl_det.storage.weights import save_state
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:

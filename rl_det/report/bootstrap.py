@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from rl_det.metrics.data_set import class_ap
-from rl_det.metrics.matching import Matches
+from rl_det.ap.data_set import class_ap
+from rl_det.ap.matching import Matches
 
 COVERED = 0.95
 

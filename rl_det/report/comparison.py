@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rl_det.runs import write_with
+from rl_det.storage.files import write_with
 
 FIGURES = ("AP50", "AP75", "F1", "calibration_error")
 HEADERS = ("method", "AP", "AP50", "AP75", "F1", "D-ECE", "AP over control", "seconds")

@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rl_det.metrics.data_set import class_precision
-from rl_det.metrics.matching import match
-from rl_det.metrics.options import IOU_THRESHOLDS, RECALL_POINTS
-from rl_det.metrics.padding import pad_detections, pad_targets
-from rl_det.runs import Run, write_with
+from rl_det.ap.data_set import class_precision
+from rl_det.ap.matching import match
+from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
+from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.storage.files import write_with
+from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
 
 MOST_COLOURS = 10

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from rl_det.metrics.box_moves import what_moves_are_worth
-from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.ap.box_moves import what_moves_are_worth
+from rl_det.ap.ranking_pool import RankingPool
 from rl_det.rewards.edits import Edits, Pool, Step
 from rl_det.rewards.reward import Reward
 

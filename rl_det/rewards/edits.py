@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numba import prange
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.candidate_pool import CandidatePool
-from rl_det.metrics.compiled import compiled_in_parallel
-from rl_det.metrics.matching import Matches, match
-from rl_det.metrics.options import CocoOptions
-from rl_det.metrics.ranking_pool import RankingPool
-from rl_det.metrics.relations import Relations, relations, suppression_iou
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.candidate_pool import CandidatePool
+from rl_det.ap.compiled import compiled_in_parallel
+from rl_det.ap.matching import Matches, match
+from rl_det.ap.options import CocoOptions
+from rl_det.ap.ranking_pool import RankingPool
+from rl_det.ap.relations import Relations, relations, suppression_iou
 
 NO_LIMIT = CocoOptions(max_detections=2**31 - 1)
 """COCO's options, but every detection counts: a hundred a class is a limit for reports."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from rl_det.metrics.average_precision import image_class_ap
-from rl_det.metrics.batch import check
+from rl_det.ap.average_precision import image_class_ap
+from rl_det.ap.batch import check
+from rl_det.ap.relations import pairwise_iou, reach
 from rl_det.metrics.outcomes import ImageCounts, image_counts
-from rl_det.metrics.relations import pairwise_iou, reach
 from rl_det.rewards.edits import Edits
 
 

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.detectors.cache import EncodedDataset
-from rl_det.early_stopping import EarlyStopping
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.policy import Policy
-from rl_det.schedules import warm_cosine
+from rl_det.training.early_stopping import EarlyStopping
+from rl_det.training.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput, Target
 
 Losses = Callable[[Policy, Encoded, HeadOutput, Sequence[Target]], dict[str, Float[Tensor, ""]]]

@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rl_det.detectors.state import check_state
-from rl_det.early_stopping import EarlyStopping
-from rl_det.runs import check_same, read_checkpoint, write_with
+from rl_det.storage.checkpoint import check_same, read_checkpoint
+from rl_det.storage.files import write_with
+from rl_det.storage.weights import check_state
+from rl_det.training.early_stopping import EarlyStopping
 
 PARTS = ("optimizer", "schedule", "scaler", "average", "stopping")
 

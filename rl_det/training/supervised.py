@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors.protocol import Detector
-from rl_det.early_stopping import EarlyStopping
-from rl_det.evaluate import LOWER_IS_BETTER, check_monitor
-from rl_det.schedules import warm_cosine, warm_steps
+from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
+from rl_det.training.early_stopping import EarlyStopping
+from rl_det.training.schedules import warm_cosine, warm_steps
 from rl_det.training.state import TrainingState, averaged, copied
 from rl_det.types import Sample
 

@@ -22,8 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
+from rl_det.ap.candidate_pool import CandidatePool
+from rl_det.ap.options import IOU_THRESHOLDS
+from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.candidates import clipped, gather_logits, observe, select_candidates
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.detectors.protocol import Detector
 from rl_det.losses.alrp import alrp_loss
 from rl_det.losses.ap import ap_loss
@@ -34,9 +37,6 @@ from rl_det.losses.pointwise import cross_entropy
 from rl_det.losses.policy_gradient import masked_mean
 from rl_det.losses.rank_sort import rank_sort_loss
 from rl_det.losses.smooth_ap import smooth_ap
-from rl_det.metrics.candidate_pool import CandidatePool
-from rl_det.metrics.options import IOU_THRESHOLDS
-from rl_det.metrics.padding import candidate_relations, pad_targets
 from rl_det.policies.policy import Policy
 from rl_det.training import continued
 from rl_det.training.supervised import labelled

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from rl_det.data import Dataset
-from rl_det.detectors import load_state, save_state
-from rl_det.detectors.cache import encode_dataset
+from rl_det.detectors.encodings import encode_dataset
 from rl_det.detectors.protocol import Detector
+from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
-from rl_det.runs import cache_folder, fingerprint
+from rl_det.storage.cache import cache_folder, fingerprint
+from rl_det.storage.weights import load_state, save_state
 from rl_det.training import continued, supervised
-from rl_det.validation import mean_ap
 
 NUM_CANDIDATES = 100
 """Of an image, by which validation judges the detector."""

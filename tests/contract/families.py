@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from rl_det.detectors import Detector, OneStage, build_detector
-from rl_det.detectors.tiny import tiny
+from rl_det.detectors.torchvision.tiny import tiny
 
 NUM_CLASSES = 3
 EVERY = 100_000  # more candidates, or detections, than there are

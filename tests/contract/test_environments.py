@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.rewards import REWARDS
 
 pytestmark = pytest.mark.parametrize("env_id", WORLDS)

@@ -10,8 +10,8 @@ import torch
 from rl_det.candidates import SHIFT_OF_ONE
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.types import Target
 
 ADJUST, REFINE, RESCORE, SELECT, TUNE = (

@@ -6,7 +6,7 @@ import torch
 
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS, tiny
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, tiny
 from rl_det.metrics.coco import coco_summary
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torchvision.models import _api
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from rl_det.detectors import DETECTORS, TwoStage, build_detector, save_state
-from rl_det.detectors.two_stage import log_odds, torchvision_faster_rcnn
+from rl_det.detectors import DETECTORS, TwoStage, build_detector
+from rl_det.detectors.torchvision.two_stage import log_odds, torchvision_faster_rcnn
+from rl_det.storage.weights import save_state
 from rl_det.types import Encoded, Target
 
 MOBILENET = "fasterrcnn_mobilenet_v3_large_320_fpn"

@@ -6,7 +6,7 @@ import pytest
 from contract.worlds import NUM_CANDIDATES, scenes, shipped
 
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from contract.worlds import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_native, random_actions
 
+from rl_det.ap.candidate_pool import CandidatePool
+from rl_det.ap.padding import candidate_relations
 from rl_det.boxes import moved
 from rl_det.candidates import SHIFT_OF_ONE
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
-from rl_det.metrics.candidate_pool import CandidatePool
-from rl_det.metrics.padding import candidate_relations
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.rewards import PoolAp, PotentialShaping, Sum
 
 pytestmark = pytest.mark.parametrize("env_id", [ADJUST, RESCORE, SELECT])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from contract.worlds import NUM_CANDIDATES, REFINE, make_native, random_actions
 
+from rl_det.ap.candidate_pool import CandidatePool
+from rl_det.ap.padding import pad_targets
+from rl_det.ap.relations import relations
 from rl_det.boxes import moved
-from rl_det.metrics.candidate_pool import CandidatePool
-from rl_det.metrics.padding import pad_targets
-from rl_det.metrics.relations import relations
 from rl_det.rewards import REWARDS
 
 NUM_STEPS = 3

@@ -7,11 +7,11 @@ import pytest
 import torch
 from contract.worlds import NUM_IMAGES, TUNE, make_native
 
+from rl_det.ap.batch import TruthBatch
+from rl_det.candidates.soft_nms import Settings, post_process
 from rl_det.detectors import Detector
-from rl_det.detectors.cache import EncodedDataset
-from rl_det.metrics.batch import TruthBatch
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.metrics.outcomes import image_counts
-from rl_det.postprocessing import Settings, post_process
 
 NUM_CANDIDATES = 60
 

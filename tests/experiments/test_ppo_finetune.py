@@ -17,7 +17,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from rl_det.data.digit_scenes import DigitScenes
-from rl_det.detectors import build_detector, save_state
+from rl_det.detectors import build_detector
+from rl_det.storage.weights import save_state
 from rl_det.training import continued, supervised, warm_start
 
 SCRIPT = Path(ppo_finetune.__file__)

@@ -25,7 +25,7 @@ KILLED = f"""
 import os, pathlib, signal, sys
 import supervised as script
 import task
-from rl_det.runs import Run
+from rl_det.storage.run import Run
 from rl_det.training import supervised
 
 def log(self, step, stage, metrics):

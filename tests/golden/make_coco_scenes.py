@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from metrics.hostile import NUM_CLASSES, hostile
+from ap.hostile import NUM_CLASSES, hostile
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

@@ -9,14 +9,14 @@ from learning.toy import NUM_FEATURES, NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 from rl_det_envs.select_detections import SelectDetectionsVector
 
-from rl_det.advantages import Judge
 from rl_det.agents import ppo, reinforce
 from rl_det.agents.rollouts import collect
 from rl_det.detectors import Detector
+from rl_det.losses.advantages import Judge
+from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.types import Encoded, HeadOutput
-from rl_det.validation import mean_ap
 
 LEARNT, NOT_LEARNT = 0.95, 0.85
 """Validation AP; the best is 1, and the start is about 0.5."""

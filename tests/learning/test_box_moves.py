@@ -9,9 +9,9 @@ from rl_det_envs.adjust_detections import AdjustDetectionsVector
 from torch import nn
 
 from rl_det.agents import ppo, reinforce
+from rl_det.policies.detections import mean_ap
 from rl_det.policies.refine import RefinePolicy
 from rl_det.types import Encoded, HeadOutput
-from rl_det.validation import mean_ap
 
 
 class ToyRefiner(ToyDetector):

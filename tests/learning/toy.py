@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.cache import EncodedDataset
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 NUM_PROPOSALS, NUM_FEATURES, NUM_IMAGES = 10, 6, 64

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from metrics.coco_reference import PUBLISHED, REFERENCE, reference
+from ap.coco_reference import PUBLISHED, REFERENCE, reference
 
+from rl_det.ap.data_set import FIGURES
 from rl_det.metrics.coco import coco_summary
-from rl_det.metrics.data_set import FIGURES
 from rl_det.types import Detections, Target
 
 

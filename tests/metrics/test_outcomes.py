@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from metrics.hostile import NUM_CLASSES, hostile
+from ap.hostile import NUM_CLASSES, hostile
 from pycocotools import mask as coco_mask
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.matching import match
-from rl_det.metrics.options import COCO, CocoOptions
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.matching import match
+from rl_det.ap.options import COCO, CocoOptions
 from rl_det.metrics.outcomes import outcomes
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from rewards.scenes import NUM_CLASSES, make_pool
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.data_set import coco_figures
-from rl_det.metrics.matching import Matches, match
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.data_set import coco_figures
+from rl_det.ap.matching import Matches, match
 from rl_det.report.bootstrap import interval, mean_ap, redrawn_ap
 
 

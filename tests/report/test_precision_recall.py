@@ -13,7 +13,7 @@ from PIL import Image
 
 from rl_det.metrics.coco import coco_summary
 from rl_det.report.precision_recall import Curves, curves_of, draw_curves, log_curves
-from rl_det.runs import Run
+from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
 
 CLASSES = ("cat", "dog", "unseen")

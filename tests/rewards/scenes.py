@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
+from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.rewards import Edits, Pool, Reward, reward_named
 
 NUM_IMAGES, NUM_CLASSES, ROOM = 4, 3, 400

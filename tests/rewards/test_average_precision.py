@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from metrics.test_box_moves import NMS_IOU, NUM_CANDIDATES, NUM_CLASSES, NUM_IMAGES, world
+from ap.test_box_moves import NMS_IOU, NUM_CANDIDATES, NUM_CLASSES, NUM_IMAGES, world
 from rewards.scenes import named
 
-from rl_det.metrics.batch import TruthBatch
-from rl_det.metrics.padding import pad_targets
+from rl_det.ap.batch import TruthBatch
+from rl_det.ap.padding import pad_targets
 from rl_det.rewards import REWARDS, BatchAp, PoolAp, Scene, Step, pool_mean_ap, reward_named
 from rl_det.rewards.edits import Factor
 

@@ -20,8 +20,8 @@ from rewards.scenes import (
     untouched,
 )
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.ranking_pool import RankingPool
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.ranking_pool import RankingPool
 from rl_det.rewards import (
     REWARDS,
     Edits,

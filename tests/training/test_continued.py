@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.rescore import RescorePolicy

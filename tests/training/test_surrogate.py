@@ -8,14 +8,14 @@ import torch
 from contract.families import NUM_CLASSES, retinanet
 from torch import Tensor
 
+from rl_det.ap import match
+from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.candidates import postprocess, select_candidates
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, OneStage, build_detector
-from rl_det.detectors.cache import EncodedDataset, encode_dataset
-from rl_det.detectors.tiny import SHIPPED_WEIGHTS
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.losses.ap import ap_loss
-from rl_det.metrics import match
-from rl_det.metrics.padding import pad_detections, pad_targets
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.voting import VotingPolicy

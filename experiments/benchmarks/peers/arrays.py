@@ -16,8 +16,8 @@ from ultrafast_pycocotools import _ufcoco as ultrafast_native
 from vernier import instance as vernier
 from vernier._core import evaluate_bbox_grid
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.options import COCO
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.options import COCO
 
 
 @dataclass(frozen=True)

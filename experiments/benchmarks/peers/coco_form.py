@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from peers.pseudo_image import PseudoImage, detection_rows, xywh
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
+from rl_det.ap.batch import DetectionBatch, TruthBatch
 
 
 def image_rows(detections: DetectionBatch) -> Float64[np.ndarray, "M 7"]:

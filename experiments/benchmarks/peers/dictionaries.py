@@ -16,8 +16,8 @@ from peers.peer import ALL_AREAS, MOST, THRESHOLDS, Images, silent, twelve_figur
 from peers.pseudo_image import PseudoImage, ap_of_outcomes, pseudo_image
 from torchmetrics.detection import MeanAveragePrecision
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.options import RECALL_POINTS
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.options import RECALL_POINTS
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 from peers.pseudo_image import PseudoImage
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.options import COCO
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.options import COCO
 
 THRESHOLDS = np.asarray(COCO.iou_thresholds)
 ALL_AREAS = [list(COCO.area_range)]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from rl_det.metrics.batch import DetectionBatch, TruthBatch
-from rl_det.metrics.options import COCO, RECALL_POINTS
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.options import COCO, RECALL_POINTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def pseudo_image(truths: TruthBatch, num_classes: int, *, few_points: bool) -> P
     """Make one of B images. `few_points` asks for precision only at recalls that a category can reach, if that is fewer.
 
     A category with P true boxes reaches the recalls 1 / P, ..., P / P and no others, so precision at these gives the AP by
-    `rl_det.metrics.options.RecallWeights`, exactly. With few true boxes of a label per image, COCO's 101 points become ten.
+    `rl_det.ap.options.RecallWeights`, exactly. With few true boxes of a label per image, COCO's 101 points become ten.
     """
     shape = (len(truths), num_classes + 1)
     counts = np.zeros(shape, dtype=np.int64)

@@ -1,0 +1,147 @@
+"""Matches of all images, taken as one data set -> each class's AP, recall and precision-recall curve; COCO's twelve figures.
+
+The detections of a class rank together, by falling score, of equals those of the earlier image, as in pycocotools.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, UInt32
+from numba import prange
+
+from rl_det.ap.average_precision import EPSILON, ranked_ap
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.compiled import compiled_in_parallel
+from rl_det.ap.matching import Matches, match_ranges
+from rl_det.ap.options import AREA_RANGES, COCO, CocoOptions
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+def class_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A T C"]:
+    """AP of each class at each IoU threshold, in [0, 1]; NaN for a class without a true box that counts."""
+    positives = matches.positives.sum(1, dtype=np.int64)
+    table, rows = _weights(positives, options)
+    aps: Float64[np.ndarray, "A T C"] = _class_ap(
+        matches.starts, matches.scores, matches.hits, matches.ignored, table, rows, len(options.iou_thresholds)
+    )
+    return np.where(positives[:, None, 1:] > 0, aps, np.nan)
+
+
+def class_precision(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A T R C"]:
+    """The precision-recall curve of each class: its interpolated precision at each of the options' recall points.
+
+    0 at recalls that are not reached; NaN for a class without a true box that counts. A curve's mean is the class's AP.
+    """
+    positives = matches.positives.sum(1, dtype=np.int64)[:, 1:]
+    num_ranges, num_classes = positives.shape
+    bits = np.arange(len(options.iou_thresholds), dtype=np.uint32)[:, None]
+    points = np.asarray(options.recall_points)
+    curves = np.full((num_ranges, len(bits), len(points), num_classes), np.nan)
+    for c in range(num_classes):
+        hits, ignored = _ranked(matches, label=c + 1)
+        for a in np.flatnonzero(positives[:, c]).tolist():
+            found, skipped = hits[a] >> bits & 1, ignored[a] >> bits & 1
+            for t, curve in enumerate(_envelopes(found == 1, skipped == 1)):
+                reached = np.searchsorted(np.arange(1, positives[a, c] + 1) / positives[a, c], points, side="left")
+                curves[a, t, :, c] = np.append(curve, np.zeros(positives[a, c]))[reached]
+    return curves
+
+
+def _ranked(matches: Matches, label: int) -> tuple[UInt32[np.ndarray, "A M"], UInt32[np.ndarray, "A M"]]:
+    """The hits and the ignored of one class over all images, by falling score."""
+    spans = [range(*row) for row in matches.starts[:, label : label + 2].tolist()]
+    images = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+    places = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    order = np.argsort(-matches.scores[images, places], kind="mergesort")
+    images, places = images[order], places[order]
+    return matches.hits[:, images, places], matches.ignored[:, images, places]
+
+
+def _envelopes(found: Bool[np.ndarray, "T M"], skipped: Bool[np.ndarray, "T M"]) -> list[Float64[np.ndarray, " K"]]:
+    """For each threshold the highest precision from each true positive on."""
+    correct, wrong = np.cumsum(found, 1), np.cumsum(~found & ~skipped, 1)
+    precision = correct / (correct + wrong + EPSILON)
+    envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    return [row[hit] for row, hit in zip(envelope, found, strict=True)]
+
+
+def class_recall(matches: Matches, max_detections: int, options: CocoOptions = COCO) -> Float64[np.ndarray, "A T C"]:
+    """The share of each class's true boxes that its best `max_detections` in each image find; NaN where there is none.
+
+    At most those with which the matches were made, `options.max_detections`, can be told.
+    """
+    positives = matches.positives.sum(1, dtype=np.int64)[:, None, 1:]
+    found = _class_found(matches.starts, matches.hits, max_detections, len(options.iou_thresholds))
+    return np.where(positives > 0, found / np.maximum(positives, 1), np.nan)
+
+
+def coco_figures(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int) -> dict[str, float]:
+    """COCO's twelve figures by their usual names, in [0, 1]; NaN where pycocotools says -1 (no true box of that size)."""
+    ranges = tuple(AREA_RANGES.values())
+    matches = match_ranges(detections, truths, ranges, num_classes=num_classes)
+    ap, recall = class_ap(matches), class_recall(matches, COCO.max_detections)
+    by_count = [class_recall(matches, count)[0] for count in (1, 10)]
+    parts = (ap[0], ap[0, 0], ap[0, 5], *ap[1:], *by_count, recall[0], *recall[1:])
+    return {name: _mean(part) for name, part in zip(FIGURES, parts, strict=True)}
+
+
+def _mean(figures: Float64[np.ndarray, "..."]) -> float:
+    """The mean over what there is; NaN where there is nothing."""
+    present = figures[~np.isnan(figures)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def _weights(positives: np.ndarray, options: CocoOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of recall weights, one for each count of positives that occurs, and which row each range and class needs."""
+    counts, rows = np.unique(positives, return_inverse=True)
+    table = np.zeros((len(counts), int(counts.max(initial=0)) + 1))
+    for row, count in zip(table, counts.tolist(), strict=True):
+        row[: count + 1] = options.recall_weights.of(count)
+    return table, rows.reshape(positives.shape)
+
+
+@compiled_in_parallel
+def _class_ap(starts: Any, scores: Any, hits: Any, ignored: Any, table: Any, rows: Any, num_thresholds: int) -> Any:
+    """`class_ap`; classes are shared out among the cores."""
+    num_ranges, num_images, _ = hits.shape
+    num_classes = starts.shape[1] - 2
+    aps = np.zeros((num_ranges, num_thresholds, num_classes))
+    for c in prange(num_classes):
+        label = c + 1
+        size = 0
+        for b in range(num_images):
+            size += starts[b, label + 1] - starts[b, label]
+        key = np.empty(size)
+        hit, skip = np.empty((num_ranges, size), dtype=np.uint32), np.empty((num_ranges, size), dtype=np.uint32)
+        count = 0
+        for b in range(num_images):
+            for place in range(starts[b, label], starts[b, label + 1]):
+                key[count] = -scores[b, place]
+                for a in range(num_ranges):
+                    hit[a, count], skip[a, count] = hits[a, b, place], ignored[a, b, place]
+                count += 1
+        order = np.argsort(key, kind="mergesort")
+        found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
+        envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
+        for a in range(num_ranges):
+            ranked_ap(hit[a][order], skip[a][order], 0, size, table[rows[a, label]], found, skipped, envelope, areas)
+            aps[a, :, c] = areas
+    return aps
+
+
+@compiled_in_parallel
+def _class_found(starts: Any, hits: Any, max_detections: int, num_thresholds: int) -> Any:
+    """How many true boxes of each class are found at each threshold."""
+    num_ranges, num_images, _ = hits.shape
+    num_classes = starts.shape[1] - 2
+    found = np.zeros((num_ranges, num_thresholds, num_classes), dtype=np.int64)
+    for c in prange(num_classes):
+        for a in range(num_ranges):
+            for b in range(num_images):
+                start = starts[b, c + 1]
+                for place in range(start, min(start + max_detections, starts[b, c + 2])):
+                    if hits[a, b, place]:
+                        for t in range(num_thresholds):
+                            found[a, t, c] += (hits[a, b, place] >> t) & 1
+    return found

@@ -1,0 +1,46 @@
+"""What travels as torch tensors (detections, targets, candidates) -> the padded numpy batches that the engine takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.relations import Relations, relations
+from rl_det.types import Candidates, Detections, Target
+
+
+def pad_detections(detections: Sequence[Detections]) -> DetectionBatch:
+    """B images' detections in numpy, in their own precision."""
+    return DetectionBatch(
+        boxes=_padded([found["boxes"].reshape(-1, 4) for found in detections]),
+        labels=_padded([found["labels"] for found in detections]),
+        scores=_padded([found["scores"] for found in detections]),
+        mask=_padded([torch.ones(len(found["labels"]), dtype=torch.bool) for found in detections]),
+    )
+
+
+def pad_targets(targets: Sequence[Target]) -> TruthBatch:
+    """B images' true boxes in numpy."""
+    return TruthBatch(
+        boxes=_padded([target.boxes.reshape(-1, 4) for target in targets]),
+        labels=_padded([target.labels for target in targets]),
+        area=_padded([target.area for target in targets]),
+        iscrowd=_padded([target.iscrowd for target in targets]),
+        mask=_padded([torch.ones(len(target.labels), dtype=torch.bool) for target in targets]),
+    )
+
+
+def candidate_relations(candidates: Candidates, targets: Sequence[Target], *, num_classes: int) -> Relations:
+    """The relations of B images' candidates to each other and to their images' true boxes, on the host."""
+    boxes, labels, mask = (
+        part.numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask)
+    )  # fmt: skip
+    return relations(boxes, labels, mask, pad_targets(targets), num_classes=num_classes)
+
+
+def _padded(rows: list[Tensor]) -> np.ndarray:
+    """[B, N, ...], zeros behind each row's end."""
+    return pad_sequence([row.detach().cpu() for row in rows], batch_first=True).numpy()

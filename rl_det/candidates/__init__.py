@@ -1,0 +1,15 @@
+"""(proposal, class) pairs of a detector: selecting the best, observing them, and suppressing duplicates among them."""
+
+from rl_det.candidates.nms import postprocess
+from rl_det.candidates.observation import SHIFT_OF_ONE, Observation, clipped, observe
+from rl_det.candidates.selection import gather_logits, select_candidates
+
+__all__ = [
+    "SHIFT_OF_ONE",
+    "Observation",
+    "clipped",
+    "gather_logits",
+    "observe",
+    "postprocess",
+    "select_candidates",
+]

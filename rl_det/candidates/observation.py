@@ -1,0 +1,43 @@
+"""Candidates -> what a policy sees of them; the unit of actions; boxes within their image."""
+
+from typing import TypedDict
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl_det.types import Candidates, Encoded
+
+SHIFT_OF_ONE = 16.0
+"""Logits that an action of 1 adds: actions lie in [-1, 1], and a power of two makes no rounding error of it."""
+
+
+def clipped(boxes: Float[Tensor, "B N 4"], sizes: Float[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
+    """Within the images, of these heights and widths."""
+    return boxes.clamp(min=0).minimum(sizes[:, None, [1, 0, 1, 0]])
+
+
+class Observation(TypedDict):
+    """Candidates as a policy sees them: boxes relative to the image, in [0, 1]; logits 0 on padding.
+
+    `size` is the image's width, height, width, height in the user's pixels, by which a head's boxes become relative.
+    """
+
+    boxes: Float[Tensor, "B N 4"]
+    labels: Int[Tensor, "B N"]
+    logits: Float[Tensor, "B N"]
+    mask: Bool[Tensor, "B N"]
+    index: Int[Tensor, "B N"]
+    size: Float[Tensor, "B 4"]
+
+
+def observe(candidates: Candidates, encoded: Encoded) -> Observation:
+    """The candidates of these very images, in the form that does not depend on the images' sizes."""
+    size = encoded.original[:, [1, 0, 1, 0]]  # height, width -> x, y, x, y
+    return Observation(
+        boxes=candidates.boxes / size[:, None],
+        labels=candidates.labels,
+        logits=candidates.logits.where(candidates.mask, 0.0),
+        mask=candidates.mask,
+        index=candidates.index,
+        size=size,
+    )

@@ -1,0 +1,31 @@
+"""A head's output for every (proposal, class) pair -> the N best pairs, padded and masked; the one codec of the pair index."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rl_det.types import Candidates, HeadOutput
+
+
+def select_candidates(output: HeadOutput, mask: Bool[Tensor, "B P"], num_candidates: int) -> Candidates:
+    """The best pairs by logit, over all classes at once; no gradient.
+
+    Padding, where an image has fewer pairs than asked for, has box 0, label 1, logit -inf and index 0.
+    """
+    num_classes = output.logits.shape[-1]
+    pairs = output.logits.detach().masked_fill(~mask[..., None], -torch.inf).flatten(1)  # [B, P * C]
+    logits, index = pairs.topk(min(num_candidates, pairs.shape[1]), dim=1)
+    missing = num_candidates - logits.shape[1]
+    logits = pad(logits, (0, missing), value=-torch.inf)
+    real = ~logits.isneginf()  # not `> -inf`: a NaN must stay in sight
+    index = pad(index, (0, missing)).where(real, 0)
+    proposal, column = index.div(num_classes, rounding_mode="floor"), index % num_classes
+    image = torch.arange(len(index), device=index.device)[:, None]
+    boxes = output.boxes.detach()[image, proposal, column] * real[..., None]
+    return Candidates(boxes=boxes, labels=column + 1, logits=logits, mask=real, index=index)
+
+
+def gather_logits(logits: Float[Tensor, "B P C"], index: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """A head's later logits of candidates selected earlier; gradient flows. On padding: those of the first pair."""
+    return logits.flatten(1).gather(1, index)

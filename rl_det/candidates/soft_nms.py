@@ -1,0 +1,103 @@
+"""Candidates and settings of post-processing, image by image -> detections: threshold, (soft) NMS, and how many at most."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+from numba import prange
+
+from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.compiled import compiled_in_parallel
+from rl_det.ap.relations import suppression_iou
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of R images. `sigma` infinite is hard NMS; with `nms_iou` 1 it is Bodla et al.'s Gaussian soft-NMS."""
+
+    score_threshold: Float64[np.ndarray, " R"]
+    nms_iou: Float64[np.ndarray, " R"]
+    sigma: Float64[np.ndarray, " R"]
+    max_detections: Int64[np.ndarray, " R"]
+
+    @classmethod
+    def fixed(
+        cls, num_images: int, score_threshold: float, nms_iou: float, sigma: float, max_detections: int
+    ) -> "Settings":
+        """The same for all images."""
+        return cls(
+            score_threshold=np.full(num_images, score_threshold, dtype=np.float64),
+            nms_iou=np.full(num_images, nms_iou, dtype=np.float64),
+            sigma=np.full(num_images, sigma, dtype=np.float64),
+            max_detections=np.full(num_images, max_detections, dtype=np.int64),
+        )
+
+    def __post_init__(self) -> None:
+        limits = (
+            (self.score_threshold, 0, 1, "score_threshold"), (self.nms_iou, 0, 1, "nms_iou"),
+            (self.sigma, 1e-6, np.inf, "sigma"), (self.max_detections, 0, np.inf, "max_detections"),
+        )  # fmt: skip
+        for values, low, high, name in limits:
+            wrong = np.flatnonzero(~((values >= low) & (values <= high)))
+            if len(wrong):
+                raise ValueError(f"{name} must lie in [{low}, {high}]; got {values[wrong[0]]} for image {wrong[0]}")
+
+
+def post_process(
+    boxes: Float32[np.ndarray, "R N 4"],
+    labels: Int64[np.ndarray, "R N"],
+    scores: Float64[np.ndarray, "R N"],
+    mask: Bool[np.ndarray, "R N"],
+    settings: Settings,
+) -> DetectionBatch:
+    """What is left, index by index: probabilities as the decay leaves them, and a mask of who is there.
+
+    The best by present score is taken, again and again: it removes those of its class whose IoU with it is above `nms_iou`,
+    and multiplies the others' scores by exp(-IoU^2 / sigma) (Bodla et al. 2017, eq. 5). It ends with a score under
+    `score_threshold`, or with `max_detections` taken. Ties go to the lower index.
+    """
+    s = settings
+    taken, left = _post_process(boxes, labels, scores, mask, s.score_threshold, s.nms_iou, s.sigma, s.max_detections)
+    return DetectionBatch(boxes=boxes, labels=labels, scores=left, mask=taken)
+
+
+@compiled_in_parallel
+def _post_process(
+    boxes: Any, labels: Any, scores: Any, mask: Any, score_threshold: Any, nms_iou: Any, sigma: Any, max_detections: Any
+) -> Any:
+    """`post_process` for all images."""
+    num_images, num_candidates = labels.shape
+    taken, left = np.zeros((num_images, num_candidates), dtype=np.bool_), scores.copy()
+    for r in prange(num_images):
+        waiting = mask[r].copy()
+        for _ in range(min(num_candidates, max_detections[r])):
+            best = -1
+            for i in range(num_candidates):
+                if waiting[i] and (best < 0 or left[r, i] > left[r, best]):
+                    best = i
+            if best < 0 or left[r, best] < score_threshold[r]:
+                break
+            waiting[best], taken[r, best] = False, True
+            for i in range(num_candidates):
+                if waiting[i] and labels[r, i] == labels[r, best]:
+                    iou = np.float64(suppression_iou(boxes[r, i], boxes[r, best]))
+                    if iou > nms_iou[r]:
+                        waiting[i] = False
+                    else:
+                        left[r, i] *= np.exp(-iou * iou / sigma[r])
+    return taken, left
+
+
+@compiled_in_parallel
+def nearest_above(boxes: Any, labels: Any, scores: Any, mask: Any) -> Any:
+    """Each candidate's largest IoU with one of its class that ranks above it, float64 [R, N]; 0 if there is none."""
+    num_images, num_candidates = labels.shape
+    nearest = np.zeros((num_images, num_candidates))
+    for r in prange(num_images):
+        for i in range(num_candidates):
+            for j in range(num_candidates):
+                above = scores[r, j] > scores[r, i] or (scores[r, j] == scores[r, i] and j < i)
+                if above and mask[r, i] and mask[r, j] and labels[r, j] == labels[r, i]:
+                    nearest[r, i] = max(nearest[r, i], suppression_iou(boxes[r, i], boxes[r, j]))
+    return nearest

@@ -1,0 +1,208 @@
+"""A torchvision Faster R-CNN, by name or as an object -> a Detector: RoI-pooled features frozen, box head trained."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+
+from rl_det.candidates import select_candidates
+from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, match, original_boxes, resized_targets
+from rl_det.storage.weights import load_state, state_file
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
+
+FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include="fasterrcnn_*"))
+
+
+class TwoStage:
+    """The Detector around a Faster R-CNN; see `rl_det.detectors.protocol` for what each method promises."""
+
+    def __init__(self, model: FasterRCNN) -> None:
+        self.model = model
+        self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
+
+    @property
+    def nms_iou(self) -> float:
+        """`roi_heads`' own `nms_thresh`."""
+        return float(self.model.roi_heads.nms_thresh)
+
+    @property
+    def embedding_size(self) -> int:
+        """What the box predictor takes in."""
+        return int(self.model.roi_heads.box_predictor.cls_score.in_features)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+        """Every image has as many proposals as the RPN may keep, padded where it kept fewer."""
+        model, images = self.plain(), self._placed(images)
+        resized, _ = model.transform(images)
+        return self._encoded(images, resized, model.backbone(resized.tensors))
+
+    def training_pass(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> TrainingPass:
+        """The transform and the backbone run once; the RPN again, without gradient, for the proposals of use."""
+        images = self._placed(images)
+        seen: dict[str, Any] = {}
+        model = self.model.train()
+        with (
+            model.transform.register_forward_hook(lambda _, __, output: seen.update(resized=output[0])),
+            model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=output)),
+        ):
+            losses: dict[str, Tensor] = model(images, list(labels))
+        encoded = self._encoded(images, **seen)
+        return TrainingPass(losses, encoded, self.head(encoded))
+
+    def _encoded(self, images: Sequence[Tensor], resized: ImageList, maps: Tensor | dict[str, Tensor]) -> Encoded:
+        """What the head needs, from the backbone's maps; the RPN runs as it does in use."""
+        model = self.plain()
+        if isinstance(maps, Tensor):
+            maps = {"0": maps}
+        with torch.no_grad():
+            proposals, _ = model.rpn(resized, maps)
+        pooled = model.roi_heads.box_roi_pool(maps, proposals, resized.image_sizes)
+        shape = len(images), model.rpn.post_nms_top_n()
+        mask = torch.arange(shape[1], device=pooled.device) < pooled.new_tensor([len(p) for p in proposals])[:, None]
+        features, reference = pooled.new_zeros(*shape, *pooled.shape[1:]), pooled.new_zeros(*shape, 4)
+        features[mask], reference[mask] = pooled, torch.cat(proposals)
+        return Encoded(
+            features=(features,),
+            reference=reference,
+            mask=mask,
+            resized=reference.new_tensor(resized.image_sizes),
+            original=reference.new_tensor([image.shape[1:] for image in images]),
+        )
+
+    def head(self, encoded: Encoded) -> HeadOutput:
+        """Class-specific boxes; the embeddings are the box head's output."""
+        scores, deltas, embeddings = self._predict(encoded)
+        boxes = self.model.roi_heads.box_coder.decode(deltas, [encoded.reference.flatten(0, 1)])
+        shape = encoded.mask.shape
+        return HeadOutput(
+            logits=log_odds(scores)[:, 1:].reshape(*shape, -1),
+            boxes=original_boxes(boxes[:, 1:].reshape(*shape, -1, 4), encoded),
+            embeddings=embeddings.reshape(*shape, -1),
+        )
+
+    @torch.no_grad()
+    def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
+        """The best over all proposals and classes."""
+        return select_candidates(self.head(encoded), encoded.mask, num_candidates)
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
+        """By `roi_heads`' own `score_thresh`, `nms_thresh` and `detections_per_img`."""
+        detections: list[Detections] = self.plain()(self._placed(images))
+        return detections
+
+    def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
+        """torchvision's two losses over all proposals, where its own training samples some and adds the true boxes."""
+        scores, deltas = self.model.roi_heads.box_predictor(output.embeddings.flatten(0, 1))
+        coder, matcher = self.model.roi_heads.box_coder, self.model.roi_heads.proposal_matcher
+        objects, crowds = resized_targets(encoded, targets)
+        matched = match(encoded, objects, crowds, matcher)
+        positive, counted = matched > BACKGROUND, (matched != LEFT_OUT).flatten()
+        if not counted.any():  # the mean over no proposal: zero, with a graph
+            return {"loss_classifier": scores.sum() * 0.0, "loss_box_reg": deltas.sum() * 0.0}
+        counts = torch.tensor([0] + [len(target["labels"]) for target in objects[:-1]], device=matched.device)
+        index = (matched + counts.cumsum(0)[:, None])[positive]  # into the objects of all images
+        labels, wanted = torch.zeros_like(matched), torch.zeros_like(encoded.reference)
+        labels[positive] = torch.cat([target["labels"] for target in objects])[index]
+        wanted[positive] = coder.encode_single(
+            torch.cat([target["boxes"] for target in objects])[index], encoded.reference[positive]
+        )
+        classifier, box = fastrcnn_loss(
+            scores[counted], deltas[counted], [labels.flatten()[counted]], [wanted.flatten(0, 1)[counted]]
+        )
+        return {"loss_classifier": classifier, "loss_box_reg": box}
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Those of `box_head` and `box_predictor`."""
+        heads = self.model.roi_heads
+        return [*heads.box_head.parameters(), *heads.box_predictor.parameters()]
+
+    @torch.no_grad()
+    def recalibrate(self, scale: float, shift: float) -> None:
+        """Scales the class scores and takes the shift from the background's."""
+        scores = self.model.roi_heads.box_predictor.cls_score
+        scores.weight.mul_(scale)
+        scores.bias.mul_(scale)
+        scores.bias[0] -= shift
+
+    def plain(self) -> FasterRCNN:
+        """The torchvision model."""
+        return self.model.eval()
+
+    def _predict(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+        """Class scores with the background [B * P, C + 1], box deltas [B * P, 4 * (C + 1)], embeddings [B * P, D]."""
+        heads = self.plain().roi_heads
+        embeddings = heads.box_head(encoded.features[0].flatten(0, 1).float())
+        return *heads.box_predictor(embeddings), embeddings
+
+    def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
+        device = next(self.model.parameters()).device
+        return [image.to(device) for image in images]
+
+
+def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
+    """log(p / (1 - p)) of every class of a softmax: its score minus the logsumexp of all others.
+
+    Exact also where p rounds to 1, in values and gradients: only the best class can have p > 1/2, and it alone is
+    taken against the others' logsumexp; all other classes have 1 - p >= 1/2.
+    """
+    best = one_hot(scores.argmax(-1), scores.shape[-1]).bool()
+    others = scores.masked_fill(best, -math.inf).logsumexp(-1, keepdim=True)
+    log_p = scores.log_softmax(-1).masked_fill(best, -1.0)  # the filling is never used; it keeps log1p finite
+    return torch.where(best, scores - others, log_p - torch.log1p(-log_p.exp()))
+
+
+def torchvision_faster_rcnn(
+    name: str, *, num_classes: int, image_size: int | None = None, weights: str | Path | None = None
+) -> FasterRCNN:
+    """A model by torchvision's name for it; `num_classes` without the background, `image_size` the shorter side.
+
+    `weights` is None or "none" (random), a name of torchvision's such as "DEFAULT" or "COCO_V1" (downloaded; the box
+    predictor starts afresh where the number of classes differs), or the file of a state_dict. The score threshold is
+    set to zero, as ranking needs every detection: who wants torchvision's back sets `model.roi_heads.score_thresh`.
+    Raises ValueError for unknown names, and for weights that cannot be had or do not fit.
+    """
+    if name not in FASTER_RCNNS:
+        raise ValueError(f"a torchvision Faster R-CNN must be one of {', '.join(FASTER_RCNNS)}; got {name!r}")
+    sizes = {} if image_size is None else {"min_size": image_size, "max_size": 2 * image_size}
+    file = state_file(weights)
+    if file is not None or weights in (None, "none"):
+        model = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **sizes)
+        if file is not None:
+            load_state(model, file)
+    else:
+        model = _pretrained(name, str(weights), sizes)
+        predictor = model.roi_heads.box_predictor
+        if predictor.cls_score.out_features != num_classes + 1:
+            model.roi_heads.box_predictor = FastRCNNPredictor(predictor.cls_score.in_features, num_classes + 1)
+    model.roi_heads.score_thresh = 0.0
+    return model.eval()
+
+
+def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
+    known = get_model_weights(name).__members__
+    if weights not in known:
+        raise ValueError(
+            f"the weights of {name} must be 'none', one of {', '.join(known)}, "
+            f"or a file that ends in .pt, .pth or .safetensors; got {weights!r}"
+        )
+    try:
+        return get_model(name, weights=known[weights], **sizes)
+    except (OSError, RuntimeError) as error:  # no network, a full disk, a broken download
+        raise ValueError(
+            f"the weights {weights} of {name} must be downloadable from {known[weights].url}; got {error}; "
+            "fetch the file by other means and give its path"
+        ) from error

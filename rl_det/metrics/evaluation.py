@@ -1,0 +1,49 @@
+"""Detections and targets of a split -> all the figures of a report, and which way each of them is better."""
+
+from collections.abc import Sequence
+
+from rl_det.ap.data_set import FIGURES as COCO_FIGURES
+from rl_det.ap.data_set import coco_figures
+from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
+from rl_det.metrics.coco import coco_summary
+from rl_det.metrics.operating_point import best_f1, mean_optimal_lrp
+from rl_det.metrics.outcomes import outcomes
+from rl_det.types import Detections, Target
+
+LOWER_IS_BETTER = ("calibration_error", "moLRP")
+MONITORS = (*COCO_FIGURES, "F1", "score_iou_correlation", *LOWER_IS_BETTER)
+"""The figures by which a training may be led."""
+
+
+def evaluate(detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int) -> dict[str, float]:
+    """COCO's twelve figures by pycocotools; at IoU 0.5, the best F1 with its threshold, moLRP, calibration and correlation."""
+    summary = coco_summary(detections, targets, num_classes=num_classes)
+    return {**summary, **_at_half(detections, targets, num_classes)}
+
+
+def quick_evaluate(
+    detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int
+) -> dict[str, float]:
+    """The same figures by our own engine throughout, fast enough to be asked for between steps of a training."""
+    figures = coco_figures(pad_detections(detections), pad_targets(targets), num_classes=num_classes)
+    return {**figures, **_at_half(detections, targets, num_classes)}
+
+
+def check_monitor(name: str) -> None:
+    """ValueError, listing the known ones, if no training can be led by a figure of this name."""
+    if name not in MONITORS:
+        raise ValueError(f"a training is led by one of {', '.join(MONITORS)}; got {name!r}; AP is usual")
+
+
+def _at_half(detections: Sequence[Detections], targets: Sequence[Target], num_classes: int) -> dict[str, float]:
+    """What is told of the outcomes at IoU 0.5."""
+    found = outcomes(pad_detections(detections), pad_targets(targets), num_classes=num_classes)
+    point = best_f1(found)
+    return {
+        "calibration_error": detection_calibration_error(found),
+        "score_iou_correlation": score_iou_correlation(found),
+        "F1": point.f1,
+        "F1_threshold": point.threshold,
+        "moLRP": mean_optimal_lrp(found),
+    }

@@ -1,0 +1,54 @@
+"""Text or a writer -> a file that is there whole or as it was before; values -> JSON."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or as it was before."""
+    write_with(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_with(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file beside `path`, then put it in its place."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    beside = Path(name)
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error}); the former file, if any, is untouched") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """ValueError if the folder could not be made or written to; nothing is left behind."""
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON that ends with a newline; NaN and infinity become null."""
+    return json.dumps(finite(value), indent=2, default=str) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

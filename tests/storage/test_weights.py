@@ -1,0 +1,164 @@
+"""States in files: what is saved loads again, what does not fit is refused by name, and no file is ever half written."""
+
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rl_det.storage.weights import load_state, save_state, state_file
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+def model(width: int = 4, *, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+
+
+def copy_of(some: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in some.state_dict().items()}
+
+
+def same(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_saved_state_loads_again_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    path, fresh = tmp_path / f"state{suffix}", model(seed=1)
+    saved = model().to(memory_format=torch.channels_last)
+    save_state(saved, path)
+    assert not same(copy_of(saved), copy_of(fresh))
+    load_state(fresh, path)
+    assert same(copy_of(saved), copy_of(fresh))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_half_precision_halves_the_floats_and_loads_into_the_models_own_dtype(tmp_path: Path, suffix: str) -> None:
+    path, fresh = tmp_path / f"half{suffix}", model(seed=1)
+    saved = model()
+    save_state(saved, path, torch.float16)
+    written = safetensors.torch.load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+    assert written["0.weight"].dtype == torch.float16
+    assert written["1.num_batches_tracked"].dtype == torch.int64
+    load_state(fresh, path)
+    assert fresh[0].weight.dtype == torch.float32
+    assert torch.equal(fresh[0].weight, saved[0].weight.half().float())
+    assert saved[0].weight.dtype == torch.float32
+
+
+def test_a_file_that_torch_alone_wrote_loads(tmp_path: Path) -> None:
+    saved, fresh = model(), model(seed=1)
+    torch.save(saved.state_dict(), tmp_path / "own.pth")
+    load_state(fresh, tmp_path / "own.pth")
+    assert same(copy_of(saved), copy_of(fresh))
+
+
+def test_batch_normalisations_counter_may_be_missing_or_one_too_many(tmp_path: Path) -> None:
+    path, state = tmp_path / "counter.pt", model().state_dict()
+    del state["1.num_batches_tracked"]
+    state["2.num_batches_tracked"] = torch.tensor(3)
+    torch.save(state, path)
+    fresh = model(seed=1)
+    load_state(fresh, path)
+    assert torch.equal(fresh[0].weight, state["0.weight"])
+
+
+def test_any_other_entry_too_many_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "more.pt"
+    torch.save({**model().state_dict(), "2.bias": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"more\.pt: .* the entry 2\.bias is unexpected"):
+        load_state(model(), path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_of_another_width_are_refused_with_both_shapes_and_the_model_is_untouched(
+    tmp_path: Path, suffix: str
+) -> None:
+    path, own = tmp_path / f"wide{suffix}", model(seed=1)
+    before = copy_of(own)
+    save_state(model(8), path)
+    with pytest.raises(ValueError, match=rf"wide\{suffix}: .* shape \(4, 3, 3, 3\), got \(8, 3, 3, 3\)"):
+        load_state(own, path)
+    assert same(copy_of(own), before)
+
+
+def test_weights_of_another_architecture_are_refused_by_the_first_missing_entry(tmp_path: Path) -> None:
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(2, 2))
+    before = copy_of(own)
+    save_state(model(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt: .*Sequential.* the entry 2\.weight is missing"):
+        load_state(own, tmp_path / "other.pt")
+    assert same(copy_of(own), before)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 half a zip"])
+def test_a_broken_file_is_refused_by_name(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"broken\{suffix}: must be a readable"):
+        load_state(model(), path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_cut_short_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"short{suffix}"
+    save_state(model(), path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=rf"short\{suffix}: must be a readable"):
+        load_state(model(), path)
+
+
+@pytest.mark.parametrize("content", [{"model": {}, "epoch": 3}, [1, 2], torch.zeros(3)])
+def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: must hold a state_dict"):
+        load_state(model(), tmp_path / "checkpoint.pt")
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "folder.pt").mkdir()
+    for name in ("nowhere.pt", "folder.pt"):
+        with pytest.raises(ValueError, match=rf"{name}: must be a file of weights"):
+            load_state(model(), tmp_path / name)
+
+
+def test_a_wrong_suffix_is_refused_by_name_before_anything_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    with pytest.raises(ValueError, match=r"state\.npz: .*\.safetensors; got '\.npz'"):
+        save_state(model(), path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"state\.npz: .*\.safetensors; got '\.npz'"):
+        load_state(model(), path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_when_saving_fails_the_former_file_stays_whole_and_nothing_else_is_left(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"state{suffix}"
+    save_state(model(), path)
+    former = path.read_bytes()
+
+    def full_disk(_: object, file: Path) -> NoReturn:
+        Path(file).write_bytes(former[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save_state(model(seed=1), path)
+    assert path.read_bytes() == former
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_string_means_a_file_by_its_suffix_and_a_path_always(tmp_path: Path) -> None:
+    assert state_file(None) is None
+    assert state_file("DEFAULT") is None
+    assert state_file("best.pt") == Path("best.pt")
+    assert state_file(tmp_path / "odd.bin") == tmp_path / "odd.bin"
