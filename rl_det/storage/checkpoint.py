@@ -1,4 +1,4 @@
-"""A checkpoint file -> its state, and whether what goes on is what was stopped."""
+"""A state <-> its file, and whether what goes on is what was stopped."""
 
 import json
 from collections.abc import Mapping
@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 
-from rl_det.storage.files import finite
+from rl_det.storage.files import finite, write_with
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Tensors and plain values; a crash or a full disk leaves the former file as it was, and OSError names it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_with(path, lambda file: torch.save(state, file))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `Run.save_checkpoint` has written, on the CPU; ValueError, naming the file, where it cannot be read."""
+    """What `write_checkpoint` has written, on the CPU; ValueError, naming the file, where it cannot be read."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a broken file provoke

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,11 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_with(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    beside = Path(name)
+    """Let `write` fill a file beside `path`, then put it in its place, with the permissions of any file that the user makes."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         write(beside)
-        with beside.open("rb") as file:
+        with beside.open("r+b") as file:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:

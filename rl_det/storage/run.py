@@ -2,40 +2,48 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
+from rl_det.storage.checkpoint import check_same
+from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
-from rl_det.storage.files import as_json, finite, write_whole, write_with
+CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
+TENSORBOARD, CHECKPOINTS, TUNED = "tensorboard", "checkpoints", "model.json"
 
 
 class Run:
-    """An open run folder: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `results.json`.
+    """An open run folder: `config.json`, `metrics.jsonl`, `checkpoints/`, `results.json`, and what else is put there.
 
-    Files that an earlier run left in it are replaced, one by one and whole. A run that goes on where it was stopped says
-    up to which step of each stage it keeps its metrics (`going_on`); all later ones come again. Raises ValueError, with
-    nothing written, if the folder cannot be made or written to.
+    `identity` says, in JSON's types, all that the results depend on; `circumstances` (versions, machine, command) stand
+    beside it. A folder that holds a run is only entered to go on with the very same run (`resume`), or to replace it
+    (`overwrite`). Raises ValueError, with nothing written, where neither is the case, and for a folder that cannot be
+    written to.
     """
 
     def __init__(
-        self, folder: Path, config: dict[str, Any], seed: int, *, going_on: Mapping[str, int] | None = None
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        circumstances: dict[str, Any] | None = None,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
-        self.folder = folder
-        metrics = folder / "metrics.jsonl"
+        check_run_folder(folder, identity, resume=resume, overwrite=overwrite)
+        self.folder, self.checkpoints = folder, folder / CHECKPOINTS
         try:
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "config.json", as_json({**config, "seed": seed}))
-            write_whole(metrics, "".join(_lines_up_to(metrics, going_on or {})))
-            self._metrics = metrics.open("a", encoding="utf-8")
+            if overwrite and not resume:
+                _remove_run(folder)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if not (folder / CONFIG).exists():
+                write_whole(folder / CONFIG, as_json({"run": identity, "circumstances": circumstances or {}}))
+            self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         except OSError as error:
             raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only runs need it
-
-        last = max(going_on.values(), default=0) if going_on else None
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=None if last is None else last + 1)
 
     def __enter__(self) -> "Run":
         return self
@@ -44,39 +52,66 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._metrics.close()
-        self._tensorboard.close()
 
     def log(self, step: int, stage: str, metrics: Mapping[str, float | list[float]]) -> None:
-        """One line of `metrics.jsonl`, there at once, and the same for TensorBoard; NaN is written as null.
-
-        A list is a curve, and TensorBoard shows it over its index.
-        """
+        """One line of `metrics.jsonl`, there at once; NaN is written as null. A list is a curve."""
         self._metrics.write(json.dumps(finite({"stage": stage, "step": step, **metrics})) + "\n")
         self._metrics.flush()
-        for name, value in metrics.items():
-            points = enumerate(value) if isinstance(value, list) else [(step, value)]
-            for place, height in points:
-                self._tensorboard.add_scalar(f"{stage}/{name}", height, place)
 
-    def save_checkpoint(self, name: str, state: dict[str, Any]) -> Path:
-        """`checkpoints/NAME.pt`; a crash or a full disk leaves the former one as it was, and OSError names the file."""
-        path = self.folder / "checkpoints" / f"{name}.pt"
-        write_with(path, lambda file: torch.save(state, file))
-        return path
+    def drop_metrics_after(self, stage: str, step: int) -> None:
+        """Remove the stage's lines beyond this step, which come again, and a line that a crash cut off."""
+        self._metrics.close()
+        kept = []
+        for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if entry["stage"] != stage or entry["step"] <= step:
+                    kept.append(line)
+        write_whole(self.folder / METRICS, "".join(kept))
+        self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 
     def write_results(self, results: dict[str, Any]) -> Path:
         """`results.json`, NaN as null."""
-        path = self.folder / "results.json"
+        path = self.folder / RESULTS
         write_whole(path, as_json(results))
         return path
 
 
-def _lines_up_to(path: Path, steps: Mapping[str, int]) -> list[str]:
-    """The lines of a `metrics.jsonl` whose stage is named and whose step is not beyond; a line cut off by a crash is not."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if steps and path.exists() else []:
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            if entry["step"] <= steps.get(entry["stage"], -1):
-                kept.append(line)
-    return kept
+def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """ValueError unless the folder can be written to and is empty of runs, or holds this very run and is to go on."""
+    check_writable(folder)
+    file = folder / CONFIG
+    if not file.exists():
+        return
+    if resume:
+        check_same(file, read_identity(folder), identity)
+    elif not overwrite:
+        raise ValueError(
+            f"{folder}: holds a run already; resume (--resume) goes on with it, overwrite (--overwrite) replaces it, "
+            "and another folder (--out) leaves it alone"
+        )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the results of the run in this folder depend on. Raises ValueError where that cannot be read."""
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: must be a run's configuration; got {error}; --overwrite begins anew") from error
+    identity = config.get("run") if isinstance(config, dict) else None
+    if not isinstance(identity, dict):
+        raise ValueError(f"{file}: is not a configuration of this version of rl_det; --overwrite begins anew")
+    return identity
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what a run writes, and nothing else; the configuration last, so that a half removed run is still one."""
+    if not (folder / CONFIG).exists():
+        return
+    for tuned in folder.glob(f"*/{TUNED}"):
+        shutil.rmtree(tuned.parent)
+    for part in (TENSORBOARD, CHECKPOINTS):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for name in (METRICS, RESULTS, CONFIG):
+        (folder / name).unlink(missing_ok=True)

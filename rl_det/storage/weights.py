@@ -1,12 +1,13 @@
 """A model <-> its state_dict in a file, .pt, .pth or .safetensors, checked entry by entry and written in one piece."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from rl_det.storage.files import write_with
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -51,15 +52,10 @@ def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        if path.suffix == ".safetensors":
-            safetensors.torch.save_file(state, beside)
-        else:
-            torch.save(state, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    if path.suffix == ".safetensors":
+        write_with(path, lambda file: safetensors.torch.save_file(state, file))
+    else:
+        write_with(path, lambda file: torch.save(state, file))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

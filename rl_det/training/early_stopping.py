@@ -13,7 +13,7 @@ class EarlyStopping:
     are told do not count at all: no progress, however good, and no patience.
     """
 
-    patience: int
+    patience: int | None
     min_delta: float = 0.0
     warm_up: int = 0
     best: float = field(default=-math.inf, init=False)
@@ -21,7 +21,7 @@ class EarlyStopping:
     told: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
+        if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 evaluation; got {self.patience}; 5 is usual")
         if not self.min_delta >= 0:
             raise ValueError(f"min_delta must not be negative; got {self.min_delta}; 0 is usual")
@@ -43,8 +43,8 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether `patience` evaluations in a row brought no progress."""
-        return self.waited >= self.patience
+        """Whether `patience` evaluations in a row brought no progress; never without a patience."""
+        return self.patience is not None and self.waited >= self.patience
 
     def state_dict(self) -> dict[str, float]:
         """What has been told so far, for a training that may be stopped and go on."""

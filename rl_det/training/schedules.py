@@ -2,6 +2,8 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
+from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -33,3 +35,7 @@ def warm_steps(optimizer: Optimizer, num_steps: int) -> LambdaLR:
         return float(min(1.0, (step + 1) / warm_up) * DROP ** bisect_right(drops, step))
 
     return LambdaLR(optimizer, factor)
+
+
+ScheduleName = Literal["cosine", "step"]
+SCHEDULES: dict[ScheduleName, Callable[[Optimizer, int], LambdaLR]] = {"cosine": warm_cosine, "step": warm_steps}

@@ -1,0 +1,63 @@
+"""Candidates and one setting of non-maximum suppression for all images -> detections, whichever suppression it is."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from rl_det.ap.batch import DetectionBatch
+from rl_det.candidates.nms import nms
+from rl_det.candidates.soft_nms import Settings, soft_nms
+from rl_det.types import Candidates, Detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostProcessing:
+    """What stands between candidates and detections; there is no score threshold, as AP is never better for one."""
+
+    nms_iou: float
+    """The IoU above which the lower of two detections of one class is removed."""
+    sigma: float = np.inf
+    """Of soft-NMS, which multiplies the others' probabilities by exp(-IoU^2 / sigma); infinite is hard NMS alone."""
+    max_detections: int = 100
+    """Detections of an image at most."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.nms_iou <= 1 and self.sigma > 0 and self.max_detections > 0):
+            raise ValueError(f"nms_iou must lie in [0, 1], sigma and max_detections must be positive; got {self}")
+
+    @classmethod
+    def soft(cls, nms_iou: float, decay: float) -> "PostProcessing":
+        """With `decay` 1 / sigma, of which 0 is hard."""
+        return cls(nms_iou=nms_iou, sigma=np.inf if decay == 0 else 1 / decay)
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether scores stay as they are."""
+        return bool(np.isinf(self.sigma))
+
+
+def detections_of(candidates: Candidates, how: PostProcessing) -> list[Detections]:
+    """What a user gets, best score first; scores are probabilities."""
+    if how.is_hard:
+        return nms(candidates, nms_iou=how.nms_iou, max_detections=how.max_detections)
+    found, device = ranked(candidates, how), candidates.boxes.device
+    return [
+        Detections(
+            boxes=torch.from_numpy(boxes[mask]).to(device),
+            labels=torch.from_numpy(labels[mask]).to(device),
+            scores=torch.from_numpy(scores[mask].astype(np.float32)).to(device),
+        )
+        for boxes, labels, scores, mask in zip(found.boxes, found.labels, found.scores, found.mask, strict=True)
+    ]
+
+
+def ranked(candidates: Candidates, how: PostProcessing) -> DetectionBatch:
+    """The same as a padded batch on the host, by (soft) NMS in the engine: each image's best first."""
+    probabilities = torch.where(candidates.mask, candidates.logits, 0.0).double().sigmoid().numpy(force=True)
+    boxes, labels, mask = (part.numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask))
+    settings = Settings.fixed(len(mask), 0.0, how.nms_iou, how.sigma, how.max_detections)
+    found = soft_nms(boxes, labels, probabilities, mask, settings)
+    order = np.argsort(np.where(found.mask, -found.scores, np.inf), 1, kind="stable")[:, : how.max_detections]
+    rows = np.arange(len(found))[:, None]
+    return replace(found, **{name: values[rows, order] for name, values in vars(found).items()})

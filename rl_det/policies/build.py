@@ -1,0 +1,58 @@
+"""A policy's name -> the policy on a detector, and the environment in which it acts. A new policy is one file and one line here."""
+
+from typing import Literal, NamedTuple, Protocol, get_args
+
+from rl_det.detectors.protocol import Detector
+from rl_det.policies.adjust import AdjustPolicy
+from rl_det.policies.context import ContextPolicy
+from rl_det.policies.exploration import Exploration
+from rl_det.policies.policy import Policy
+from rl_det.policies.rescore import RescorePolicy
+from rl_det.policies.select import SelectPolicy
+from rl_det.policies.voting import VotingPolicy
+
+PolicyName = Literal["rescore", "select", "context", "adjust", "voting"]
+
+
+class PolicyClass(Protocol):
+    """A class of policies."""
+
+    def at_start(self, detector: Detector, exploration: Exploration) -> Policy:
+        """The policy at the warm start."""
+        ...
+
+
+class Kind(NamedTuple):
+    """A policy's class, and the id of the environment in which it acts."""
+
+    policy: PolicyClass
+    environment: str
+
+
+POLICIES: dict[PolicyName, Kind] = {
+    "rescore": Kind(RescorePolicy, "rl_det/RescoreDetections-v0"),
+    "select": Kind(SelectPolicy, "rl_det/SelectDetections-v0"),
+    "context": Kind(ContextPolicy, "rl_det/RescoreDetections-v0"),
+    "adjust": Kind(AdjustPolicy, "rl_det/AdjustDetections-v0"),
+    "voting": Kind(VotingPolicy, "rl_det/AdjustDetections-v0"),
+}
+
+
+def build_policy(name: PolicyName, detector: Detector, exploration: Exploration | None = None) -> Policy:
+    """The policy of this name at the warm start; a module beside the head is initialised from torch's global generator.
+
+    Raises ValueError for a name that is not known.
+    """
+    check_policy(name)
+    return POLICIES[name].policy.at_start(detector, exploration or Exploration())
+
+
+def check_policy(name: str) -> None:
+    """ValueError for a name that is not known; it lists those that are."""
+    if name not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(get_args(PolicyName))}; got {name!r}")
+
+
+def name_of(policy: Policy) -> PolicyName:
+    """The name by which `build_policy` makes such a policy."""
+    return next(name for name, kind in POLICIES.items() if kind.policy is type(policy))

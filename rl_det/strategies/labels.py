@@ -1,0 +1,110 @@
+"""The control: a policy and cached encodings with labels -> the same policy, trained on by labels alone.
+
+Continued supervised training of the very parameters that the other strategies tune, on the same images, in batches of the
+same size, for as many image passes, under the same schedule and the same choice by validation AP. It learns by the
+detector's own losses. Labels do not reach a module beside the head, which stays as it is: other ways to teach it by labels are
+in experiments/LOG.md, and none served better.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rl_det.detectors import Detector
+from rl_det.policies.build import PolicyName, build_policy
+from rl_det.policies.policy import Policy
+from rl_det.strategies.strategy import Task
+from rl_det.training.batches import ShuffledBatches
+from rl_det.training.descent import Descent
+from rl_det.training.loop import Ending, LoopConfig
+from rl_det.types import Encoded, HeadOutput, Target
+
+CONTROL = "continued_supervised"
+Losses = Callable[[Policy, Encoded, HeadOutput, Sequence[Target]], dict[str, Float[Tensor, ""]]]
+"""(a policy, some images' encodings, what its head says of them, the labels) -> losses by name, to be summed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Continued supervised training of the head: what every other strategy is compared with."""
+
+    name: str = CONTROL
+    """The row of the table."""
+    policy: PolicyName = "rescore"
+    """Whose head is trained; its module, if it has one, stays as it is."""
+    learning_rate: float | None = None
+    """AdamW's peak rate; left out: that of the warm start's head."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+
+    @property
+    def trains(self) -> Literal["head"]:
+        """The head alone."""
+        return "head"
+
+    def start(self, detector: Detector) -> Policy:
+        """The policy at the warm start."""
+        return build_policy(self.policy, detector)
+
+    def tune(self, policy: Policy, task: Task) -> Ending:
+        """Train the policy's head by the detector's own losses."""
+        learner = LabelsLearner(policy, task, lambda *batch: {"supervised": supervised_loss(*batch)})
+        return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
+
+
+def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) -> LoopConfig:
+    """The schedule of all strategies whose update is one step on one batch."""
+    return LoopConfig(
+        num_updates=task.num_steps,
+        learning_rate=task.learning_rate if learning_rate is None else learning_rate,
+        max_grad_norm=max_grad_norm,
+        validate_every=task.validate_every,
+    )
+
+
+class LabelsLearner:
+    """One step on one batch of encodings, by these losses."""
+
+    def __init__(self, policy: Policy, task: Task, losses: Losses) -> None:
+        self.policy, self.task, self.losses = policy, task, losses
+        generator = torch.Generator().manual_seed(task.seed)
+        self.batches = ShuffledBatches(len(task.train), task.batch_size, generator)
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The policy's."""
+        return self.policy.trainable
+
+    def update(self, number: int, descent: Descent) -> dict[str, float]:
+        """One batch; of several losses, the metrics have each."""
+        images, data = self.batches.draw(), self.task.train
+        encoded, targets = data.batch(images, descent.device), [data.targets[image] for image in images.tolist()]
+        output = self.policy.detector.head(encoded)
+        parts = self.losses(self.policy, encoded, output, targets)
+        loss = torch.stack(list(parts.values())).sum()
+        norm = descent.step(loss)
+        named = {name: float(part.detach()) for name, part in parts.items()} if len(parts) > 1 else {}
+        return {"loss": float(loss.detach()), **named, "grad_norm": norm}
+
+    def validate(self) -> dict[str, float]:
+        """Validation mAP."""
+        return {"AP": self.task.validation_ap(self.policy)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The order of the images."""
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept order."""
+        self.batches.load_state_dict(state)
+
+
+def supervised_loss(
+    policy: Policy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target]
+) -> Float[Tensor, ""]:
+    """The sum of the detector's own losses of the head."""
+    return torch.stack(list(policy.detector.loss(encoded, targets, output).values())).sum()

@@ -1,0 +1,95 @@
+"""What every strategy is given, and what every strategy can do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+from rl_det.data import Dataset
+from rl_det.detectors import Detector
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.policies.detections import mean_ap
+from rl_det.policies.policy import Policy
+from rl_det.training.loop import Ending, Learner, LoopConfig
+
+Fit = Callable[[Learner, LoopConfig], Ending]
+"""`rl_det.training.loop.fit` with the run's name and callbacks."""
+
+
+@dataclass(kw_only=True)
+class Task:
+    """What a strategy works on and how long: the same for all strategies of a run, so that they can be compared.
+
+    A *step* is a gradient step on `batch_size` images; strategies that make several steps on one batch count each, so that
+    all see as many images.
+    """
+
+    train_images: Dataset
+    val_images: Dataset
+    encode: Callable[[Literal["train", "val"]], EncodedDataset]
+    """The encodings of a split; asked for once each, and only by strategies that train the head alone."""
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    """AdamW's peak rate at which the warm start's head was trained."""
+    validate_every: int
+    """Steps between two validations."""
+    validated_candidates: int
+    """Candidates of an image that validations between updates rank."""
+    evaluated_candidates: int
+    """Candidates of an image that NMS chooses from in the end."""
+    seed: int
+    fit: Fit
+
+    @cached_property
+    def train(self) -> EncodedDataset:
+        """The encodings of the training images."""
+        return self.encode("train")
+
+    @cached_property
+    def val(self) -> EncodedDataset:
+        """The encodings of the validation images."""
+        return self.encode("val")
+
+    def validation_ap(self, policy: Policy) -> float:
+        """Validation mAP in [0, 1], by which the best weights are chosen."""
+        return mean_ap(policy, self.val, self.validated_candidates)
+
+
+class Strategy(Protocol):
+    """A way of raising the metric, with its settings: a frozen dataclass whose fields are keywords and flags."""
+
+    @property
+    def name(self) -> str:
+        """The row of the table."""
+        ...
+
+    @property
+    def trains(self) -> Literal["head", "all"]:
+        """What of the detector changes: its head alone, or all of it."""
+        ...
+
+    def start(self, detector: Detector) -> Policy:
+        """The policy at the warm start; it may draw from torch's global generator."""
+        ...
+
+    def tune(self, policy: Policy, task: Task) -> Ending:
+        """Tune the policy in place, and leave it at its best validation."""
+        ...
+
+
+def settings_of(strategy: Strategy) -> dict[str, Any]:
+    """A strategy's settings in JSON's types: two strategies that would give the same have the same."""
+    plain = {name: _plain(value) for name, value in vars(strategy).items()}
+    return {"strategy": type(strategy).__name__, "name": strategy.name, **plain}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    fields = {name: _plain(part) for name, part in vars(value).items()} if hasattr(value, "__dict__") else {}
+    return {"type": type(value).__name__, **fields}

@@ -1,0 +1,31 @@
+"""A number of images -> batches of their indices, for ever: every image once before any comes again."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+class ShuffledBatches:
+    """Batches of a fixed size, in an order that the generator draws; the state can be kept and taken up again."""
+
+    def __init__(self, num_images: int, batch_size: int, generator: torch.Generator) -> None:
+        self.num_images, self.batch_size, self.generator = num_images, batch_size, generator
+        self.order = torch.zeros(0, dtype=torch.int64)
+
+    def draw(self) -> Int[Tensor, " b"]:
+        """The next batch."""
+        while len(self.order) < self.batch_size:
+            self.order = torch.cat([self.order, torch.randperm(self.num_images, generator=self.generator)])
+        batch, self.order = self.order[: self.batch_size], self.order[self.batch_size :]
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next batches depend on."""
+        return {"order": self.order.clone(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state."""
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])

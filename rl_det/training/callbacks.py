@@ -1,0 +1,95 @@
+"""What happens around a run's updates: a progress bar, metrics on disk and in TensorBoard, checkpoints."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rl_det.storage.checkpoint import check_same, read_checkpoint, write_checkpoint
+from rl_det.storage.run import Run
+from rl_det.training.loop import Callback, Ending, FitRun
+
+
+class ProgressBar(Callback):
+    """A bar with the time left and the latest figure of the validation."""
+
+    def on_start(self, run: FitRun) -> None:
+        self.bar = tqdm(
+            total=run.config.num_updates, initial=run.update, desc=run.name, dynamic_ncols=True, file=sys.stderr
+        )
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        figure = metrics.get(f"val_{run.config.monitor}")
+        if figure is not None:
+            self.bar.set_postfix_str(f"val {run.config.monitor} {100 * figure:.2f}")
+        self.bar.update(run.update - self.bar.n)
+
+    def on_end(self, run: FitRun, ending: Ending) -> None:
+        self.bar.close()
+
+
+class MetricsLog(Callback):
+    """A line of the run folder's `metrics.jsonl` for each update; a run that goes on drops the lines beyond its start."""
+
+    def __init__(self, folder: Run) -> None:
+        self.folder = folder
+
+    def on_start(self, run: FitRun) -> None:
+        self.folder.drop_metrics_after(run.name, run.update if run.begun else -1)
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        self.folder.log(run.update, run.name, metrics)
+
+
+class TensorBoardLog(Callback):
+    """The same for TensorBoard, a folder for each run's name, so that their curves lie over each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_start(self, run: FitRun) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.writer = SummaryWriter(str(self.folder / run.name), purge_step=run.update + 1 if run.begun else None)
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, run.update)
+
+    def on_end(self, run: FitRun, ending: Ending) -> None:
+        self.writer.close()
+
+
+class Checkpoint(Callback):
+    """A file from which a run goes on: written at each validation, now and then between two, and when the run is interrupted.
+
+    Where the file exists, the run goes on from it; ValueError, naming the file, where its configuration is another. Give it
+    before the callbacks that want to know where the run begins.
+    """
+
+    def __init__(self, path: Path, *, every_seconds: float = 60.0) -> None:
+        self.path, self.every_seconds, self.written = path, every_seconds, time.monotonic()
+
+    def on_start(self, run: FitRun) -> None:
+        if self.path.exists():
+            state = read_checkpoint(self.path)
+            check_same(self.path, state.get("config", {}), run.state_dict()["config"])
+            run.load_state_dict(state)
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        if time.monotonic() - self.written > self.every_seconds:
+            self.save(run)
+
+    def on_validation(self, run: FitRun, figures: Mapping[str, float]) -> None:
+        self.save(run)
+
+    def on_end(self, run: FitRun, ending: Ending) -> None:
+        if ending.reason == "interrupted":
+            self.save(run)
+
+    def save(self, run: FitRun) -> None:
+        """Write the file, whole or not at all."""
+        write_checkpoint(self.path, run.state_dict())
+        self.written = time.monotonic()

@@ -1,0 +1,94 @@
+"""A loss -> one step of the optimiser: precision, clipped gradient, the schedule and the running mean of the weights."""
+
+import contextlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from rl_det.training.schedules import SCHEDULES, ScheduleName
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
+class Descent:
+    """AdamW on a model's parameters; an update of the loop makes one step or several.
+
+    `mixed` is float16 with a scaled loss on CUDA and bfloat16 on a CPU, where torch thinks it safe.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_updates: int,
+        learning_rate: float,
+        weight_decay: float,
+        schedule: ScheduleName,
+        max_grad_norm: float,
+        mixed: bool,
+        average: AveragedModel | None,
+    ) -> None:
+        self.parameters = list(model.parameters())
+        self.model, self.average, self.mixed, self.max_grad_norm = model, average, mixed, max_grad_norm
+        self.device = self.parameters[0].device
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=weight_decay)
+        self.schedule = SCHEDULES[schedule](self.optimizer, num_updates)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=mixed and self.device.type == "cuda")
+        self.num_steps = 0
+        """Steps that the optimiser has made in the present update."""
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The precision in which a forward pass runs."""
+        half = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=half, enabled=self.mixed)
+
+    def step(self, loss: Tensor) -> float:
+        """One step down; returns the gradient's norm before clipping.
+
+        Raises NotFiniteError, with the weights as they were, if the loss or (but for float16's overflow, which skips the
+        step) the gradient is not finite.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the loss is {value}")
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not (math.isfinite(norm) or self.scaler.is_enabled()):
+            raise NotFiniteError(f"the gradient's norm is {norm}")
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.num_steps += self.scaler.get_scale() >= scale  # else the gradient overflowed, and nothing moved
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return norm
+
+    def end_update(self) -> None:
+        """The learning rate of the next update."""
+        if self.num_steps:
+            self.schedule.step()
+        self.num_steps = 0
+
+    def state_dict(self) -> dict[str, object]:
+        """All that the next step depends on, but the model's own weights."""
+        average = None if self.average is None else self.average.state_dict()
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": average,
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Back to a kept state."""
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.schedule.load_state_dict(state["schedule"])  # type: ignore[arg-type]
+        self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])  # type: ignore[arg-type]

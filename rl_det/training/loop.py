@@ -1,0 +1,311 @@
+"""A learner and a configuration -> the learner at its best validation: the one training loop, whatever the strategy.
+
+The loop owns the optimiser's steps, the schedule, the precision, the running mean of the weights, validation, the best
+weights, patience, collapse and the reason of the end. A strategy gives an update (`Learner`). Everything that happens
+around an update (bars, logs, checkpoints) is a callback (`rl_det.training.callbacks`), and a callback may end the run.
+
+A run that is stopped anywhere goes on from its last checkpoint to the same end, bit for bit: the state of the loop holds all
+that the next update depends on, torch's global generators included.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
+from rl_det.training.averaging import averaged, copied
+from rl_det.training.descent import Descent, NotFiniteError
+from rl_det.training.early_stopping import EarlyStopping
+from rl_det.training.interrupts import Interrupted, deferred
+from rl_det.training.schedules import SCHEDULES, ScheduleName
+
+Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
+"""Why a run ended: all updates are made; validation made no progress; it fell far; no update had a gradient or an advantage;
+a loss was NaN; a callback stopped it; a signal did."""
+
+
+class Learner(Protocol):
+    """What a strategy gives the loop."""
+
+    @property
+    def trainable(self) -> nn.Module:
+        """All that is trained. Its state_dict is what is averaged, kept as the best, and put into checkpoints."""
+        ...
+
+    def update(self, number: int, descent: Descent) -> dict[str, float]:
+        """Make update `number`, counted from 1, by one or several `descent.step(loss)`; returns what happened in it.
+
+        "signal", where it is among the metrics, is 0 where the update had nothing to learn from.
+        """
+        ...
+
+    def validate(self) -> Mapping[str, float]:
+        """The figures of the validation split, by name."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All else that the next update depends on (generators, orders, environments), as plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long a learner learns, how fast, and what decides what is best."""
+
+    num_updates: int
+    """Updates, each of one or several steps of the optimiser."""
+    learning_rate: float
+    """AdamW's peak rate, after a short linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    schedule: ScheduleName = "cosine"
+    """From the peak down to 0, or by a tenth of it after two thirds and after eight ninths of the updates."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    mixed: bool = False
+    """Mixed precision: float16 with a scaled loss on CUDA, bfloat16 on a CPU."""
+    ema: float = 0.0
+    """The decay of the weights' running mean, which is then what is validated and kept; 0: none."""
+    validate_every: int | Fraction = 50
+    """Updates between two validations; there is one at the end in any case."""
+    validate_start: bool = True
+    """Whether the start is validated too, so that training is only kept where it is better."""
+    monitor: str = "AP"
+    """The figure of the validation that decides what is best."""
+    patience: int | None = None
+    """Validations without progress before the run ends; None: never."""
+    min_delta: float = 0.0
+    """How much better than the best a figure must be to count as progress."""
+    warm_up: int = 0
+    """So many validations at first do not count."""
+    collapse_margin: float | None = None
+    """The run ends where the figure falls this far under the start's; None: never."""
+
+    def __post_init__(self) -> None:
+        if self.num_updates < 1:
+            raise ValueError(f"num_updates must be at least 1; got {self.num_updates}")
+        if not self.validate_every > 0:
+            raise ValueError(f"validate_every must be positive; got {self.validate_every}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}; 2e-3 is usual")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}; 0.01 is usual")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive; got {self.max_grad_norm}; 1 is usual")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1); got {self.ema}; 0.999 is usual, 0 is without")
+        if self.collapse_margin is not None and not self.collapse_margin > 0:
+            raise ValueError(f"collapse_margin must be positive; got {self.collapse_margin}; 0.03 is usual")
+        check_monitor(self.monitor)
+        self.stopping()  # which refuses what it cannot use
+
+    def stopping(self) -> EarlyStopping:
+        """What decides what is best, and when to stop."""
+        return EarlyStopping(patience=self.patience, min_delta=self.min_delta, warm_up=self.warm_up)
+
+    def is_due(self, update: int) -> bool:
+        """Whether there is a validation after this update."""
+        before, after = (number // self.validate_every for number in (update - 1, update))
+        return update == self.num_updates or after > before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run ended: the reason, the update, and the best figure of the validation (None where there was none)."""
+
+    reason: Reason
+    update: int = 0
+    best: float | None = None
+    detail: str = ""
+
+
+class Callback:
+    """What happens around the updates of a run; every method does nothing unless it is overridden."""
+
+    def on_start(self, run: "FitRun") -> None:
+        """Before the first update; `run.load_state_dict` goes on from a kept state."""
+
+    def on_step(self, run: "FitRun", metrics: dict[str, float]) -> None:
+        """After update `run.update`; a validation's figures are among the metrics, as val_NAME. 0 is the start."""
+
+    def on_validation(self, run: "FitRun", figures: Mapping[str, float]) -> None:
+        """After a validation, before `on_step`; the loop's state is whole."""
+
+    def on_end(self, run: "FitRun", ending: Ending) -> None:
+        """After the last update."""
+
+
+class FitRun:
+    """A run of the loop as callbacks see it."""
+
+    def __init__(self, learner: Learner, config: LoopConfig, name: str) -> None:
+        self.learner, self.config, self.name = learner, config, name
+        average = averaged(learner.trainable, config.ema) if config.ema else None
+        self.descent = Descent(
+            learner.trainable,
+            num_updates=config.num_updates,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            schedule=config.schedule,
+            max_grad_norm=config.max_grad_norm,
+            mixed=config.mixed,
+            average=average,
+        )
+        self.stopping = config.stopping()
+        self.update, self.signal = 0, 0.0
+        self.begun = False
+        self.start_figure: float | None = None
+        self.best: dict[str, Tensor] | None = None
+        self.ending: Ending | None = None
+
+    def stop(self, detail: str = "") -> None:
+        """End the run after this update."""
+        self.end("stopped", detail)
+
+    def end(self, reason: Reason, detail: str = "") -> None:
+        """Note why the run ends; the first reason stays."""
+        self.ending = self.ending or Ending(reason=reason, update=self.update, best=self.best_figure, detail=detail)
+
+    @property
+    def best_figure(self) -> float | None:
+        """The monitored figure at its best."""
+        return None if math.isinf(self.stopping.best) else self.sign * self.stopping.best
+
+    @property
+    def sign(self) -> float:
+        """-1 where the monitored figure is an error, which should fall."""
+        return -1.0 if self.config.monitor in LOWER_IS_BETTER else 1.0
+
+    def validate(self) -> dict[str, float]:
+        """Validate, keep the weights if they are the best yet, and decide whether the run ends."""
+        with self.averaged_weights():
+            figures = dict(self.learner.validate())
+            figure = figures.get(self.config.monitor)
+            signed = None if figure is None or math.isnan(figure) else self.sign * figure
+            if self.stopping.improved(signed):
+                self.best = copied(self.learner.trainable.state_dict())
+        if self.start_figure is None:
+            self.start_figure = signed
+        self._decide(signed)
+        return figures
+
+    def _decide(self, signed: float | None) -> None:
+        margin, start = self.config.collapse_margin, self.start_figure
+        if margin is not None and signed is not None and start is not None and signed < start - margin:
+            self.end("collapse", f"{self.config.monitor} fell from {abs(start):.4f} to {abs(signed):.4f}")
+        elif self.update and self.signal == 0:
+            self.end("nothing to learn")
+        elif self.stopping.exhausted:
+            self.end("patience")
+        elif self.update == self.config.num_updates:
+            self.end("budget")
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """While it lasts, the learner has the running mean of its weights, if there is one."""
+        average, trainable = self.descent.average, self.learner.trainable
+        if average is None:
+            yield
+            return
+        own = copied(trainable.state_dict())
+        trainable.load_state_dict(average.module.state_dict())
+        try:
+            yield
+        finally:
+            trainable.load_state_dict(own)
+
+    def finish(self) -> None:
+        """Leave the learner at its best weights, or where no validation brought a figure at its last."""
+        if self.best is not None:
+            self.learner.trainable.load_state_dict(self.best)
+        elif self.descent.average is not None:
+            self.learner.trainable.load_state_dict(self.descent.average.module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        return {
+            "config": {name: str(value) for name, value in asdict(self.config).items()},
+            "update": self.update,
+            "begun": self.begun,
+            "signal": self.signal,
+            "start_figure": self.start_figure,
+            "ending": None if self.ending is None else asdict(self.ending),
+            "best": self.best,
+            "trainable": self.learner.trainable.state_dict(),
+            "learner": self.learner.state_dict(),
+            "descent": self.descent.state_dict(),
+            "stopping": self.stopping.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state, torch's global generators too."""
+        self.update, self.begun, self.signal = state["update"], state["begun"], state["signal"]
+        self.start_figure = state["start_figure"]
+        self.ending = None if state["ending"] is None else Ending(**state["ending"])
+        self.best = state["best"]
+        self.learner.trainable.load_state_dict(state["trainable"])
+        self.learner.load_state_dict(state["learner"])
+        self.descent.load_state_dict(state["descent"])
+        self.stopping.load_state_dict(state["stopping"])
+        torch.set_rng_state(state["random"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[Callback] = ()) -> Ending:
+    """Train the learner and leave it at its best validation; says how the run ended.
+
+    A signal (Ctrl-C, SIGTERM) lets the update end and the callbacks save; then `Interrupted` is raised.
+    """
+    run = FitRun(learner, config, name)
+    for callback in callbacks:
+        callback.on_start(run)
+    with deferred() as pending:
+        if not run.begun and config.validate_start:
+            run.begun = True
+            _tell(run, callbacks, {}, validated=True)
+        run.begun = True
+        while run.ending is None and pending.number is None:
+            run.update += 1
+            try:
+                metrics = learner.update(run.update, run.descent)
+            except NotFiniteError as error:
+                run.end("not finite", f"{error} in update {run.update}")
+                break
+            run.descent.end_update()
+            run.signal += abs(metrics.get("signal", metrics.get("grad_norm", 1.0)))
+            _tell(run, callbacks, metrics, validated=config.is_due(run.update))
+        ending = run.ending or Ending(reason="interrupted", update=run.update, best=run.best_figure)
+        for callback in callbacks:
+            callback.on_end(run, ending)
+    if pending.number is not None and ending.reason == "interrupted":
+        raise Interrupted(pending.number)
+    run.finish()
+    pending.raise_if_any()
+    return ending
+
+
+def _tell(run: FitRun, callbacks: Sequence[Callback], metrics: dict[str, float], *, validated: bool) -> None:
+    """Validate where it is time to, and tell the callbacks."""
+    if validated:
+        figures = run.validate()
+        metrics = {**metrics, **{f"val_{name}": value for name, value in figures.items()}}
+    for callback in callbacks:
+        callback.on_step(run, metrics)
+    if validated:
+        for callback in callbacks:
+            callback.on_validation(run, figures)
