@@ -22,7 +22,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.data_set import class_ap
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
-from rl_det.candidates.soft_nms import Settings, post_process
+from rl_det.candidates.soft_nms import Settings, soft_nms
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.detections import candidates_of
 from rl_det.policies.policy import Policy
@@ -73,11 +73,11 @@ def best_post_processing(policy: Policy, val: EncodedDataset) -> Detect:
     raw = _candidates(policy, val)
 
     def worth(nms_iou: float, decay: float) -> float:
-        found = _ranked(post_process(*raw, _settings(num_images, nms_iou, decay)))
+        found = _ranked(soft_nms(*raw, _settings(num_images, nms_iou, decay)))
         return float(np.nanmean(class_ap(match(found, truths, num_classes=policy.detector.num_classes))[0]))
 
     best = max(product(NMS_IOUS, DECAYS), key=lambda choice: worth(*choice))
-    return lambda data: _ranked(post_process(*_candidates(policy, data), _settings(len(data), *best)))
+    return lambda data: _ranked(soft_nms(*_candidates(policy, data), _settings(len(data), *best)))
 
 
 def by_surrogate(loss: SurrogateName) -> Tune:
@@ -87,14 +87,14 @@ def by_surrogate(loss: SurrogateName) -> Tune:
     )
 
 
-def by_reinforce(judge: Any) -> Tune:
-    """REINFORCE, and what an action is judged by."""
-    return lambda *given: fine_tune_by_reinforce(*given, judge=judge)
+def by_reinforce(advantage: Any) -> Tune:
+    """REINFORCE with this advantage."""
+    return lambda *given: fine_tune_by_reinforce(*given, advantage=advantage)
 
 
-def by_ppo(judge: Any = "credit", taught_by: SurrogateName | None = None) -> Tune:
-    """PPO, what an action is judged by, and the surrogate that is mixed in, if any."""
-    return lambda *given: fine_tune_by_ppo(*given, judge=judge, taught_by=taught_by)
+def by_ppo(advantage: Any = "counterfactual", taught_by: SurrogateName | None = None) -> Tune:
+    """PPO with this advantage, and with a surrogate mixed in, if one is named."""
+    return lambda *given: fine_tune_by_ppo(*given, advantage=advantage, taught_by=taught_by)
 
 
 def from_plain_votes(
@@ -119,12 +119,12 @@ STRATEGIES: dict[str, Strategy] = {
         for loss in losses
     },
     "reinforce_without_credit": Strategy(tune=by_reinforce("leave_one_out")),
-    "reinforce": Strategy(tune=by_reinforce("credit")),
+    "reinforce": Strategy(tune=by_reinforce("counterfactual")),
     "ppo_rescore_group": Strategy(tune=by_ppo("group")),
     "ppo_rescore": Strategy(tune=by_ppo()),
     "ppo_select": Strategy(policy="select", tune=by_ppo()),
     "ppo_context": Strategy(policy="context", tune=by_ppo()),
-    "ppo_refine": Strategy(policy="refine", tune=by_ppo()),
+    "ppo_adjust": Strategy(policy="adjust", tune=by_ppo()),
     "ppo_voting": Strategy(policy="voting", tune=by_ppo()),
     "ppo_voting_and_smooth_ap": Strategy(policy="voting", tune=by_ppo(taught_by="smooth_ap")),
     "ppo_voting_from_plain_votes": Strategy(policy="voting", tune=from_plain_votes),

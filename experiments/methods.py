@@ -13,11 +13,11 @@ from rl_det.metrics.calibration import detection_calibration_error
 from rl_det.metrics.evaluation import evaluate
 from rl_det.metrics.outcomes import outcomes
 from rl_det.metrics.recalibration import fit_recalibration
+from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.detections import detections, mean_ap
 from rl_det.policies.policy import Policy
-from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.policies.voting import VotingPolicy
@@ -39,8 +39,8 @@ COST_OF_CALIBRATION = 5e-4
 
 def make_policy(name: PolicyName, detector: Detector) -> Policy:
     """The policy of this name, at the warm start."""
-    if name == "refine":
-        return RefinePolicy(detector, sigma=SIGMA, box_sigma=BOX_SIGMA)
+    if name == "adjust":
+        return AdjustPolicy(detector, sigma=SIGMA, box_sigma=BOX_SIGMA)
     if name == "voting":
         voting = VotingModule().to(detector.head_parameters()[0].device)
         return VotingPolicy(detector, voting, sigma=SIGMA, box_sigma=BOX_SIGMA)

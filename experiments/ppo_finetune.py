@@ -21,7 +21,7 @@ from worlds import make_envs
 
 from rl_det.agents import ppo
 from rl_det.detectors.encodings import EncodedDataset
-from rl_det.losses.advantages import Judge
+from rl_det.losses.advantages import Advantage
 from rl_det.policies.policy import Policy
 from rl_det.rewards import check_reward
 from rl_det.storage.run import Run
@@ -46,15 +46,15 @@ def fine_tune_by_ppo(
     arguments: Arguments,
     run: Run,
     *,
-    judge: Judge = "credit",
+    advantage: Advantage = "counterfactual",
     taught_by: surrogate.SurrogateName | None = None,
 ) -> None:
     """PPO in the policy's own environment, the detector's supervised loss mixed in, or all that a surrogate's training has.
 
     The former teaches the head alone, the latter also what a policy does beside it.
     """
-    envs = make_envs(policy, train, arguments, credit=judge == "credit")
-    config = dataclasses.replace(ppo_config(arguments, len(train)), judge=judge)
+    envs = make_envs(policy, train, arguments, credit=advantage == "counterfactual")
+    config = dataclasses.replace(ppo_config(arguments, len(train)), advantage=advantage)
 
     def taught(ids: Any, part: Encoded, output: HeadOutput) -> Tensor:
         targets = [train.targets[image] for image in ids]

@@ -20,7 +20,7 @@ from worlds import make_envs
 
 from rl_det.agents import reinforce
 from rl_det.detectors.encodings import EncodedDataset
-from rl_det.losses.advantages import Judge
+from rl_det.losses.advantages import Advantage
 from rl_det.policies.policy import Policy
 from rl_det.rewards import check_reward
 from rl_det.storage.run import Run
@@ -29,10 +29,11 @@ from rl_det.training import continued
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(CommonArguments):
-    """The flags of every experiment, and what an action is judged by."""
+    """The flags of every experiment, and the kind of advantage."""
 
-    judge: Judge = "credit"
-    """Its own credit, its image's reward against the other samples (leave_one_out), or that over their spread (group)."""
+    advantage: Advantage = "counterfactual"
+    """A candidate's own credit (counterfactual), its image's reward against the other samples (leave_one_out), or that over
+    their spread (group)."""
 
 
 def main(arguments: Arguments) -> None:
@@ -40,10 +41,10 @@ def main(arguments: Arguments) -> None:
     check_reward(arguments.reward)  # an unknown one is refused before any work
 
     def method(policy: Policy, train: EncodedDataset, val: EncodedDataset, run: Run) -> None:
-        fine_tune_by_reinforce(policy, train, val, arguments, run, judge=arguments.judge)
+        fine_tune_by_reinforce(policy, train, val, arguments, run, advantage=arguments.advantage)
 
-    facts = {"reward": arguments.reward, "judge": arguments.judge}
-    tuning.compare(arguments, f"reinforce_finetune-{arguments.judge}", "reinforce", method, **facts)
+    facts = {"reward": arguments.reward, "advantage": arguments.advantage}
+    tuning.compare(arguments, f"reinforce_finetune-{arguments.advantage}", "reinforce", method, **facts)
 
 
 def fine_tune_by_reinforce(
@@ -53,20 +54,20 @@ def fine_tune_by_reinforce(
     arguments: CommonArguments,
     run: Run,
     *,
-    judge: Judge = "credit",
+    advantage: Advantage = "counterfactual",
 ) -> None:
     """As many gradient steps as the control makes, at its learning rate, the detector's supervised loss mixed in."""
     control = tuning.control_config(arguments, len(train))
     config = reinforce.Config(
         num_updates=control.num_steps,
-        judge=judge,
+        advantage=advantage,
         learning_rate=control.learning_rate,
         validate_every=control.validate_every,
     )
     with Bar("reinforce", config.num_updates, run.log) as bar:
         reinforce.train(
             policy,
-            make_envs(policy, train, arguments, credit=judge == "credit"),
+            make_envs(policy, train, arguments, credit=advantage == "counterfactual"),
             config,
             generator=torch.Generator().manual_seed(arguments.seed),
             validate=lambda: validation_ap(policy, val),

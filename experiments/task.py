@@ -19,7 +19,7 @@ from rl_det.storage.weights import load_state
 from rl_det.training import continued, supervised
 from rl_det.training.warm_start import warm_start
 
-PolicyName = Literal["rescore", "select", "context", "refine", "voting"]
+PolicyName = Literal["rescore", "select", "context", "adjust", "voting"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Arguments:
     weights: str | None = None
     """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
     policy: PolicyName = "voting"
-    """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (refine), or with a module the head by
+    """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (adjust), or with a module the head by
     rescoring (context) or by rescoring and moving boxes (voting)."""
     reward: str = "pool_ap"
     """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`."""
@@ -71,7 +71,7 @@ DIGITS_WARM_START = supervised.Config(num_workers=1)
 DIGITS_HEAD = continued.Config(num_steps=800, learning_rate=2e-3, validate_every=200)
 FOLDER_WARM_START = supervised.Config(num_steps=600, batch_size=8, learning_rate=1e-3, flip=True, validate_every=100)
 FOLDER_HEAD = continued.Config(num_steps=200, batch_size=24, learning_rate=5e-4, validate_every=50)
-FOLDER_IMAGE_SIZE = 192
+FOLDER_INPUT_SIZE = 192
 """The shorter side to which tiny resizes a folder's images, in pixels."""
 
 
@@ -111,7 +111,7 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
     on_digits = arguments.data is None
     if weights is None and name == "tiny" and on_digits:
         weights = str(SHIPPED_WEIGHTS)
-    image_size = image_size_of(arguments)
+    input_size = input_size_of(arguments)
     detector = built(arguments, splits, weights, device)
     if weights not in (None, "none"):
         return detector
@@ -120,7 +120,7 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
     dataset: Dataset = DigitScenes("train", num_scenes=24_000, seed=1) if on_digits else splits["train"]
     config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
     return train_warm_start(detector, dataset, splits["val"], config, head_config(arguments), identity={
-        "detector": name, "weights": weights, "image_size": image_size, "seed": 0,
+        "detector": name, "weights": weights, "image_size": input_size, "seed": 0,  # names as in caches that exist
         "data": str(arguments.data and arguments.data.resolve()), "classes": list(dataset.classes), "images": len(dataset),
     })  # fmt: skip
 
@@ -128,15 +128,15 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
 def built(arguments: Arguments, splits: dict[Split, Dataset], weights: str | None, device: torch.device) -> Detector:
     """The detector with these weights, or with random ones, always the same; the global seed is set."""
     torch.manual_seed(0)
-    num_classes, size = len(splits["train"].classes), image_size_of(arguments)
-    detector = build_detector(arguments.detector, num_classes=num_classes, image_size=size, weights=weights)
+    num_classes, size = len(splits["train"].classes), input_size_of(arguments)
+    detector = build_detector(arguments.detector, num_classes=num_classes, input_size=size, weights=weights)
     detector.plain().to(device)
     return detector
 
 
-def image_size_of(arguments: Arguments) -> int | None:
+def input_size_of(arguments: Arguments) -> int | None:
     """The shorter side to which the detector resizes images, where it is not its own."""
-    return FOLDER_IMAGE_SIZE if arguments.detector == "tiny" and arguments.data is not None else None
+    return FOLDER_INPUT_SIZE if arguments.detector == "tiny" and arguments.data is not None else None
 
 
 def head_config(arguments: Arguments) -> continued.Config:

@@ -12,12 +12,12 @@ from rl_det.policies.policy import Policy
 
 SAMPLES_PER_IMAGE = 8
 NUM_CANDIDATES = 96
-NUM_BYSTANDERS = 160
+CONTEXT_CANDIDATES = 160
 ENVIRONMENTS = {
     "rescore": "rl_det/RescoreDetections-v0",
     "context": "rl_det/RescoreDetections-v0",
     "select": "rl_det/SelectDetections-v0",
-    "refine": "rl_det/AdjustDetections-v0",
+    "adjust": "rl_det/AdjustDetections-v0",
     "voting": "rl_det/AdjustDetections-v0",
 }
 
@@ -31,7 +31,7 @@ def make_envs(policy: Policy, train: EncodedDataset, arguments: Arguments, *, cr
         detector=policy.detector,
         dataset=train,
         num_candidates=NUM_CANDIDATES,
-        num_bystanders=NUM_BYSTANDERS,
+        context_candidates=CONTEXT_CANDIDATES,
         samples_per_image=SAMPLES_PER_IMAGE,
         reward=arguments.reward,
         credit=credit,

@@ -57,14 +57,14 @@ class Encoded:
     `features` holds one tensor per feature level, each with B first: RoI-pooled features [B, P, C, h, w] (two-stage),
     feature maps [B, C, H, W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes that the head
     refines (proposals or anchors; zeros where there are none), in pixels of the *resized* image; `mask` is False on
-    padding. `resized` and `original` are the image sizes (height, width) after and before the detector's transform.
+    padding. `input_size` and `image_size` are the image sizes (height, width) after and before the detector's transform.
     """
 
     features: tuple[Float[Tensor, "B ..."], ...]
     reference: Float[Tensor, "B P 4"]
     mask: Bool[Tensor, "B P"]
-    resized: Float[Tensor, "B 2"]
-    original: Float[Tensor, "B 2"]
+    input_size: Float[Tensor, "B 2"]
+    image_size: Float[Tensor, "B 2"]
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -141,7 +141,7 @@ def concatenate(
     whole: tuple[Tensor, ...] = ()
     filled = 0
     for part in parts:
-        tensors = (*part.features, part.reference, part.mask, part.resized, part.original)
+        tensors = (*part.features, part.reference, part.mask, part.input_size, part.image_size)
         whole = whole or tuple(empty(tensor) for tensor in tensors)
         shapes = {tuple(tensor.shape[1:] for tensor in those) for those in (whole, tensors)}
         if len(shapes) != 1:
@@ -154,5 +154,5 @@ def concatenate(
         filled += len(part)
     if not whole or filled != num_images:
         raise ValueError(f"the encodings to concatenate must hold {num_images} images, one at least; got {filled}")
-    *levels, reference, mask, resized, original = whole
-    return Encoded(features=tuple(levels), reference=reference, mask=mask, resized=resized, original=original)
+    *levels, reference, mask, input_size, image_size = whole
+    return Encoded(features=tuple(levels), reference=reference, mask=mask, input_size=input_size, image_size=image_size)

@@ -31,11 +31,11 @@ class AdjustDetectionsVector(CandidateVectorEnv):
 
     def boxes_after(self, images: Tensor, actions: Float[Tensor, "R N 5"]) -> Float32[np.ndarray, "R M 4"]:
         images = images.to(self.device)
-        acting, standing_by = self.candidates.boxes[images].split([self.num_candidates, self.num_bystanders], 1)
+        acting, context = self.candidates.boxes[images].split([self.num_candidates, self.context_candidates], 1)
         moves = SHIFT_OF_ONE * actions[..., 1:]
-        after = clipped(moved(acting, moves), self.encoded.original[images])
+        after = clipped(moved(acting, moves), self.encoded.image_size[images])
         still = (moves == 0).all(-1) | ~self.candidates.mask[images][:, : self.num_candidates]
-        boxes = torch.cat([torch.where(still[..., None], acting, after), standing_by], 1)
+        boxes = torch.cat([torch.where(still[..., None], acting, after), context], 1)
         on_host: Float32[np.ndarray, "R M 4"] = boxes.numpy(force=True)
         return on_host
 

@@ -25,9 +25,9 @@ class CandidateVectorEnv(DetectorVectorEnv):
 
     `info["credit"]` [B, N] is what each candidate's own action alone would earn, all others keeping to the baseline: as it
     does not depend on what the others do, credit times the score function is an unbiased gradient of it, with a small part
-    of the variance that the joint reward has. The next `num_bystanders` candidates of each image do not act and are not
-    shown, but rank and suppress: without them a policy learns to push down what then falls under the others. With
-    `credit=False` there is none, and a step is cheaper.
+    of the variance that the joint reward has. The next `context_candidates` candidates of each image do not act and are not
+    observed, but rank and suppress: without them a policy learns to push candidates under others that it does not see.
+    With `credit=False` there is none, and a step is cheaper.
     """
 
     doing_nothing: ClassVar[float] = 0.0
@@ -66,7 +66,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         self.encoded = self.data.batch(torch.tensor(self.shown), self.device)
         with torch.set_grad_enabled(self.with_graph):
             output = self.detector.head(self.encoded)
-        self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.num_bystanders)
+        self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.context_candidates)
         whole: dict[str, Tensor] = dict(observe(self.candidates, self.encoded))  # type: ignore[arg-type]
         self.logits = whole["logits"]
         proposal = self.candidates.index.div(self.detector.num_classes, rounding_mode="floor")
@@ -141,9 +141,9 @@ class CandidateVectorEnv(DetectorVectorEnv):
         return boxes
 
     def scores_after(self, images: Tensor, actions: Tensor) -> Float64[np.ndarray, "R M"]:
-        """What all candidates rank by, the bystanders too; on the host, in the precision in which ranks are decided."""
-        acting, standing_by = self.logits[images.to(self.device)].split([self.num_candidates, self.num_bystanders], 1)
-        scores = torch.cat([self.rescored(acting, actions), standing_by], 1).double()
+        """The scores of all candidates and context candidates; on the host, in the precision in which ranks are decided."""
+        acting, context = self.logits[images.to(self.device)].split([self.num_candidates, self.context_candidates], 1)
+        scores = torch.cat([self.rescored(acting, actions), context], 1).double()
         on_host: Float64[np.ndarray, "R M"] = scores.numpy(force=True)
         return on_host
 

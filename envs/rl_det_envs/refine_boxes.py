@@ -41,7 +41,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         info, self._scene = super().begin(), None
         images = torch.from_numpy(self.rows).to(self.device)
         self._boxes: Float[Tensor, "B M 4"] = self.candidates.boxes[images]
-        self._original = self.encoded.original[images]
+        self._original = self.encoded.image_size[images]
         return info
 
     def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
@@ -54,13 +54,13 @@ class RefineBoxesVector(CandidateVectorEnv):
 
     def _taken(self, scene: Scene, actions: Float[Tensor, "B numbers"]) -> Step:
         """From where the boxes stand; they are moved."""
-        acting, standing_by = self._boxes.split([self.num_candidates, self.num_bystanders], 1)
+        acting, context = self._boxes.split([self.num_candidates, self.context_candidates], 1)
         moves = actions.unflatten(1, (-1, 4))
         mask = self._seen["mask"]
         after = clipped(moved(acting, moves), self._original).where(
             (moves != 0).any(-1, keepdim=True) & mask[..., None], acting
         )
-        before, self._boxes = self._boxes, torch.cat([after, standing_by], 1)
+        before, self._boxes = self._boxes, torch.cat([after, context], 1)
         return Step(
             scene=scene,
             images=self.rows,

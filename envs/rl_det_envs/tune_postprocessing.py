@@ -11,7 +11,7 @@ from torch import Tensor
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates import select_candidates
-from rl_det.candidates.soft_nms import Settings, nearest_above, post_process
+from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
 from rl_det.rewards import Edits, Pool
 from rl_det.types import Candidates
 from rl_det_envs.world import DetectorEnv, DetectorVectorEnv
@@ -115,7 +115,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
 
     def _processed(self, images: np.ndarray, settings: Settings) -> DetectionBatch:
         c = self._all
-        return post_process(
+        return soft_nms(
             c.boxes.numpy()[images],
             c.labels.numpy()[images],
             self._probabilities[images],

@@ -55,7 +55,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         detector: Detector | None = None,
         dataset: Dataset | EncodedDataset | None = None,
         num_candidates: int = 64,
-        num_bystanders: int = 0,
+        context_candidates: int = 0,
         samples_per_image: int = 1,
         pool_images: int = 32,
         reward: str | Reward | None = None,
@@ -87,7 +87,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
                 f"got {self.num_images}"
             )
         self.pool_images = max(self.num_images, min(pool_images, len(self.data)))
-        self.num_candidates, self.num_bystanders = num_candidates, num_bystanders
+        self.num_candidates, self.context_candidates = num_candidates, context_candidates
         self.nms_iou = self.detector.nms_iou if nms_iou is None else nms_iou
         self.single_observation_space = self.observation_space_of_one()
         self.single_action_space = self.action_space_of_one()

@@ -59,7 +59,7 @@ SIGMA = 0.5
 LEARNING_RATE = 3e-4
 POOLS: dict[str, dict[str, Any]] = {"pool_ap": {}, "image_ap": {"pool_images": 1}}
 """Rewards, and what else Dummy's environments are given under each."""
-ACTING, BYSTANDERS = 96, 160  # as in ppo_finetune.py
+ACTING, CONTEXT_CANDIDATES = 96, 160  # as in ppo_finetune.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ class PeerAp(Reward):
 
 def fastest_peer(f: Fixture) -> tuple[Peer, dict[str, float]]:
     """Of all ways of all peers, that which takes least for the AP of one image's candidates; and their microseconds."""
-    envs = f.native(RESCORE, 1, num_candidates=ACTING, num_bystanders=BYSTANDERS)
+    envs = f.native(RESCORE, 1, num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES)
     envs.reset(seed=f.config.seed)
     envs.step(np.zeros(envs.action_space.shape))
     step = envs._last
@@ -183,10 +183,11 @@ def fastest_peer(f: Fixture) -> tuple[Peer, dict[str, float]]:
 def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[], Any]:
     """Our PPO: the head as a policy on RescoreDetections, `images` x `samples` transitions an update, in one batch.
 
-    The same as in `sb3_ppo`: the head, its encodings, candidates and bystanders, the Gaussian and its sigma, transitions an
-    update, batch, epochs, clip, learning rate, norm of the gradient, no early end of an update, no supervised loss.
+    The same as in `sb3_ppo`: the head, its encodings, candidates and context candidates, the Gaussian and its sigma,
+    transitions an update, batch, epochs, clip, learning rate, norm of the gradient, no early end of an update, no supervised
+    loss.
     Not the same: an image's samples share the head's passes; the reward is the pool's AP, with credit, unless `options` say
-    otherwise; ratios are per candidate, and there is no value function; AdamW, its schedule, and the anchor of the drift.
+    otherwise; ratios are per candidate, and there is no value function; AdamW, its schedule, and the penalty on the mean shift.
     """
     config = ppo.Config(
         num_updates=f.config.updates, num_epochs=f.config.epochs, learning_rate=LEARNING_RATE, target_kl=np.inf
@@ -194,7 +195,7 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
     detector = copy.deepcopy(f.detector)
     envs = f.native(
         RESCORE, images * samples, detector=detector, samples_per_image=samples, pool_images=images,
-        num_candidates=ACTING, num_bystanders=BYSTANDERS, **options,
+        num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES, **options,
     )  # fmt: skip
     envs.reset(seed=f.config.seed)
     generator = torch.Generator().manual_seed(f.config.seed)
@@ -215,7 +216,7 @@ def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
         return OnlyWhatTheHeadNeeds(
             gymnasium.make(
                 RESCORE, detector=detector, dataset=f.data, reward=reward, credit=False, pool_images=1,
-                num_candidates=ACTING, num_bystanders=BYSTANDERS,
+                num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES,
             )
         )  # fmt: skip
 
@@ -262,7 +263,7 @@ def reward_share(f: Fixture) -> dict[str, float]:
     detector, inside = copy.deepcopy(f.detector), [0.0]
     envs = f.native(
         RESCORE, f.config.images * f.config.samples, detector=detector, samples_per_image=f.config.samples,
-        num_candidates=ACTING, num_bystanders=BYSTANDERS, pool_images=min(32, f.config.images),
+        num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES, pool_images=min(32, f.config.images),
     )  # fmt: skip
     envs.reset(seed=f.config.seed)
     outcome = envs.outcome

@@ -188,7 +188,7 @@ def of_agent(bench: Bench) -> Callable[[int], None]:
         detector=bench.detector,
         dataset=bench.data,
         num_candidates=96,
-        num_bystanders=160,
+        context_candidates=160,
         samples_per_image=2,
     )
     envs.reset(seed=0)

@@ -124,7 +124,7 @@ def spoil_boxes(task: Task, amount: float) -> Task:
 
 def _with_moved_boxes(encoded: Encoded, moves: Float[Tensor, "C 4"]) -> Encoded:
     embeddings, boxes = encoded.features
-    after = clipped(moved(boxes.unflatten(-1, (-1, 4)), moves).flatten(1, 2), encoded.original)
+    after = clipped(moved(boxes.unflatten(-1, (-1, 4)), moves).flatten(1, 2), encoded.image_size)
     return replace(encoded, features=(embeddings, after.view_as(boxes)))
 
 
@@ -139,7 +139,7 @@ def rescore(task: Task, reward: str | Reward, *, seed: int, num_updates: int, te
         detector=policy.detector,
         dataset=task.train,
         num_candidates=NUM_CANDIDATES,
-        num_bystanders=TESTED_CANDIDATES - NUM_CANDIDATES,
+        context_candidates=TESTED_CANDIDATES - NUM_CANDIDATES,
         samples_per_image=num_samples,
         pool_images=IMAGES_PER_UPDATE,
         reward=reward,
@@ -224,7 +224,7 @@ def walked_scene(task: Task, moves: Float[Tensor, "S C1 4"]) -> Scene:
     scene = policy_scene(RescorePolicy(task.detector, sigma=1.0), task.test)
     boxes, labels = torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels)
     for step in moves:
-        boxes = clipped(moved(boxes, step[labels].clamp(-1, 1)), task.test.encoded.original)
+        boxes = clipped(moved(boxes, step[labels].clamp(-1, 1)), task.test.encoded.image_size)
     return replace(scene, boxes=boxes.numpy())
 
 

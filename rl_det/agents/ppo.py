@@ -11,8 +11,8 @@ How we differ from the paper:
    that very pass; the frozen part of the detector never runs.
 4. The detector's own supervised loss may be mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes
    and scores share a trunk, and the reward alone would let the boxes drift.
-5. Ranks do not feel a common shift of all logits, so the shift is anchored (`drift_weight`); nor a common scale, so what a
-   module adds to the head's logits has a price (`added_weight`).
+5. Ranks feel neither a common shift of all logits nor a common scale. So the squared mean shift has a penalty
+   (`mean_shift_penalty`), and so has what a module adds to the head's logits (`residual_penalty`).
 6. A candidate may act by several independent factors, as its logit's shift and its box's move. Each has its own credit,
    ratio and clip, and their losses are summed (`factor_weights`).
 """
@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.agents.rollouts import Rollout, collect
-from rl_det.losses.advantages import Judge, factors
+from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
 from rl_det.policies.distributions import GaussianAdjustments
 from rl_det.policies.policy import Policy
@@ -47,8 +47,8 @@ class Config:
     """Rollouts to collect and learn from."""
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, as features are cached."""
-    judge: Judge = "credit"
-    """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
+    advantage: Advantage = "counterfactual"
+    """A candidate's advantage: its own credit (counterfactual), or its image's reward (leave_one_out or group, GRPO's)."""
     learning_rate: float = 2e-3
     """AdamW's peak rate: a short linear warm-up, then a cosine to 0."""
     clip: float = 0.2
@@ -60,9 +60,9 @@ class Config:
     """Weight of the KL to the warm start; it limits damage and also pins a bad start."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
-    drift_weight: float = 0.1
+    mean_shift_penalty: float = 0.1
     """Weight of the squared mean shift of all logits."""
-    added_weight: float = 0.1
+    residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, where the policy has one."""
     factor_weights: tuple[float, ...] = (1.0, 4.0)
     """Weights of the losses of a candidate's factors, the shift of its logit and the move of its box."""
@@ -109,13 +109,13 @@ def update(
             for ratio, advantage in zip(ratios, advantages, strict=True)
         ]
         surrogate = torch.stack([w * own for w, own in zip(config.factor_weights, losses, strict=False)]).sum()
-        drift = masked_mean(distribution.drift(), rollout.mask[:, 0])
-        loss = surrogate + config.drift_weight * drift.square()
+        mean_shift = masked_mean(distribution.shift(), rollout.mask[:, 0])
+        loss = surrogate + config.mean_shift_penalty * mean_shift.square()
         if isinstance(distribution, GaussianAdjustments):
-            added = masked_mean(distribution.added.square(), rollout.mask[:, 0])
-            loss = loss + config.added_weight * added
-            metrics["added"] = float(added.detach())
-        metrics |= {"surrogate": float(surrogate.detach()), "drift": float(drift.detach())}
+            residual = masked_mean(distribution.residual.square(), rollout.mask[:, 0])
+            loss = loss + config.residual_penalty * residual
+            metrics["residual"] = float(residual.detach())
+        metrics |= {"surrogate": float(surrogate.detach()), "mean_shift": float(mean_shift.detach())}
         if supervised is not None:
             taught = supervised(rollout.image_ids, rollout.encoded, output)
             loss = loss + config.supervised_weight * taught
@@ -157,7 +157,7 @@ def train(
     stopping.improved(warm_start_ap)
     best = policy.state_dict()
     for number in range(1, config.num_updates + 1):
-        rollout = collect(policy, envs, generator, config.judge)
+        rollout = collect(policy, envs, generator, config.advantage)
         metrics = update(policy, reference, optimizer, rollout, supervised, config)
         schedule.step()
         if number % config.validate_every == 0 or number == config.num_updates:

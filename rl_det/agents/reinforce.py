@@ -3,7 +3,7 @@
 The score-function estimator (Williams 1992) for episodes of one step. How we differ from the paper:
 
 1. The baseline of a sample is the mean reward of the other samples of its image (leave-one-out, Kool et al. 2019), or,
-   better, each candidate has its own: `judge="credit"` takes the exact counterfactual in `info["credit"]`, which
+   better, each candidate has its own: `advantage="counterfactual"` takes the exact credit in `info["credit"]`, which
    removes from the gradient the noise of all the other candidates.
 2. One gradient step per rollout, so nothing is clipped; the supervised loss and the anchor on the common shift of all
    logits are as in `ppo.py`.
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.agents.rollouts import collect
-from rl_det.losses.advantages import Judge, factors
+from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
 from rl_det.policies.policy import Policy
 from rl_det.training.early_stopping import EarlyStopping
@@ -36,13 +36,13 @@ class Config:
 
     num_updates: int = 600
     """Rollouts to collect and learn from."""
-    judge: Judge = "credit"
-    """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
+    advantage: Advantage = "counterfactual"
+    """A candidate's advantage: its own credit (counterfactual), or its image's reward (leave_one_out or group, GRPO's)."""
     learning_rate: float = 1e-3
     """The head's peak rate of AdamW: a short linear warm-up, then a cosine to 0."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
-    drift_weight: float = 0.1
+    mean_shift_penalty: float = 0.1
     """Weight of the squared mean shift of all logits."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
@@ -68,13 +68,13 @@ def learn(
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Collect one episode in every sub-environment and take one gradient step."""
-    rollout = collect(policy, envs, generator, config.judge)
+    rollout = collect(policy, envs, generator, config.advantage)
     log_prob, mask = rollout.distribution.log_prob(rollout.action), rollout.mask
-    drift = masked_mean(rollout.distribution.drift(), mask[:, 0])
+    mean_shift = masked_mean(rollout.distribution.shift(), mask[:, 0])
     losses = [reinforce_loss(*own, mask) for own in zip(factors(log_prob), factors(rollout.advantage), strict=True)]
     loss = torch.stack(losses).sum()
-    metrics = {"reward": float(rollout.reward.mean()), "drift": float(drift.detach())}
-    loss = loss + config.drift_weight * drift.square()
+    metrics = {"reward": float(rollout.reward.mean()), "mean_shift": float(mean_shift.detach())}
+    loss = loss + config.mean_shift_penalty * mean_shift.square()
     if supervised is not None:
         taught = supervised(rollout.image_ids, rollout.encoded, rollout.output)
         loss = loss + config.supervised_weight * taught

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl_det.candidates import Observation
-from rl_det.losses.advantages import Judge, candidate_advantages
+from rl_det.losses.advantages import Advantage, candidate_advantages
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.types import Encoded, HeadOutput
@@ -40,7 +40,10 @@ class Rollout:
 
 
 def collect(
-    policy: Policy, envs: VectorEnv[Any, Any, Any], generator: torch.Generator, judge: Judge = "credit"
+    policy: Policy,
+    envs: VectorEnv[Any, Any, Any],
+    generator: torch.Generator,
+    advantage: Advantage = "counterfactual",
 ) -> Rollout:
     """One episode in every sub-environment; consecutive groups of K show the same image."""
     shown, info = envs.reset(options={"with_graph": True})
@@ -64,7 +67,7 @@ def collect(
         distribution=distribution,
         action=action,
         log_prob=log_prob,
-        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask, judge),
+        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask, advantage),
         mask=mask,
         reward=reward,
     )

@@ -1,6 +1,6 @@
 """(proposal, class) pairs of a detector: selecting the best, observing them, and suppressing duplicates among them."""
 
-from rl_det.candidates.nms import postprocess
+from rl_det.candidates.nms import nms
 from rl_det.candidates.observation import SHIFT_OF_ONE, Observation, clipped, observe
 from rl_det.candidates.selection import gather_logits, select_candidates
 
@@ -9,7 +9,7 @@ __all__ = [
     "Observation",
     "clipped",
     "gather_logits",
+    "nms",
     "observe",
-    "postprocess",
     "select_candidates",
 ]

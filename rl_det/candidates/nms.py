@@ -9,7 +9,7 @@ SMALLEST_SIDE = 1e-2  # pixels; a box thinner than this was clipped away at the 
 
 
 @torch.no_grad()
-def postprocess(candidates: Candidates, *, nms_iou: float, max_detections: int) -> list[Detections]:
+def nms(candidates: Candidates, *, nms_iou: float, max_detections: int) -> list[Detections]:
     """What a user gets: non-maximum suppression per class, then the best by logit; scores are sigmoids of the logits.
 
     The order is that of the logits, also where their sigmoids are equal in float32. Boxes without area are dropped, as

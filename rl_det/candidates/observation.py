@@ -32,7 +32,7 @@ class Observation(TypedDict):
 
 def observe(candidates: Candidates, encoded: Encoded) -> Observation:
     """The candidates of these very images, in the form that does not depend on the images' sizes."""
-    size = encoded.original[:, [1, 0, 1, 0]]  # height, width -> x, y, x, y
+    size = encoded.image_size[:, [1, 0, 1, 0]]  # height, width -> x, y, x, y
     return Observation(
         boxes=candidates.boxes / size[:, None],
         labels=candidates.labels,

@@ -44,7 +44,7 @@ class Settings:
                 raise ValueError(f"{name} must lie in [{low}, {high}]; got {values[wrong[0]]} for image {wrong[0]}")
 
 
-def post_process(
+def soft_nms(
     boxes: Float32[np.ndarray, "R N 4"],
     labels: Int64[np.ndarray, "R N"],
     scores: Float64[np.ndarray, "R N"],
@@ -58,15 +58,15 @@ def post_process(
     `score_threshold`, or with `max_detections` taken. Ties go to the lower index.
     """
     s = settings
-    taken, left = _post_process(boxes, labels, scores, mask, s.score_threshold, s.nms_iou, s.sigma, s.max_detections)
+    taken, left = _soft_nms(boxes, labels, scores, mask, s.score_threshold, s.nms_iou, s.sigma, s.max_detections)
     return DetectionBatch(boxes=boxes, labels=labels, scores=left, mask=taken)
 
 
 @compiled_in_parallel
-def _post_process(
+def _soft_nms(
     boxes: Any, labels: Any, scores: Any, mask: Any, score_threshold: Any, nms_iou: Any, sigma: Any, max_detections: Any
 ) -> Any:
-    """`post_process` for all images."""
+    """`soft_nms` for all images."""
     num_images, num_candidates = labels.shape
     taken, left = np.zeros((num_images, num_candidates), dtype=np.bool_), scores.copy()
     for r in prange(num_images):

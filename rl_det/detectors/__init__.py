@@ -14,9 +14,9 @@ DETECTORS: tuple[str, ...] = ("tiny", *FASTER_RCNNS)
 
 
 def build_detector(
-    name: str, *, num_classes: int, image_size: int | None = None, weights: str | Path | None = None
+    name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> Detector:
-    """The detector of this name; `num_classes` without the background, `image_size` the shorter side after resizing.
+    """The detector of this name; `num_classes` without the background, `input_size` the shorter side after resizing.
 
     `weights` is None or "none" (random), the file of a state_dict (a string is one by its suffix), or for torchvision's
     models a name of its own, such as "DEFAULT". Raises ValueError for an unknown name, and for weights that do not fit.
@@ -24,8 +24,8 @@ def build_detector(
     if name not in DETECTORS:
         raise ValueError(f"the detector must be one of {', '.join(DETECTORS)}; got {name!r}")
     if name != "tiny":
-        return TwoStage(torchvision_faster_rcnn(name, num_classes=num_classes, image_size=image_size, weights=weights))
-    model = tiny(num_classes) if image_size is None else tiny(num_classes, image_size=image_size)
+        return TwoStage(torchvision_faster_rcnn(name, num_classes=num_classes, input_size=input_size, weights=weights))
+    model = tiny(num_classes) if input_size is None else tiny(num_classes, input_size=input_size)
     file = state_file(weights)
     if file is not None:
         load_state(model, file)

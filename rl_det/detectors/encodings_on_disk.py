@@ -51,13 +51,15 @@ def read(folder: Path) -> tuple[Encoded, list[Target]]:
     """What `write` has put there, mapped. Raises ValueError, naming the folder, where it is not that."""
     try:
         tensors = [torch.from_numpy(np.load(file, mmap_mode="c")) for file in sorted(folder.glob("*.npy"))]
-        *levels, reference, mask, resized, original = tensors
+        *levels, reference, mask, input_size, image_size = tensors
         told = safetensors.torch.load_file(folder / TARGETS)
     except Exception as error:  # whatever the bytes of a broken file provoke
         raise ValueError(
             f"{folder}: must be a folder of encodings; got {error!r}; delete it to have it made anew"
         ) from error
-    encoded = Encoded(features=tuple(levels), reference=reference, mask=mask, resized=resized, original=original)
+    encoded = Encoded(
+        features=tuple(levels), reference=reference, mask=mask, input_size=input_size, image_size=image_size
+    )
     parts = zip(*(told[name].split(told["counts"].tolist()) for name in FIELDS), strict=True)
     targets = [
         Target(**dict(zip(FIELDS, own, strict=True)), image_id=int(image_id))

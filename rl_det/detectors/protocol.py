@@ -5,7 +5,7 @@ How DETR's queries fit, on paper: `features` is one level, the decoder's last hi
 log-odds of each class against all others, "no object" included, from the softmax over C + 1 columns, of which the
 "no object" one is then dropped; `bbox_embed`'s sigmoids, turned from cxcywh into xyxy and multiplied by the original
 size, expanded over the classes; the hidden states again as embeddings. `loss` is its set loss on the last layer, after
-Hungarian matching. It has no NMS, so its detections are `postprocess(..., nms_iou=1.0)` of its candidates.
+Hungarian matching. It has no NMS, so its detections are `nms(..., nms_iou=1.0)` of its candidates.
 """
 
 from collections.abc import Sequence

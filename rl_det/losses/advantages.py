@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Judge = Literal["credit", "leave_one_out", "group"]
-"""What a candidate's action is judged by: its own credit, its image's reward against that of the image's other samples, or
-the same over the spread of the samples' rewards."""
+Advantage = Literal["counterfactual", "leave_one_out", "group"]
+"""Where a candidate's advantage comes from: its own credit (counterfactual); its image's reward against that of the image's
+other samples (leave_one_out); or the latter over the spread of the samples' rewards (group)."""
 
 
 def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
@@ -54,12 +54,12 @@ def candidate_advantages(
     credit: Float[Tensor, "BK N *F"] | None,
     log_prob: Float[Tensor, "B K N *F"],
     mask: Bool[Tensor, "B K N"],
-    judge: Judge = "credit",
+    advantage: Advantage = "counterfactual",
 ) -> Float[Tensor, "B K N *F"]:
-    """By what the judge says, leave-one-out where it wants a credit and there is none; each factor `scaled` by itself."""
-    if credit is None or judge != "credit":
-        whole = group_normalised(reward) if judge == "group" else leave_one_out(reward)
-        advantage = whole.view(*whole.shape, *[1] * (log_prob.ndim - 2)).expand_as(log_prob)
+    """Advantages of this kind, each factor `scaled` by itself; leave-one-out where there is no credit to go by."""
+    if credit is None or advantage != "counterfactual":
+        whole = group_normalised(reward) if advantage == "group" else leave_one_out(reward)
+        values = whole.view(*whole.shape, *[1] * (log_prob.ndim - 2)).expand_as(log_prob)
     else:
-        advantage = credit.view_as(log_prob)
-    return torch.stack([scaled(own, mask) for own in factors(advantage)], -1).view_as(log_prob)
+        values = credit.view_as(log_prob)
+    return torch.stack([scaled(own, mask) for own in factors(values)], -1).view_as(log_prob)

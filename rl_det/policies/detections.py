@@ -11,11 +11,11 @@ import torch
 
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.padding import candidate_relations
-from rl_det.candidates import postprocess
+from rl_det.candidates import nms
 from rl_det.data import Dataset
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.detectors.protocol import Detector
-from rl_det.policies.policy import Policy, rescored
+from rl_det.policies.policy import Policy, apply_policy
 from rl_det.storage.memory import give_back
 from rl_det.types import Candidates, Detections, Encoded, Target
 
@@ -24,7 +24,7 @@ def candidates_of(policy: Policy, data: EncodedDataset, num_candidates: int, *, 
     """Every image's N best candidates under the policy's logits, on the host."""
     device = policy.parameters()[0].device
     parts = [
-        rescored(policy, data.batch(images, device), num_candidates).to("cpu")
+        apply_policy(policy, data.batch(images, device), num_candidates).to("cpu")
         for images in torch.arange(len(data)).split(batch_size)
     ]
     return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
@@ -44,7 +44,7 @@ def detections(
     policy: Policy, encoded: Encoded, num_candidates: int, *, nms_iou: float, max_detections: int = 100
 ) -> list[Detections]:
     """What the tuned detector gives for encoded images."""
-    return postprocess(rescored(policy, encoded, num_candidates), nms_iou=nms_iou, max_detections=max_detections)
+    return nms(apply_policy(policy, encoded, num_candidates), nms_iou=nms_iou, max_detections=max_detections)
 
 
 def detect_dataset(
@@ -62,7 +62,7 @@ def detect_dataset(
     for start in range(0, len(dataset), batch_size):
         samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
         candidates = detector.propose(detector.encode([sample.image for sample in samples]), num_candidates)
-        found += postprocess(candidates.to("cpu"), nms_iou=detector.nms_iou, max_detections=max_detections)
+        found += nms(candidates.to("cpu"), nms_iou=detector.nms_iou, max_detections=max_detections)
         targets += [sample.target for sample in samples]
         on_batch(len(samples))
     return found, targets

@@ -35,8 +35,8 @@ class Distribution(Protocol):
     def kl(self, reference: Any) -> Float[Tensor, "B N"]:
         """KL(self || reference) in nats, per candidate."""
 
-    def drift(self) -> Float[Tensor, "B N"]:
-        """How far each logit has moved, with gradient, where the reward does not feel a move that all share."""
+    def shift(self) -> Float[Tensor, "B N"]:
+        """Each logit's shift, with gradient; 0 where the reward feels a shift that all logits share."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GaussianShifts:
         distance = ((self.mean - reference.mean) / reference.sigma).square()
         return 0.5 * (distance + ratio**2 - 1) - math.log(ratio)
 
-    def drift(self) -> Float[Tensor, "B N"]:
+    def shift(self) -> Float[Tensor, "B N"]:
         return self.mean
 
 
@@ -73,14 +73,14 @@ class GaussianShifts:
 class GaussianAdjustments:
     """A shift of each candidate's logit and, independently, a move of its box (`rl_det.boxes`), both normal about `mean`.
 
-    Two factors, so densities are [B, K, N, 2]: each is credited by itself. `added` is what a module adds to the head's own
+    Two factors, so densities are [B, K, N, 2]: each is credited by itself. `residual` is what a module adds to the head's own
     logits.
     """
 
     mean: Float[Tensor, "B N 5"]
     sigma: float
     box_sigma: float
-    added: Float[Tensor, "B N"]
+    residual: Float[Tensor, "B N"]
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N 5"]:
         noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
@@ -104,7 +104,7 @@ class GaussianAdjustments:
         """Both must explore as widely as each other."""
         return 0.5 * ((self.mean - reference.mean) / self._sigmas()).square().sum(-1)
 
-    def drift(self) -> Float[Tensor, "B N"]:
+    def shift(self) -> Float[Tensor, "B N"]:
         return self.mean[..., 0]
 
     def _sigmas(self) -> Float[Tensor, "5"]:
@@ -136,7 +136,7 @@ class BernoulliGates:
         cross = F.binary_cross_entropy_with_logits(reference.logits, keep, reduction="none")
         return cross - self.entropy()
 
-    def drift(self) -> Float[Tensor, "B N"]:
+    def shift(self) -> Float[Tensor, "B N"]:
         """0: a gate's probability is felt by the reward."""
         return torch.zeros_like(self.logits)
 

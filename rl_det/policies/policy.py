@@ -48,7 +48,7 @@ class Policy(Protocol):
 
 
 @torch.no_grad()
-def rescored(policy: Policy, encoded: Encoded, num_candidates: int) -> Candidates:
+def apply_policy(policy: Policy, encoded: Encoded, num_candidates: int) -> Candidates:
     """The detector's N best candidates with the policy's logits, in the detector's order."""
     output = policy.detector.head(encoded)
     candidates = select_candidates(output, encoded.mask, num_candidates)
@@ -57,6 +57,6 @@ def rescored(policy: Policy, encoded: Encoded, num_candidates: int) -> Candidate
     stayed = (boxes == observation["boxes"]).all(-1, keepdim=True)  # to the last bit, which a division would change
     return replace(
         candidates,
-        boxes=candidates.boxes.where(stayed, clipped(boxes * observation["size"][:, None], encoded.original)),
+        boxes=candidates.boxes.where(stayed, clipped(boxes * observation["size"][:, None], encoded.image_size)),
         logits=logits.masked_fill(~candidates.mask, -torch.inf),
     )

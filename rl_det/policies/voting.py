@@ -1,17 +1,17 @@
-"""Candidates -> what `refine` does, after the proposals around each have voted on its box and its logit."""
+"""Candidates -> what `adjust` does, after the proposals around each have voted on its box and its logit."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
+from rl_det.policies.adjust import AdjustPolicy, relative
 from rl_det.policies.head import HeadWithModule
-from rl_det.policies.refine import RefinePolicy, relative
 from rl_det.policies.voting_module import VotingModule
 from rl_det.types import HeadOutput
 
 
-class VotingPolicy(HeadWithModule, RefinePolicy):
+class VotingPolicy(HeadWithModule, AdjustPolicy):
     """The head and a voting module, trained together."""
 
     module: VotingModule

@@ -48,8 +48,8 @@ class TrainingState:
         self.start = self.generator.get_state()
 
     @contextlib.contextmanager
-    def judged(self) -> Iterator[None]:
-        """While it lasts, the model has the weights by which it is judged, and kept: the averaged ones, if there are."""
+    def averaged_weights(self) -> Iterator[None]:
+        """Within this context the model has its averaged weights, if there are any: those are validated and kept."""
         if self.average is None:
             yield
             return

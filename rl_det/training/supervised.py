@@ -100,14 +100,14 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
     if config.validate_start and state.step == 0:
-        on_step(0, judge(state, validate, config))
+        on_step(0, validated(state, validate, config))
     for samples in () if state.stopping.exhausted else batches(dataset, config, generator, first=state.step):
         state.step += 1
         losses = learn(state, samples, config)
         metrics = {name: float(value.detach()) for name, value in losses.items()}
         due = is_due(state.step, config, len(dataset))
         if due:
-            metrics |= judge(state, validate, config)
+            metrics |= validated(state, validate, config)
         on_step(state.step, metrics)
         if due and checkpoint is not None:
             state.save(checkpoint)
@@ -166,9 +166,9 @@ def learn(state: TrainingState, samples: list[Sample], config: Config) -> dict[s
     return losses
 
 
-def judge(state: TrainingState, validate: Callable[[], Mapping[str, float]], config: Config) -> dict[str, float]:
+def validated(state: TrainingState, validate: Callable[[], Mapping[str, float]], config: Config) -> dict[str, float]:
     """Validate the model, keep it if it is the best yet, and return what the validation said, as val_NAME."""
-    with state.judged():
+    with state.averaged_weights():
         state.model.eval()
         figures = validate()
         figure = figures.get(config.monitor)

@@ -6,8 +6,8 @@ that a second detection of an object is wrong. A surrogate that knows but right 
 thresholds, and their mean is taken; one that is graded by IoU is asked at 0.5.
 
 Two protections. The detector's supervised losses are mixed in, as boxes and scores share a trunk, and a loss of scores alone
-lets the boxes drift. And where a policy has a module beside the head, what it adds to the head's logits has a price, as ranks
-do not feel a scale. Scores move no box; boxes have a term of their own, by which those that a policy moves come nearer
+lets the boxes drift. And where a policy has a module beside the head, what it adds to the head's logits has a penalty, as
+ranks do not feel a scale. Scores move no box; boxes have a term of their own, by which those that a policy moves come nearer
 to their objects. It is nothing to a policy that moves none.
 """
 
@@ -63,7 +63,7 @@ class Config:
     """Weight of the detector's own losses; 0 is the surrogate alone."""
     box_weight: float = 1.0
     """Weight of the boxes' distance from their objects, where the policy moves boxes."""
-    added_weight: float = 0.1
+    residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, where the policy has one."""
 
     def __post_init__(self) -> None:
@@ -105,10 +105,10 @@ def policy_losses(
     candidates = select_candidates(output, encoded.mask, config.num_candidates)
     observation = observe(candidates, encoded)
     boxes, logits = policy.adjusted(observation, output)
-    added = logits - policy.logits(observation, output)
-    in_pixels = clipped(boxes * observation["size"][:, None], encoded.original)
+    residual = logits - policy.logits(observation, output)
+    in_pixels = clipped(boxes * observation["size"][:, None], encoded.image_size)
     losses = surrogate_losses(policy.detector, in_pixels, logits, candidates, targets, config)
-    losses["added"] = config.added_weight * masked_mean(added.square(), candidates.mask)
+    losses["residual"] = config.residual_penalty * masked_mean(residual.square(), candidates.mask)
     if config.supervised_weight:
         supervised = continued.supervised_loss(policy, encoded, output, targets)
         losses["supervised"] = config.supervised_weight * supervised
@@ -141,10 +141,10 @@ def surrogate_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """The surrogate of candidates with these boxes, in the user's pixels, and logits; and the boxes' own term."""
     classes, nms_iou = detector.num_classes, detector.nms_iou
-    judged = judge(boxes.detach(), logits.detach(), candidates, targets, classes, nms_iou)
-    error = generalized_box_iou_loss(boxes, judged.object_box)
-    lists = class_lists(judged, logits, error)
-    near = judged.shown & (judged.iou >= IOU_THRESHOLDS[0])
+    matched = match_candidates(boxes.detach(), logits.detach(), candidates, targets, classes, nms_iou)
+    error = generalized_box_iou_loss(boxes, matched.object_box)
+    lists = class_lists(matched, logits, error)
+    near = matched.kept & (matched.iou >= IOU_THRESHOLDS[0])
     return {
         config.loss: config.surrogate_weight * SURROGATES[config.loss](lists),
         "boxes": config.box_weight * masked_mean(error.where(near, 0.0), near),
@@ -152,15 +152,15 @@ def surrogate_losses(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What became of B images' candidates: who is shown, and at which IoU thresholds they are right or do not count.
+class MatchedCandidates:
+    """B images' candidates after matching: which NMS has kept, and at which IoU thresholds they are right or do not count.
 
     `iou` is that with the nearest true box of the candidate's class, which is `object_box`; where there is none, 0 and the
     candidate's own. `positives` counts the true boxes of each class.
     """
 
     labels: Int[Tensor, "B N"]
-    shown: Bool[Tensor, "B N"]
+    kept: Bool[Tensor, "B N"]
     right: Bool[Tensor, "T B N"]
     ignored: Bool[Tensor, "T B N"]
     iou: Float[Tensor, "B N"]
@@ -168,14 +168,14 @@ class Judged:
     positives: Float[Tensor, " C"]
 
 
-def judge(
+def match_candidates(
     boxes: Float[Tensor, "B N 4"],
     logits: Float[Tensor, "B N"],
     candidates: Candidates,
     targets: Sequence[Target],
     num_classes: int,
     nms_iou: float,
-) -> Judged:
+) -> MatchedCandidates:
     """NMS, and COCO's matching at all thresholds, by the engine."""
     moved = Candidates(
         boxes=boxes, labels=candidates.labels, logits=logits, mask=candidates.mask, index=candidates.index
@@ -185,8 +185,8 @@ def judge(
     matches = CandidatePool(related, scores, nms_iou=nms_iou).matches
     image, place = np.nonzero(np.arange(logits.shape[1]) < matches.starts[:, -1:])
     candidate = matches.order[image, place]
-    shown = np.zeros(logits.shape, dtype=np.bool_)
-    shown[image, candidate] = True
+    kept = np.zeros(logits.shape, dtype=np.bool_)
+    kept[image, candidate] = True
     bits = np.zeros((2, *logits.shape), dtype=np.int64)
     bits[0, image, candidate], bits[1, image, candidate] = (
         matches.hits[0, image, place],
@@ -195,9 +195,9 @@ def judge(
     threshold = np.arange(len(IOU_THRESHOLDS)).reshape(-1, 1, 1, 1)
     right, ignored = (torch.from_numpy((bits >> threshold & 1).astype(np.bool_)).to(boxes.device)).unbind(1)
     iou, object_box = nearest_objects(boxes, candidates, targets)
-    return Judged(
+    return MatchedCandidates(
         labels=candidates.labels,
-        shown=torch.from_numpy(shown).to(boxes.device),
+        kept=torch.from_numpy(kept).to(boxes.device),
         right=right,
         ignored=ignored,
         iou=iou,
@@ -228,7 +228,7 @@ def nearest_objects(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLists:
-    """The shown candidates of all images, class by class, padded to the longest; only classes that are truly there.
+    """The kept candidates of all images, class by class, padded to the longest; only classes that are truly there.
 
     `scores` and `error`, the boxes' distance from their objects, have a graph. `num_positives` is such that the loss is
     a mean over the classes of means over their true boxes.
@@ -242,25 +242,25 @@ class ClassLists:
     num_positives: Float[Tensor, " C"]
 
 
-def class_lists(judged: Judged, logits: Float[Tensor, "B N"], error: Float[Tensor, "B N"]) -> ClassLists:
-    """The judged candidates as lists to rank."""
-    present = judged.positives > 0
-    ranked = (judged.shown & present[judged.labels - 1]).flatten().nonzero().flatten()
-    labels, order = judged.labels.flatten()[ranked].sort(stable=True)
+def class_lists(matched: MatchedCandidates, logits: Float[Tensor, "B N"], error: Float[Tensor, "B N"]) -> ClassLists:
+    """The matched candidates as lists to rank."""
+    present = matched.positives > 0
+    ranked = (matched.kept & present[matched.labels - 1]).flatten().nonzero().flatten()
+    labels, order = matched.labels.flatten()[ranked].sort(stable=True)
     ranked = ranked[order]
     place = torch.arange(len(ranked), device=ranked.device) - torch.searchsorted(labels, labels)
     shape = len(present), int(place.max()) + 1 if len(place) else 0
     index, mask = ranked.new_zeros(shape), torch.zeros(shape, dtype=torch.bool, device=ranked.device)
     index[labels - 1, place], mask[labels - 1, place] = ranked, True
     index, mask = index[present], mask[present]
-    right, ignored = (part.flatten(1)[:, index] for part in (judged.right, judged.ignored))
+    right, ignored = (part.flatten(1)[:, index] for part in (matched.right, matched.ignored))
     return ClassLists(
         scores=logits.flatten()[index],
         right=right & mask,
         counted=mask & ~ignored,
-        iou=judged.iou.flatten()[index],
+        iou=matched.iou.flatten()[index],
         error=error.flatten()[index],
-        num_positives=judged.positives[present] * present.sum(),
+        num_positives=matched.positives[present] * present.sum(),
     )
 
 

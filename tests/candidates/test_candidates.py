@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rl_det.candidates import gather_logits, observe, postprocess, select_candidates
+from rl_det.candidates import gather_logits, nms, observe, select_candidates
 from rl_det.detectors import Detector, build_detector
 from rl_det.types import Candidates, Encoded, HeadOutput
 
@@ -114,7 +114,7 @@ def test_later_logits_are_gathered_with_gradient_to_the_chosen_pairs_alone() -> 
 def detector() -> Detector:
     """Its random predictor is made to say different things of different boxes."""
     torch.manual_seed(0)
-    detector = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    detector = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)
     heads = detector.plain().roi_heads
     nn.init.normal_(heads.box_predictor.cls_score.weight, std=2.0)
     nn.init.normal_(heads.box_predictor.bbox_pred.weight, std=1.0)
@@ -132,7 +132,7 @@ def test_postprocessing_every_candidate_gives_torchvisions_own_detections(
     detector: Detector, images: list[Tensor]
 ) -> None:
     every = detector.propose(detector.encode(images), EVERY)
-    found = postprocess(every, nms_iou=detector.nms_iou, max_detections=EVERY)
+    found = nms(every, nms_iou=detector.nms_iou, max_detections=EVERY)
     for ours, own in zip(found, detector.plain()(images), strict=True):
         assert len(ours["boxes"]) == len(own["boxes"]) > 10
         ours_order = [sorted(zip(*part, strict=True)) for part in (rows(ours), rows(own))]
@@ -151,8 +151,8 @@ def rows(found: dict[str, Tensor]) -> tuple[list[float], ...]:
 
 def test_a_limit_keeps_the_first_of_all_detections(detector: Detector, images: list[Tensor]) -> None:
     every = detector.propose(detector.encode(images), EVERY)
-    found = postprocess(every, nms_iou=detector.nms_iou, max_detections=EVERY)
-    few = postprocess(every, nms_iou=detector.nms_iou, max_detections=7)
+    found = nms(every, nms_iou=detector.nms_iou, max_detections=EVERY)
+    few = nms(every, nms_iou=detector.nms_iou, max_detections=7)
     for some, all_of_them in zip(few, found, strict=True):
         for name in ("boxes", "labels", "scores"):
             torch.testing.assert_close(some[name], all_of_them[name][:7])
@@ -162,39 +162,39 @@ NEAR = ((0.0, 0.0, 10.0, 10.0), (0.0, 1.0, 10.0, 11.0), (30.0, 30.0, 40.0, 40.0)
 
 
 def test_a_lower_overlapping_detection_of_its_class_is_suppressed_and_of_another_class_is_not() -> None:
-    (alike,) = postprocess(candidates([*NEAR], [2.0, 1.0, 0.0]), nms_iou=0.5, max_detections=9)
-    (mixed,) = postprocess(candidates([*NEAR], [2.0, 1.0, 0.0], [1, 2, 1]), nms_iou=0.5, max_detections=9)
+    (alike,) = nms(candidates([*NEAR], [2.0, 1.0, 0.0]), nms_iou=0.5, max_detections=9)
+    (mixed,) = nms(candidates([*NEAR], [2.0, 1.0, 0.0], [1, 2, 1]), nms_iou=0.5, max_detections=9)
     assert alike["boxes"].tolist() == [list(NEAR[0]), list(NEAR[2])]
     assert mixed["boxes"].tolist() == [list(box) for box in NEAR]
     torch.testing.assert_close(alike["scores"], torch.tensor([2.0, 0.0]).sigmoid())
 
 
 def test_detections_follow_rescored_logits_and_not_the_order_of_the_candidates() -> None:
-    (found,) = postprocess(candidates([*NEAR], [0.0, 1.0, 2.0]), nms_iou=0.5, max_detections=9)
+    (found,) = nms(candidates([*NEAR], [0.0, 1.0, 2.0]), nms_iou=0.5, max_detections=9)
     assert found["boxes"].tolist() == [list(NEAR[2]), list(NEAR[1])]
 
 
 def test_logits_whose_sigmoids_tie_keep_their_order() -> None:
     boxes = [(20.0 * n, 0.0, 20.0 * n + 10, 10.0) for n in range(4)]
-    (found,) = postprocess(candidates(boxes, [40.0, 60.0, 50.0, 70.0]), nms_iou=0.5, max_detections=9)
+    (found,) = nms(candidates(boxes, [40.0, 60.0, 50.0, 70.0]), nms_iou=0.5, max_detections=9)
     assert (found["scores"] == 1).all()
     assert found["boxes"].tolist() == [list(boxes[n]) for n in (3, 1, 2, 0)]
 
 
 def test_of_equal_logits_exactly_one_of_two_duplicates_survives() -> None:
-    (found,) = postprocess(candidates([NEAR[0], NEAR[0]], [1.0, 1.0]), nms_iou=0.5, max_detections=9)
+    (found,) = nms(candidates([NEAR[0], NEAR[0]], [1.0, 1.0]), nms_iou=0.5, max_detections=9)
     assert found["boxes"].tolist() == [list(NEAR[0])]
 
 
 def test_boxes_without_area_are_dropped() -> None:
-    (found,) = postprocess(candidates([(5, 0, 5, 10), (0, 0, 10, 10)], [2.0, 1.0]), nms_iou=0.5, max_detections=9)
+    (found,) = nms(candidates([(5, 0, 5, 10), (0, 0, 10, 10)], [2.0, 1.0]), nms_iou=0.5, max_detections=9)
     assert found["boxes"].tolist() == [[0, 0, 10, 10]]
 
 
 def test_an_image_of_padding_alone_has_no_detections() -> None:
     output = random_output(num_images=1)
     nothing = select_candidates(output, ~all_real(output), 4)
-    (found,) = postprocess(nothing, nms_iou=0.5, max_detections=9)
+    (found,) = nms(nothing, nms_iou=0.5, max_detections=9)
     assert found["boxes"].shape == (0, 4)
     assert found["labels"].shape == found["scores"].shape == (0,)
 
@@ -204,8 +204,8 @@ def test_observed_boxes_are_relative_to_the_images_own_width_and_height() -> Non
         features=(torch.zeros(1, 3, 1),),
         reference=torch.zeros(1, 3, 4),
         mask=torch.ones(1, 3, dtype=torch.bool),
-        resized=torch.tensor([[64.0, 64.0]]),
-        original=torch.tensor([[20.0, 40.0]]),
+        input_size=torch.tensor([[64.0, 64.0]]),
+        image_size=torch.tensor([[20.0, 40.0]]),
     )
     seen = observe(candidates([(0, 0, 40, 20), (10, 5, 20, 10), (0, 0, 4, 4)], [2.0, 1.0, 0.0]), encoded)
     wanted = [[0.0, 0.0, 1.0, 1.0], [0.25, 0.25, 0.5, 0.5], [0.0, 0.0, 0.1, 0.2]]

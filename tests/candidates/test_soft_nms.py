@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from rl_det.candidates.soft_nms import Settings, nearest_above, post_process
+from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
 
 NUM_CANDIDATES = 40
 
@@ -23,7 +23,7 @@ def candidates(seed: int, num_images: int = 3) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize("seed", range(5))
 def test_hard_nms_and_a_threshold_are_torchvisions(seed: int) -> None:
     boxes, labels, scores, mask = candidates(seed)
-    found = post_process(boxes, labels, scores, mask, Settings.fixed(3, 0.3, 0.45, np.inf, 7))
+    found = soft_nms(boxes, labels, scores, mask, Settings.fixed(3, 0.3, 0.45, np.inf, 7))
     for row in range(3):
         rows = np.flatnonzero(mask[row] & (scores[row] >= 0.3))
         kept = batched_nms(
@@ -58,7 +58,7 @@ def slow_soft_nms(
 @pytest.mark.parametrize("sigma", [0.25, 0.5, 2.0])
 def test_soft_nms_is_bodlas(sigma: float) -> None:
     boxes, labels, scores, mask = candidates(0)
-    found = post_process(boxes, labels, scores, mask, Settings.fixed(3, 0.1, 1.0, sigma, 1000))
+    found = soft_nms(boxes, labels, scores, mask, Settings.fixed(3, 0.1, 1.0, sigma, 1000))
     expected = slow_soft_nms(boxes[0], labels[0], scores[0], sigma, 0.1)
     assert np.flatnonzero(found.mask[0]).tolist() == sorted(expected)
     for i, score in expected.items():
@@ -71,9 +71,9 @@ def test_each_image_has_its_own_settings() -> None:
     one, other = Settings.fixed(1, 0.1, 0.9, 0.5, 30), Settings.fixed(1, 0.6, 0.2, np.inf, 3)
     both = Settings(**{name: np.concatenate([vars(one)[name], vars(other)[name]]) for name in vars(one)})
     parts = [np.repeat(part[:1], 2, 0) for part in parts]
-    found = post_process(*parts, both)
+    found = soft_nms(*parts, both)
     for row, settings in enumerate((one, other)):
-        alone = post_process(*[part[:1] for part in parts], settings)
+        alone = soft_nms(*[part[:1] for part in parts], settings)
         np.testing.assert_array_equal(found.mask[row], alone.mask[0])
     assert found.mask[0].sum() != found.mask[1].sum()
 

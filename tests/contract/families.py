@@ -103,11 +103,11 @@ def build(family: str) -> Case:
     torch.manual_seed(0)
     if family == "retinanet":
         return Case(lively_retinanet(), retinanet)
-    detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, image_size=64))
+    detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, input_size=64))
 
     def fresh() -> FasterRCNN:
         if family == "tiny":
-            model = tiny(NUM_CLASSES, image_size=64)
+            model = tiny(NUM_CLASSES, input_size=64)
         else:
             options = {"weights_backbone": None, "min_size": 64, "max_size": 128}
             model = get_model(MOBILENET, num_classes=NUM_CLASSES + 1, box_score_thresh=0.0, **options)

@@ -8,7 +8,7 @@ import torch
 from contract.families import EVERY, IMAGES, NUM_CLASSES, Case
 from torch import Tensor, nn
 
-from rl_det.candidates import gather_logits, postprocess, select_candidates
+from rl_det.candidates import gather_logits, nms, select_candidates
 from rl_det.detectors import Detector, TwoStage
 from rl_det.types import Detections, Encoded, HeadOutput, Target, concatenate
 
@@ -65,7 +65,7 @@ def test_the_encoding_has_no_gradient_and_is_repeatable(detector: Detector, enco
     for level, same in zip(encoded.features, again.features, strict=True):
         torch.testing.assert_close(level, same, rtol=0, atol=0)
     torch.testing.assert_close(encoded.reference, again.reference, rtol=0, atol=0)
-    assert encoded.original.tolist() == [[48, 48], [40, 96], [80, 56]]
+    assert encoded.image_size.tolist() == [[48, 48], [40, 96], [80, 56]]
 
 
 def test_encodings_of_two_batches_concatenate_into_one(detector: Detector, encoded: Encoded) -> None:
@@ -132,7 +132,7 @@ def test_a_cache_in_half_precision_changes_the_logits_little(detector: Detector,
 
 def test_boxes_are_in_the_users_pixels_and_inside_the_image(detector: Detector, encoded: Encoded) -> None:
     boxes = detector.head(encoded).boxes.flatten(1, 2)
-    for found, (height, width) in zip(boxes, encoded.original, strict=True):
+    for found, (height, width) in zip(boxes, encoded.image_size, strict=True):
         assert found.min() >= 0
         assert found[:, [0, 2]].max() <= width * 1.00001
         assert found[:, [1, 3]].max() <= height * 1.00001
@@ -189,7 +189,7 @@ def without_ties(detector: Detector) -> Iterator[None]:
 def test_postprocessed_candidates_are_what_the_detector_detects(detector: Detector) -> None:
     with without_ties(detector):
         encoded, detected = detector.encode(IMAGES), detector.detect(IMAGES)
-    found = postprocess(detector.propose(encoded, EVERY), nms_iou=detector.nms_iou, max_detections=EVERY)
+    found = nms(detector.propose(encoded, EVERY), nms_iou=detector.nms_iou, max_detections=EVERY)
     for ours, own in zip(found, detected, strict=True):
         assert len(ours["boxes"]) > 10
         sides = own["boxes"][:, 2:] - own["boxes"][:, :2]

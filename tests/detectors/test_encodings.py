@@ -20,7 +20,7 @@ def scenes() -> DigitScenes:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return build_detector("tiny", num_classes=len(CLASSES), image_size=64, weights=SHIPPED_WEIGHTS)
+    return build_detector("tiny", num_classes=len(CLASSES), input_size=64, weights=SHIPPED_WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_on_disk_it_holds_what_it_holds_in_memory(
     kept = encode_dataset(detector, scenes, batch_size=3, folder=tmp_path / "encodings")
     for ours, theirs in zip(kept.encoded.features, cache.encoded.features, strict=True):
         assert torch.equal(ours, theirs)
-    for name in ("reference", "mask", "resized", "original"):
+    for name in ("reference", "mask", "input_size", "image_size"):
         assert torch.equal(getattr(kept.encoded, name), getattr(cache.encoded, name))
     for target, other in zip(kept.targets, cache.targets, strict=True):
         assert vars(target).keys() == vars(other).keys()
@@ -110,7 +110,7 @@ def test_a_folder_of_another_detectors_or_of_other_images_encodings_is_refused_b
 ) -> None:
     folder = tmp_path / "encodings"
     encode_dataset(detector, scenes, folder=folder)
-    random = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
+    random = build_detector("tiny", num_classes=len(CLASSES), input_size=64)
     for other, images, count in (
         (random, scenes, None),
         (detector, DigitScenes("val", num_scenes=NUM_SCENES, seed=5), None),

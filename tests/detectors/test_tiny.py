@@ -15,15 +15,15 @@ def test_it_has_less_than_a_million_parameters() -> None:
     assert 500_000 < count < 1_000_000
 
 
-@pytest.mark.parametrize("image_size", [64, 96])
-def test_images_are_resized_to_the_size_asked_for(image_size: int) -> None:
-    detector = build_detector("tiny", num_classes=2, image_size=image_size)
+@pytest.mark.parametrize("input_size", [64, 96])
+def test_images_are_resized_to_the_size_asked_for(input_size: int) -> None:
+    detector = build_detector("tiny", num_classes=2, input_size=input_size)
     encoded = detector.encode([torch.rand(3, 32, 48)])
-    assert encoded.resized.tolist() == [[image_size, 1.5 * image_size]]
+    assert encoded.input_size.tolist() == [[input_size, 1.5 * input_size]]
 
 
 def test_any_image_size_has_as_many_proposals_at_most() -> None:
-    detector = build_detector("tiny", num_classes=2, image_size=64)
+    detector = build_detector("tiny", num_classes=2, input_size=64)
     assert detector.encode([torch.rand(3, 32, 48)]).mask.shape == detector.encode([torch.rand(3, 90, 40)]).mask.shape
 
 

@@ -68,10 +68,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("as_type", [Path, str])
 def test_local_weights_load_by_path(tmp_path: Path, as_type: type) -> None:
     torch.manual_seed(0)
-    saved = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64).plain()
+    saved = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64).plain()
     save_state(saved, tmp_path / "own.safetensors")
     again = build_detector(
-        "tiny", num_classes=NUM_CLASSES, image_size=64, weights=as_type(tmp_path / "own.safetensors")
+        "tiny", num_classes=NUM_CLASSES, input_size=64, weights=as_type(tmp_path / "own.safetensors")
     ).plain()
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, saved.state_dict()[name]), name
@@ -103,8 +103,8 @@ def test_downloaded_weights_keep_their_predictor_only_for_their_own_number_of_cl
     torch.manual_seed(0)
     state = torchvision_faster_rcnn(MOBILENET, num_classes=90).state_dict()
     monkeypatch.setattr(_api, "load_state_dict_from_url", lambda *_, **__: state)
-    known = torchvision_faster_rcnn(MOBILENET, num_classes=90, weights="COCO_V1", image_size=64)
-    fresh = torchvision_faster_rcnn(MOBILENET, num_classes=NUM_CLASSES, weights="COCO_V1", image_size=64)
+    known = torchvision_faster_rcnn(MOBILENET, num_classes=90, weights="COCO_V1", input_size=64)
+    fresh = torchvision_faster_rcnn(MOBILENET, num_classes=NUM_CLASSES, weights="COCO_V1", input_size=64)
     own = state["roi_heads.box_predictor.cls_score.weight"]
     assert torch.equal(known.roi_heads.box_predictor.cls_score.weight, own)
     assert len(fresh.roi_heads.box_predictor.cls_score.weight) == NUM_CLASSES + 1
@@ -121,7 +121,7 @@ def test_an_unknown_name_of_weights_is_refused_with_what_there_is(name: str) -> 
 
 def detector() -> TwoStage:
     torch.manual_seed(0)
-    built = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    built = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)
     assert isinstance(built, TwoStage)
     for layer in (built.model.roi_heads.box_predictor.cls_score, built.model.roi_heads.box_predictor.bbox_pred):
         nn.init.normal_(layer.weight, std=0.3)
@@ -143,8 +143,8 @@ def encoded() -> Encoded:
         features=(features,),
         reference=torch.tensor(REFERENCE, dtype=torch.float32),
         mask=torch.tensor(MASK),
-        resized=torch.full((2, 2), 96.0),
-        original=torch.full((2, 2), 48.0),
+        input_size=torch.full((2, 2), 96.0),
+        image_size=torch.full((2, 2), 48.0),
     )
 
 

@@ -104,8 +104,10 @@ def test_a_reward_of_ones_own_can_be_given(env_id: str, options: dict[str, Any])
     assert start.max() > 0.1
 
 
-def test_bystanders_rank_and_suppress_but_neither_act_nor_are_shown(env_id: str, options: dict[str, Any]) -> None:
-    few = make_native(env_id, 4, **options | {"num_bystanders": 100})
+def test_context_candidates_rank_and_suppress_but_neither_act_nor_are_shown(
+    env_id: str, options: dict[str, Any]
+) -> None:
+    few = make_native(env_id, 4, **options | {"context_candidates": 100})
     observation, _ = few.reset(seed=0)
     assert observation["logits"].shape == (4, NUM_CANDIDATES)
     assert few.scene().scores.shape == (4, NUM_CANDIDATES + 100)

@@ -8,7 +8,7 @@ import torch
 from contract.worlds import NUM_IMAGES, TUNE, make_native
 
 from rl_det.ap.batch import TruthBatch
-from rl_det.candidates.soft_nms import Settings, post_process
+from rl_det.candidates.soft_nms import Settings, soft_nms
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.metrics.outcomes import image_counts
@@ -41,7 +41,7 @@ def test_the_reward_is_the_f1_of_what_the_settings_leave(envs: Any, data: Encode
         for row, image in enumerate(info["image_ids"]):
             found = detector.propose(data.batch(torch.tensor([image]), "cpu"), NUM_CANDIDATES)
             threshold, iou, sigma, most = outcome["settings"][row].tolist()
-            kept = post_process(
+            kept = soft_nms(
                 found.boxes.numpy(), found.labels.numpy(), found.logits.double().sigmoid().numpy(), found.mask.numpy(),
                 Settings.fixed(1, threshold, iou, sigma, int(most)),
             )  # fmt: skip

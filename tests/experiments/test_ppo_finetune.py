@@ -123,7 +123,7 @@ def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
     assert (few.num_updates - 1) * few.num_epochs * tuning.IMAGES_PER_UPDATE < 90 * tuning.MAX_PASSES
 
 
-@pytest.mark.parametrize("policy", ["rescore", "select", "context", "refine"])
+@pytest.mark.parametrize("policy", ["rescore", "select", "context", "adjust"])
 def test_the_other_policies_run_and_the_other_reward(tmp_path: Path, policy: str) -> None:
     results = run(out=tmp_path / "run", policy=policy, reward="image_ap")
     assert results["policy"] == policy

@@ -12,7 +12,7 @@ from rl_det_envs.select_detections import SelectDetectionsVector
 from rl_det.agents import ppo, reinforce
 from rl_det.agents.rollouts import collect
 from rl_det.detectors import Detector
-from rl_det.losses.advantages import Judge
+from rl_det.losses.advantages import Advantage
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
@@ -50,7 +50,7 @@ def made(env: type, seed: int, **options: Any) -> tuple[ToyDetector, Any]:
 
 
 def learnt_by_ppo(
-    env: type, seed: int, *, num_updates: int = 60, reward: str = "pool_ap", judge: Judge = "credit"
+    env: type, seed: int, *, num_updates: int = 60, reward: str = "pool_ap", advantage: Advantage = "counterfactual"
 ) -> float:
     detector, envs = made(env, seed, reward=reward)
     policy = (
@@ -60,7 +60,11 @@ def learnt_by_ppo(
         policy,
         envs,
         ppo.Config(
-            num_updates=num_updates, learning_rate=0.05, drift_weight=0.0, validate_every=num_updates, judge=judge
+            num_updates=num_updates,
+            learning_rate=0.05,
+            mean_shift_penalty=0.0,
+            validate_every=num_updates,
+            advantage=advantage,
         ),
         generator=torch.Generator().manual_seed(seed),
         validate=lambda: validation_ap(detector),
@@ -103,9 +107,9 @@ def test_ppo_learns_from_the_reward_alone_where_there_is_no_credit() -> None:
     assert learnt_by_ppo(NoCredit, seed=0, num_updates=150) > LEARNT
 
 
-@pytest.mark.parametrize("judge", ["leave_one_out", "group"])
-def test_ppo_finds_it_by_the_reward_of_the_whole_image_where_it_is_asked_to(judge: Judge) -> None:
-    assert learnt_by_ppo(RescoreDetectionsVector, seed=0, num_updates=150, judge=judge) > LEARNT
+@pytest.mark.parametrize("advantage", ["leave_one_out", "group"])
+def test_ppo_finds_it_by_the_reward_of_the_whole_image_where_it_is_asked_to(advantage: Advantage) -> None:
+    assert learnt_by_ppo(RescoreDetectionsVector, seed=0, num_updates=150, advantage=advantage) > LEARNT
 
 
 def test_ppo_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
@@ -113,19 +117,19 @@ def test_ppo_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None
 
 
 def test_reinforce_finds_the_best_ranking_by_credit() -> None:
-    config = reinforce.Config(num_updates=100, learning_rate=0.05, drift_weight=0.0, validate_every=100)
+    config = reinforce.Config(num_updates=100, learning_rate=0.05, mean_shift_penalty=0.0, validate_every=100)
     assert learnt_by_reinforce(RescoreDetectionsVector, 0, config) > LEARNT
 
 
 def test_reinforce_finds_it_by_the_reward_of_the_whole_image_too() -> None:
     config = reinforce.Config(
-        num_updates=200, learning_rate=0.05, drift_weight=0.0, validate_every=200, judge="leave_one_out"
+        num_updates=200, learning_rate=0.05, mean_shift_penalty=0.0, validate_every=200, advantage="leave_one_out"
     )
     assert learnt_by_reinforce(NoCredit, 0, config) > LEARNT
 
 
 def test_reinforce_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
-    config = reinforce.Config(num_updates=100, learning_rate=0.05, drift_weight=0.0, validate_every=100)
+    config = reinforce.Config(num_updates=100, learning_rate=0.05, mean_shift_penalty=0.0, validate_every=100)
     assert mean(learnt_by_reinforce(ShuffledCredit, seed, config) for seed in range(3)) < NOT_LEARNT
 
 

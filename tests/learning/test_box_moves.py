@@ -9,8 +9,8 @@ from rl_det_envs.adjust_detections import AdjustDetectionsVector
 from torch import nn
 
 from rl_det.agents import ppo, reinforce
+from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.detections import mean_ap
-from rl_det.policies.refine import RefinePolicy
 from rl_det.types import Encoded, HeadOutput
 
 
@@ -44,7 +44,7 @@ def learnt_offset(env: type, agent: Any, config: Any) -> float:
     options = {"num_candidates": NUM_PROPOSALS, "samples_per_image": 4}
     envs = env(64, detector=detector, dataset=toy_data(0), **options)
     envs.reset(seed=0)
-    policy = RefinePolicy(detector, sigma=0.5, box_sigma=0.5)
+    policy = AdjustPolicy(detector, sigma=0.5, box_sigma=0.5)
     agent.train(
         policy, envs, config, generator=torch.Generator().manual_seed(0),
         validate=lambda: mean_ap(policy, toy_data(99), NUM_PROPOSALS, nms_iou=0.5),

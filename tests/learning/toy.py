@@ -80,7 +80,7 @@ def toy_data(seed: int) -> EncodedDataset:
         features=(features,),
         reference=boxes.expand(NUM_IMAGES, -1, -1).contiguous(),
         mask=torch.ones(NUM_IMAGES, NUM_PROPOSALS, dtype=torch.bool),
-        resized=torch.tensor([[10.0, 200.0]]).expand(NUM_IMAGES, -1).contiguous(),
-        original=torch.tensor([[10.0, 200.0]]).expand(NUM_IMAGES, -1).contiguous(),
+        input_size=torch.tensor([[10.0, 200.0]]).expand(NUM_IMAGES, -1).contiguous(),
+        image_size=torch.tensor([[10.0, 200.0]]).expand(NUM_IMAGES, -1).contiguous(),
     )
     return EncodedDataset(encoded, targets)

@@ -32,7 +32,8 @@ def test_the_judge_decides_what_a_candidate_is_judged_by() -> None:
     reward, mask = torch.tensor([[1.0, 2.0, 6.0]]), torch.ones(1, 3, 2, dtype=torch.bool)
     credit, log_prob = torch.arange(6.0).view(3, 2), torch.zeros(1, 3, 2)
     by_credit, alone, group = (
-        candidate_advantages(reward, credit, log_prob, mask, judge) for judge in ("credit", "leave_one_out", "group")
+        candidate_advantages(reward, credit, log_prob, mask, advantage)
+        for advantage in ("counterfactual", "leave_one_out", "group")
     )
     torch.testing.assert_close(by_credit, scaled(credit[None], mask))
     torch.testing.assert_close(alone, scaled(leave_one_out(reward)[..., None].expand(-1, -1, 2), mask))

@@ -140,11 +140,11 @@ def test_what_is_larger_than_an_action_can_be_is_cut_off() -> None:
     assert far.sample(50, generator()).abs().max() == 1
 
 
-def test_only_shifts_drift_and_with_gradient() -> None:
+def test_only_gaussians_have_a_shift_and_it_has_a_gradient() -> None:
     mean = logits().requires_grad_()
-    (gradient,) = torch.autograd.grad(GaussianShifts(mean, SIGMA).drift().sum(), mean)
+    (gradient,) = torch.autograd.grad(GaussianShifts(mean, SIGMA).shift().sum(), mean)
     assert (gradient == 1).all()
-    assert not BernoulliGates(logits()).drift().any()
+    assert not BernoulliGates(logits()).shift().any()
 
 
 def test_images_without_candidates_have_empty_actions() -> None:
@@ -178,13 +178,13 @@ def test_adjustments_are_two_independent_factors_with_torchs_densities_entropy_a
     torch.testing.assert_close(own.kl(other), kl_divergence(normal, other_normal).sum(-1))
 
 
-def test_adjustments_come_in_mirrored_pairs_with_their_own_spreads_and_drift_by_their_shifts() -> None:
+def test_adjustments_come_in_mirrored_pairs_with_their_own_spreads_and_shift_by_their_first_number() -> None:
     own = adjustments()
     action = SHIFT_OF_ONE * own.sample(4, generator())
     torch.testing.assert_close(action[:, 0] + action[:, 1], 2 * own.mean)
     many = SHIFT_OF_ONE * own.sample(20_000, generator()).std(1)
     torch.testing.assert_close(many, torch.tensor([SIGMA, 0.2, 0.2, 0.2, 0.2]).expand(2, 5, 5), rtol=0.05, atol=0)
-    assert torch.equal(own.drift(), own.mean[..., 0])
+    assert torch.equal(own.shift(), own.mean[..., 0])
     assert torch.equal(SHIFT_OF_ONE * own.greedy(), own.mean)
     assert adjustments(count=0).log_prob(adjustments(count=0).sample(3, generator())).shape == (2, 3, 0, 2)
     assert isinstance(own, Distribution)

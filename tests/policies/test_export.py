@@ -40,7 +40,7 @@ torch.save((found, logits), folder + "/output.pt")
 def context_policy(name: str) -> ContextPolicy:
     """Not at step zero: its residual says something."""
     torch.manual_seed(0)
-    detector = build_detector(name, num_classes=NUM_CLASSES, image_size=64)
+    detector = build_detector(name, num_classes=NUM_CLASSES, input_size=64)
     module = ContextModule(num_classes=NUM_CLASSES, embedding_size=detector.embedding_size, width=16, num_layers=2)
     nn.init.normal_(module.residual.weight)
     policy = ContextPolicy(detector, module, sigma=0.5)
@@ -121,7 +121,7 @@ def test_the_exported_module_heeds_the_mask(policy: ContextPolicy, folder: Path)
 
 def test_a_policy_without_a_module_exports_the_detector_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    detector = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    detector = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)
     assert export(RescorePolicy(detector, sigma=0.5), tmp_path, NUM_CANDIDATES) == [tmp_path / "detector.pt"]
     assert [path.name for path in tmp_path.iterdir()] == ["detector.pt"]
 
@@ -144,7 +144,7 @@ def voting_policy() -> VotingPolicy:
     module = VotingModule()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.1)
-    detector = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    detector = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)
     policy = VotingPolicy(detector, module, sigma=0.5, box_sigma=0.2)
     policy.recalibrate(0.5, -1.0)
     return policy

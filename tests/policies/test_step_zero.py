@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from rl_det.candidates import Observation, gather_logits, observe
 from rl_det.detectors import Detector, build_detector
+from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
-from rl_det.policies.policy import Policy, rescored
-from rl_det.policies.refine import RefinePolicy
+from rl_det.policies.policy import Policy, apply_policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.policies.voting import VotingPolicy
@@ -50,7 +50,7 @@ def context(detector: Detector) -> ContextPolicy:
 def world() -> World:
     """Fresh for every test: a test may train it."""
     torch.manual_seed(0)
-    detector = build_detector("tiny", num_classes=NUM_CLASSES, image_size=64)
+    detector = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)
     nn.init.normal_(detector.plain().roi_heads.box_predictor.cls_score.weight, std=2.0)
     encoded = detector.encode([torch.rand(3, 48, 48), torch.rand(3, 40, 72)])
     encoded.mask[1, 40:] = False
@@ -58,8 +58,8 @@ def world() -> World:
     return World(detector, encoded, candidates, observe(candidates, encoded))
 
 
-def refine(detector: Detector) -> Policy:
-    return RefinePolicy(detector, sigma=0.5, box_sigma=0.2)
+def adjust(detector: Detector) -> Policy:
+    return AdjustPolicy(detector, sigma=0.5, box_sigma=0.2)
 
 
 def voting(detector: Detector) -> Policy:
@@ -67,7 +67,7 @@ def voting(detector: Detector) -> Policy:
     return VotingPolicy(detector, VotingModule(), sigma=0.5, box_sigma=0.2)
 
 
-@pytest.fixture(params=[rescore, select, context, refine, voting])
+@pytest.fixture(params=[rescore, select, context, adjust, voting])
 def policy(request: pytest.FixtureRequest, world: World) -> Policy:
     return request.param(world.detector)
 
@@ -103,7 +103,7 @@ def test_at_step_zero_the_logits_are_the_detectors_own_bit_for_bit(policy: Polic
 
 
 def test_at_step_zero_rescoring_changes_nothing(policy: Policy, world: World) -> None:
-    again = rescored(policy, world.encoded, NUM_CANDIDATES)
+    again = apply_policy(policy, world.encoded, NUM_CANDIDATES)
     for name in ("boxes", "labels", "logits", "mask", "index"):
         assert torch.equal(getattr(again, name), getattr(world.candidates, name)), name
 
@@ -175,11 +175,11 @@ def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, world: Wo
         RescorePolicy: rescore,
         SelectPolicy: select,
         ContextPolicy: context,
-        RefinePolicy: refine,
+        AdjustPolicy: adjust,
         VotingPolicy: voting,
     }[type(policy)]
     torch.manual_seed(7)
-    other = build(build_detector("tiny", num_classes=NUM_CLASSES, image_size=64))
+    other = build(build_detector("tiny", num_classes=NUM_CLASSES, input_size=64))
     other.load_state_dict(trained)
     output = other.detector.head(world.encoded)
     assert torch.equal(other.logits(world.observation, output), logits(policy, world))
@@ -210,9 +210,9 @@ def test_recalibrating_a_context_policy_maps_its_logits_exactly_and_leaves_the_p
 
 def test_recalibrating_a_context_policy_keeps_the_order(world: World) -> None:
     policy = awake(context(world.detector))
-    before = rescored(policy, world.encoded, NUM_CANDIDATES)
+    before = apply_policy(policy, world.encoded, NUM_CANDIDATES)
     policy.recalibrate(0.7, -0.9)
-    after = rescored(policy, world.encoded, NUM_CANDIDATES)
+    after = apply_policy(policy, world.encoded, NUM_CANDIDATES)
     assert torch.equal(before.index, after.index)
     sorted_by_after = before.logits[0].gather(0, after.logits[0].argsort(descending=True))
     assert (sorted_by_after.diff() <= 1e-5).all()

@@ -83,7 +83,7 @@ def test_a_warm_start_is_trained_once_and_then_loaded(tmp_path: Path, monkeypatc
 
     def start(seed: int) -> tuple[Path, Tensor]:
         torch.manual_seed(seed)
-        detector = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
+        detector = build_detector("tiny", num_classes=len(CLASSES), input_size=64)
         file = warm_start(
             detector,
             scenes,

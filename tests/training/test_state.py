@@ -52,7 +52,7 @@ def outcome(
 ) -> Outcome:
     """Train a detector to the end, or until it is killed."""
     torch.manual_seed(seed)
-    detector = build_detector("tiny", num_classes=num_classes, image_size=64)
+    detector = build_detector("tiny", num_classes=num_classes, input_size=64)
     found, told, generator = Outcome(), iter(aps), torch.Generator().manual_seed(seed)
 
     def validate() -> dict[str, float]:

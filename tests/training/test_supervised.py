@@ -28,7 +28,7 @@ def trained(
     `steps` is filled with those at which there was a validation that told something.
     """
     torch.manual_seed(0)
-    detector = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
+    detector = build_detector("tiny", num_classes=len(CLASSES), input_size=64)
     seen: list[Tensor] = []
     told = iter(aps)
 
@@ -110,7 +110,7 @@ def test_it_validates_every_so_many_epochs_and_at_the_end() -> None:
 
 def test_the_start_is_a_candidate_where_that_is_asked_for() -> None:
     torch.manual_seed(0)
-    start = weight(build_detector("tiny", num_classes=len(CLASSES), image_size=64)).clone()
+    start = weight(build_detector("tiny", num_classes=len(CLASSES), input_size=64)).clone()
     steps: list[int] = []
     best, weights, seen = trained([0.4, 0.1, 0.4, 0.3, 0.2], steps=steps, validate_start=True)
     assert steps == [0, 1, 2, 3, 4]
@@ -162,7 +162,7 @@ def test_the_gradient_is_clipped_and_the_schedule_is_the_one_that_was_asked_for(
 
 def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_next_one_is_made() -> None:
     torch.manual_seed(0)
-    detector = build_detector("tiny", num_classes=len(CLASSES), image_size=64)
+    detector = build_detector("tiny", num_classes=len(CLASSES), input_size=64)
     state = supervised.beginning(detector.plain(), SCENES, config(), torch.Generator())
     state.scaler = torch.amp.GradScaler("cpu")
     too_large = weight_of(detector).register_hook(lambda gradient: gradient * math.inf)

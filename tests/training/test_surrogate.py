@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_det.ap import match
 from rl_det.ap.padding import pad_detections, pad_targets
-from rl_det.candidates import postprocess, select_candidates
+from rl_det.candidates import nms, select_candidates
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, OneStage, build_detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
@@ -53,8 +53,8 @@ def candidates_of(detector: Detector, data: EncodedDataset) -> Candidates:
     return select_candidates(detector.head(encoded), encoded.mask, NUM_CANDIDATES)
 
 
-def judged(candidates: Candidates, targets: list[Target]) -> surrogate.Judged:
-    return surrogate.judge(candidates.boxes, candidates.logits, candidates, targets, len(CLASSES), NMS_IOU)
+def matched(candidates: Candidates, targets: list[Target]) -> surrogate.MatchedCandidates:
+    return surrogate.match_candidates(candidates.boxes, candidates.logits, candidates, targets, len(CLASSES), NMS_IOU)
 
 
 def losses_of(policy: Policy, data: EncodedDataset, own: surrogate.Config) -> dict[str, Tensor]:
@@ -66,14 +66,14 @@ def test_what_is_ranked_is_what_a_user_sees_and_right_is_what_coco_calls_right(
     detector: Detector, data: EncodedDataset
 ) -> None:
     candidates = candidates_of(detector, data)
-    found = judged(candidates, data.targets)
-    seen = postprocess(candidates, nms_iou=NMS_IOU, max_detections=NUM_CANDIDATES)
-    assert found.shown.sum(1).tolist() == [len(one["labels"]) for one in seen]
+    found = matched(candidates, data.targets)
+    seen = nms(candidates, nms_iou=NMS_IOU, max_detections=NUM_CANDIDATES)
+    assert found.kept.sum(1).tolist() == [len(one["labels"]) for one in seen]
     matches = match(pad_detections(seen), pad_targets(data.targets), num_classes=len(CLASSES))
     bits = torch.from_numpy(matches.hits[0].astype("int64"))
     expected = [int((bits >> threshold & 1).sum()) for threshold in range(10)]
     assert found.right.flatten(1).sum(1).tolist() == expected
-    assert not (found.right & ~found.shown).any()
+    assert not (found.right & ~found.kept).any()
     assert int(found.positives.sum()) == sum(len(target.labels) for target in data.targets)
 
 
@@ -87,8 +87,8 @@ def test_a_second_detection_of_an_object_is_wrong() -> None:
         boxes=boxes, labels=torch.tensor([[3, 3, 4]]), logits=torch.tensor([[2.0, 1.0, 0.0]]),
         mask=torch.ones(1, 3, dtype=torch.bool), index=torch.zeros(1, 3, dtype=torch.int64),
     )  # fmt: skip
-    found = judged(pair, [target])
-    assert found.shown.tolist() == [[True, True, True]]
+    found = matched(pair, [target])
+    assert found.kept.tolist() == [[True, True, True]]
     assert found.right[:, 0, 0].tolist() == [True] * 9 + [False]
     assert not found.right[:, 0, 1:].any()
     torch.testing.assert_close(found.iou, torch.tensor([[0.9, 0.6, 0.0]]))
@@ -103,22 +103,22 @@ def test_class_lists_hold_every_shown_candidate_of_a_class_that_is_there(
     detector: Detector, data: EncodedDataset
 ) -> None:
     candidates = candidates_of(detector, data)
-    found = judged(candidates, data.targets)
+    found = matched(candidates, data.targets)
     lists = surrogate.class_lists(found, candidates.logits, 1 - found.iou)
     mask = lists.counted[0]
     for row, label in enumerate((found.positives > 0).nonzero().flatten() + 1):
-        own = found.shown & (found.labels == label)
+        own = found.kept & (found.labels == label)
         assert lists.scores[row][mask[row]].tolist() == candidates.logits[own].tolist()
         assert lists.right[:, row][:, mask[row]].tolist() == found.right[:, own].tolist()
         torch.testing.assert_close(lists.error[row][mask[row]], 1 - lists.iou[row][mask[row]])
-    assert int(mask.sum()) == int((found.shown & (found.positives[found.labels - 1] > 0)).sum())
+    assert int(mask.sum()) == int((found.kept & (found.positives[found.labels - 1] > 0)).sum())
 
 
 def test_the_ap_surrogate_is_a_mean_over_classes_and_thresholds_and_over_the_true_boxes_of_each(
     detector: Detector, data: EncodedDataset
 ) -> None:
     candidates = candidates_of(detector, data)
-    found = judged(candidates, data.targets)
+    found = matched(candidates, data.targets)
     parts = [
         ap_loss(
             candidates.logits[own],
@@ -127,7 +127,7 @@ def test_the_ap_surrogate_is_a_mean_over_classes_and_thresholds_and_over_the_tru
         )
         for label in range(1, len(CLASSES) + 1)
         if found.positives[label - 1] > 0
-        for own in [found.shown & (found.labels == label)]
+        for own in [found.kept & (found.labels == label)]
         for threshold in range(10)
     ]
     losses = losses_of(RescorePolicy(detector, sigma=0.5), data, config(loss="ap", surrogate_weight=3.0))
@@ -137,7 +137,7 @@ def test_the_ap_surrogate_is_a_mean_over_classes_and_thresholds_and_over_the_tru
 @pytest.mark.parametrize("name", NAMES)
 def test_a_surrogate_alone_moves_scores_and_no_boxes(name: str, detector: Detector, data: EncodedDataset) -> None:
     losses = losses_of(RescorePolicy(detector, sigma=0.5), data, config(loss=name, supervised_weight=0.0))
-    assert set(losses) == {name, "boxes", "added"}
+    assert set(losses) == {name, "boxes", "residual"}
     sum(losses.values()).backward()  # type: ignore[union-attr]
     predictor = detector.plain().roi_heads.box_predictor
     assert predictor.cls_score.weight.grad.abs().max() > 0
@@ -182,9 +182,9 @@ def test_the_control_is_continued_training_by_the_losses_that_come_by_default(
 
 def test_what_a_module_adds_to_the_heads_logits_has_a_price(detector: Detector, data: EncodedDataset) -> None:
     policy = voting(detector)
-    assert float(losses_of(policy, data, config())["added"].detach()) == 0.0
+    assert float(losses_of(policy, data, config())["residual"].detach()) == 0.0
     policy.module.vote_plainly(1.0, 0.5)
-    assert float(losses_of(policy, data, config())["added"].detach()) > 0.0
+    assert float(losses_of(policy, data, config())["residual"].detach()) > 0.0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.torchvision.resized import match, original_boxes, resized_targets
+from rl_det.detectors.torchvision.resized import assign_objects, original_boxes, resized_targets
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 
@@ -69,8 +69,8 @@ class OneStage:
             features=tuple(levels),
             reference=anchors,
             mask=torch.ones(anchors.shape[:2], dtype=torch.bool, device=anchors.device),
-            resized=anchors.new_tensor(resized.image_sizes),
-            original=anchors.new_tensor([image.shape[1:] for image in images]),
+            input_size=anchors.new_tensor(resized.image_sizes),
+            image_size=anchors.new_tensor([image.shape[1:] for image in images]),
         )
 
     def head(self, encoded: Encoded) -> HeadOutput:
@@ -114,7 +114,7 @@ class OneStage:
         The head runs again: the losses want the background's column and the box deltas, which `output` does not have.
         """
         objects, crowds = resized_targets(encoded, targets)
-        matched = match(encoded, objects, crowds, self.model.proposal_matcher)
+        matched = assign_objects(encoded, objects, crowds, self.model.proposal_matcher)
         losses: dict[str, Tensor] = self.model.head.compute_loss(
             objects, self._predict(encoded), list(encoded.reference), list(matched)
         )

@@ -21,14 +21,14 @@ def xyxy(sizes: Float[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
 
 def original_boxes(boxes: Float[Tensor, "B P C 4"], encoded: Encoded) -> Float[Tensor, "B P C 4"]:
     """Boxes in resized pixels -> clipped to the image, in the user's pixels; in torchvision's order of operations."""
-    clipped = boxes.clamp(min=0).clamp(max=xyxy(encoded.resized)[:, None, None])
-    return clipped * xyxy(encoded.original / encoded.resized)[:, None, None]
+    clipped = boxes.clamp(min=0).clamp(max=xyxy(encoded.input_size)[:, None, None])
+    return clipped * xyxy(encoded.image_size / encoded.input_size)[:, None, None]
 
 
 def resized_targets(encoded: Encoded, targets: Sequence[Target]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     """The objects of each image in torchvision's form, and its crowds' boxes; both in resized pixels."""
     objects, crowds = [], []
-    for target, scale in zip(targets, xyxy(encoded.resized / encoded.original), strict=True):
+    for target, scale in zip(targets, xyxy(encoded.input_size / encoded.image_size), strict=True):
         target = target.to(scale.device)
         boxes = target.boxes * scale
         objects.append({"boxes": boxes[~target.iscrowd], "labels": target.labels[~target.iscrowd]})
@@ -36,7 +36,7 @@ def resized_targets(encoded: Encoded, targets: Sequence[Target]) -> tuple[list[d
     return objects, crowds
 
 
-def match(
+def assign_objects(
     encoded: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor], matcher: Matcher
 ) -> Int[Tensor, "B P"]:
     """The index of the object in its image that each proposal or anchor answers to, or `BACKGROUND`, or `LEFT_OUT`.

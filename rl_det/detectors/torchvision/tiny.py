@@ -50,13 +50,13 @@ class Residual(nn.Module):
         return F.relu(features + self.second(self.first(features)))
 
 
-def tiny(num_classes: int, *, image_size: int = 128) -> FasterRCNN:
-    """The detector with random weights; `num_classes` without background, `image_size` the shorter side in pixels."""
+def tiny(num_classes: int, *, input_size: int = 128) -> FasterRCNN:
+    """The detector with random weights; `num_classes` without background, `input_size` the shorter side in pixels."""
     backbone = TinyBackbone().to(memory_format=torch.channels_last)  # a fifth faster to train on a CPU
     return FasterRCNN(
         backbone,
-        min_size=image_size,
-        max_size=2 * image_size,
+        min_size=input_size,
+        max_size=2 * input_size,
         rpn_anchor_generator=AnchorGenerator(sizes=((16, 23, 32, 44),), aspect_ratios=((1.0, 1.5),)),
         rpn_pre_nms_top_n_train=400,
         rpn_pre_nms_top_n_test=300,

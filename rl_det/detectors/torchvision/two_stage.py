@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, match, original_boxes, resized_targets
+from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
 from rl_det.storage.weights import load_state, state_file
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
@@ -78,8 +78,8 @@ class TwoStage:
             features=(features,),
             reference=reference,
             mask=mask,
-            resized=reference.new_tensor(resized.image_sizes),
-            original=reference.new_tensor([image.shape[1:] for image in images]),
+            input_size=reference.new_tensor(resized.image_sizes),
+            image_size=reference.new_tensor([image.shape[1:] for image in images]),
         )
 
     def head(self, encoded: Encoded) -> HeadOutput:
@@ -109,7 +109,7 @@ class TwoStage:
         scores, deltas = self.model.roi_heads.box_predictor(output.embeddings.flatten(0, 1))
         coder, matcher = self.model.roi_heads.box_coder, self.model.roi_heads.proposal_matcher
         objects, crowds = resized_targets(encoded, targets)
-        matched = match(encoded, objects, crowds, matcher)
+        matched = assign_objects(encoded, objects, crowds, matcher)
         positive, counted = matched > BACKGROUND, (matched != LEFT_OUT).flatten()
         if not counted.any():  # the mean over no proposal: zero, with a graph
             return {"loss_classifier": scores.sum() * 0.0, "loss_box_reg": deltas.sum() * 0.0}
@@ -166,9 +166,9 @@ def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
 
 
 def torchvision_faster_rcnn(
-    name: str, *, num_classes: int, image_size: int | None = None, weights: str | Path | None = None
+    name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> FasterRCNN:
-    """A model by torchvision's name for it; `num_classes` without the background, `image_size` the shorter side.
+    """A model by torchvision's name for it; `num_classes` without the background, `input_size` the shorter side.
 
     `weights` is None or "none" (random), a name of torchvision's such as "DEFAULT" or "COCO_V1" (downloaded; the box
     predictor starts afresh where the number of classes differs), or the file of a state_dict. The score threshold is
@@ -177,7 +177,7 @@ def torchvision_faster_rcnn(
     """
     if name not in FASTER_RCNNS:
         raise ValueError(f"a torchvision Faster R-CNN must be one of {', '.join(FASTER_RCNNS)}; got {name!r}")
-    sizes = {} if image_size is None else {"min_size": image_size, "max_size": 2 * image_size}
+    sizes = {} if input_size is None else {"min_size": input_size, "max_size": 2 * input_size}
     file = state_file(weights)
     if file is not None or weights in (None, "none"):
         model = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **sizes)

@@ -12,7 +12,7 @@ from rl_det.policies.head import Head
 from rl_det.types import HeadOutput
 
 
-class RefinePolicy(Head):
+class AdjustPolicy(Head):
     """The head, its boxes too, as a policy for `rl_det/AdjustDetections-v0`; how widely it explores: see `rl_det.boxes`."""
 
     def __init__(self, detector: Detector, *, sigma: float, box_sigma: float) -> None:
@@ -34,8 +34,8 @@ class RefinePolicy(Head):
         real = observation["mask"]
         move = move_between(observation["boxes"], boxes) * real[..., None]
         shift = (logits - observation["logits"]) * real
-        added = (logits - self.logits(observation, output)) * real
-        return GaussianAdjustments(torch.cat([shift[..., None], move], -1), self.sigma, self.box_sigma, added)
+        residual = (logits - self.logits(observation, output)) * real
+        return GaussianAdjustments(torch.cat([shift[..., None], move], -1), self.sigma, self.box_sigma, residual)
 
     def _boxes(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:
         """Where the head puts the candidates now."""
