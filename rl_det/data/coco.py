@@ -10,6 +10,7 @@ import torch
 from rl_det.data import Split
 from rl_det.data.check import HAIR, Corners, DataError, Repairs, brief, is_number
 from rl_det.data.images import image_size, read_image
+from rl_det.data.splits import Splits, digest
 from rl_det.types import Sample, Target
 
 Kind = Literal["image", "annotation", "category"]
@@ -46,6 +47,11 @@ class CocoFolder:
     def __len__(self) -> int:
         return len(self._pictures)
 
+    def fingerprint(self) -> str:
+        """Of the JSON's bytes, and of each image's path, size and time of change."""
+        files = [(str(picture.file.relative_to(self.path.parent)), picture.file.stat()) for picture in self._pictures]
+        return digest([self.path.read_bytes(), [(file, stat.st_size, stat.st_mtime_ns) for file, stat in files]])
+
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -56,22 +62,18 @@ class CocoFolder:
         return Sample(image=image, target=self._targets[index])
 
 
-class Splits(NamedTuple):
-    """The three splits of one folder, which agree in their categories."""
-
-    train: CocoFolder
-    val: CocoFolder
-    test: CocoFolder
-
-
-def open_splits(root: Path) -> Splits:
+def open_coco(root: Path, name: str | None = None) -> Splits:
     """All of a COCO-format folder; DataError where a split's categories are not those of train.json."""
-    splits = Splits(CocoFolder(root, "train"), CocoFolder(root, "val"), CocoFolder(root, "test"))
-    expected, *others = (dict(zip(split.category_ids, split.classes, strict=True)) for split in splits)
-    for split, found in zip(splits[1:], others, strict=True):
+    train, *others = (CocoFolder(root, split) for split in ("train", "val", "test"))
+    expected = dict(zip(train.category_ids, train.classes, strict=True))
+    for split in others:
+        found = dict(zip(split.category_ids, split.classes, strict=True))
         if found != expected:
             raise DataError(split.path, "categories", f"must be those of train.json, {expected}; got {found}")
-    return splits
+    val, test = others
+    return Splits(
+        train=train, val=val, test=test, name=name or root.resolve().name, category_ids=train.category_ids
+    )
 
 
 class Annotation(NamedTuple):

@@ -35,6 +35,10 @@ class DigitScenes:
     def __len__(self) -> int:
         return self.num_scenes
 
+    def fingerprint(self) -> str:
+        """The scenes are a function of these."""
+        return f"{self.split} {self.num_scenes} {self.seed}"
+
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.num_scenes:
             raise IndexError(f"scene {index} of {self.num_scenes}")

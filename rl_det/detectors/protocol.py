@@ -11,6 +11,7 @@ Hungarian matching. It has no NMS, so its detections are `nms(..., nms_iou=1.0)`
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,6 +29,11 @@ class Detector(Protocol):
     @property
     def num_classes(self) -> int:
         """C, without the background."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies, and what it gives."""
         ...
 
     @property
@@ -78,8 +84,9 @@ class Detector(Protocol):
         """
         ...
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """What fine-tuning trains."""
+    @property
+    def trainable(self) -> nn.Module:
+        """What fine-tuning trains, as one module: a part of `plain()`, and nothing else of it changes."""
         ...
 
     def recalibrate(self, scale: float, shift: float) -> None:

@@ -1,5 +1,7 @@
 """Candidates -> a Gaussian shift of each one's logit and a Gaussian move of its box, about what the head says now."""
 
+from typing import Self
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +10,7 @@ from rl_det.boxes import move_between
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import GaussianAdjustments
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import Head
 from rl_det.types import HeadOutput
 
@@ -22,6 +25,11 @@ class AdjustPolicy(Head):
                 f"sigma and box_sigma must be positive; got {sigma} and {box_sigma}; 0.5 and 0.2 are usual"
             )
         self.sigma, self.box_sigma = sigma, box_sigma
+
+    @classmethod
+    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+        """The policy at the warm start."""
+        return cls(detector, sigma=exploration.sigma, box_sigma=exploration.box_sigma)
 
     def adjusted(
         self, observation: Observation, output: HeadOutput

@@ -1,11 +1,14 @@
 """Candidates -> a Gaussian shift of each one's logit; the mean is the head's logit and what the neighbours add to it."""
 
+from typing import Self
+
 from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.context_module import ContextModule
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import HeadWithModule
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.types import HeadOutput
@@ -19,6 +22,12 @@ class ContextPolicy(HeadWithModule, RescorePolicy):
     def __init__(self, detector: Detector, module: ContextModule, *, sigma: float) -> None:
         super().__init__(detector, sigma=sigma)
         self.module = module
+
+    @classmethod
+    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+        """The policy at the warm start, whose module leaves the logits as they are."""
+        module = ContextModule(num_classes=detector.num_classes, embedding_size=detector.embedding_size)
+        return cls(detector, module.to(detector.device), sigma=exploration.sigma)
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The head's logits with what the neighbours add; without meaning on padding."""

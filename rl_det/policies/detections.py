@@ -3,26 +3,33 @@
 Where all of the detector is trained, nothing is cached: then a detector and images -> its detections.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from itertools import islice
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.padding import candidate_relations
-from rl_det.candidates import nms
+from rl_det.candidates.postprocessing import detections_of
 from rl_det.data import Dataset
 from rl_det.detectors.encodings import EncodedDataset
-from rl_det.detectors.protocol import Detector
 from rl_det.policies.policy import Policy, apply_policy
 from rl_det.storage.memory import give_back
 from rl_det.types import Candidates, Detections, Encoded, Target
 
+ENCODED_BATCH, IMAGE_BATCH = 50, 16
+"""Images whose head, and whose frozen part, run at a time."""
 
-def candidates_of(policy: Policy, data: EncodedDataset, num_candidates: int, *, batch_size: int = 50) -> Candidates:
+
+def candidates_of(
+    policy: Policy, data: EncodedDataset, num_candidates: int, *, batch_size: int = ENCODED_BATCH
+) -> Candidates:
     """Every image's N best candidates under the policy's logits, on the host."""
-    device = policy.parameters()[0].device
+    device = policy.detector.device
     parts = [
         apply_policy(policy, data.batch(images, device), num_candidates).to("cpu")
         for images in torch.arange(len(data)).split(batch_size)
@@ -30,39 +37,57 @@ def candidates_of(policy: Policy, data: EncodedDataset, num_candidates: int, *, 
     return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
 
 
-def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int, *, nms_iou: float) -> float:
-    """COCO's AP of the policy's detections, in [0, 1]; exact, and fast enough to be asked between updates."""
+def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int) -> float:
+    """COCO's AP of the policy's detections after hard NMS, in [0, 1]; exact, and fast enough to be asked between updates."""
     candidates = candidates_of(policy, data, num_candidates)
     related = candidate_relations(candidates, data.targets, num_classes=policy.detector.num_classes)
     scores = candidates.logits.double().numpy()
-    found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=nms_iou).mean_ap
+    found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=policy.postprocessing.nms_iou).mean_ap
     give_back()
     return found
 
 
-def detections(
-    policy: Policy, encoded: Encoded, num_candidates: int, *, nms_iou: float, max_detections: int = 100
-) -> list[Detections]:
-    """What the tuned detector gives for encoded images."""
-    return nms(apply_policy(policy, encoded, num_candidates), nms_iou=nms_iou, max_detections=max_detections)
+def detections(policy: Policy, encoded: Encoded, num_candidates: int) -> list[Detections]:
+    """What the tuned detector gives for encoded images, of its N best candidates of each."""
+    return detections_of(apply_policy(policy, encoded, num_candidates), policy.postprocessing)
 
 
-def detect_dataset(
-    detector: Detector,
-    dataset: Dataset,
-    num_candidates: int,
-    *,
-    max_detections: int = 100,
-    batch_size: int = 16,
-    on_batch: Callable[[int], None] = lambda num_images: None,
-) -> tuple[list[Detections], list[Target]]:
-    """What the detector gives for every image, of its N best candidates, and what is truly there, both on the host."""
-    found: list[Detections] = []
+def detect_encoded(policy: Policy, data: EncodedDataset, num_candidates: int) -> list[Detections]:
+    """What the tuned detector gives for cached encodings."""
+    return [
+        found
+        for images in torch.arange(len(data)).split(ENCODED_BATCH)
+        for found in detections(policy, data.batch(images, policy.detector.device), num_candidates)
+    ]
+
+
+def detect_images(
+    policies: Sequence[Policy], images: Iterable[Float[Tensor, "3 _ _"]], num_candidates: int
+) -> Iterator[list[list[Detections]]]:
+    """Batch after batch: what each policy gives for these images. All share the frozen part, which runs once, in full precision.
+
+    Batches are of a fixed size, so that the same images in the same order give the same detections, bit for bit.
+    """
+    remaining = iter(images)
+    while batch := list(islice(remaining, IMAGE_BATCH)):
+        encoded = policies[0].detector.encode(batch)
+        yield [detections(policy, encoded, num_candidates) for policy in policies]
+
+
+def detect_dataset(policy: Policy, dataset: Dataset, num_candidates: int) -> tuple[list[Detections], list[Target]]:
+    """What the tuned detector gives for every image of a data set, and what is truly there, both on the host."""
     targets: list[Target] = []
-    for start in range(0, len(dataset), batch_size):
-        samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        candidates = detector.propose(detector.encode([sample.image for sample in samples]), num_candidates)
-        found += nms(candidates.to("cpu"), nms_iou=detector.nms_iou, max_detections=max_detections)
-        targets += [sample.target for sample in samples]
-        on_batch(len(samples))
+
+    def images() -> Iterator[Tensor]:
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            targets.append(sample.target)
+            yield sample.image
+
+    found = [on_host(each) for (batch,) in detect_images([policy], images(), num_candidates) for each in batch]
     return found, targets
+
+
+def on_host(found: Detections) -> Detections:
+    """One image's detections on the CPU."""
+    return Detections(boxes=found["boxes"].cpu(), labels=found["labels"].cpu(), scores=found["scores"].cpu())

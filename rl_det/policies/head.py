@@ -1,11 +1,13 @@
 """Candidates -> the logits that the detector's own head gives them now, with gradient; its state and its parameters."""
 
-from typing import Any
+from copy import deepcopy
+from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.candidates import Observation, gather_logits
+from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors.protocol import Detector
 from rl_det.types import HeadOutput
 
@@ -15,6 +17,7 @@ class Head:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
+        self.postprocessing = PostProcessing(nms_iou=detector.nms_iou)
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The candidates' logits under the present parameters; 0 on padding."""
@@ -27,21 +30,18 @@ class Head:
         """The candidates' boxes, relative to the image, and their logits."""
         return observation["boxes"], self.logits(observation, output)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What fine-tuning trains."""
-        return self.detector.head_parameters()
+    @property
+    def trainable(self) -> nn.Module:
+        """What fine-tuning trains, as one module: the detector's head."""
+        return nn.ModuleDict({"head": self.detector.trainable})
+
+    def copy(self) -> Self:
+        """The same policy with a head (and a module) of its own; the frozen part of the detector is shared."""
+        return deepcopy(self, {id(part): part for part in frozen_parts(self.detector)})
 
     def recalibrate(self, scale: float, shift: float) -> None:
         """Fold logits -> scale * logits + shift into the weights, `scale` positive."""
         self.detector.recalibrate(scale, shift)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The whole detector, copied: a user may want any of it, and only the head has changed."""
-        return {"detector": copied(self.detector.plain().state_dict())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
-        self.detector.plain().load_state_dict(state["detector"])
 
 
 class HeadWithModule(Head):
@@ -52,25 +52,24 @@ class HeadWithModule(Head):
 
     module: nn.Module
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What fine-tuning trains: the head's and the module's."""
-        return [*super().parameters(), *self.module.parameters()]
+    @property
+    def trainable(self) -> nn.Module:
+        """What fine-tuning trains, as one module: the detector's head, and the module beside it."""
+        return nn.ModuleDict({"head": self.detector.trainable, "module": self.module})
 
     def recalibrate(self, scale: float, shift: float) -> None:
         """Into the module, exactly; the plain detector beside it keeps its own calibration."""
         self.module.get_buffer("scale").mul_(scale)
         self.module.get_buffer("shift").mul_(scale).add_(shift)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The detector's and the module's, copied."""
-        return {**super().state_dict(), "module": copied(self.module.state_dict())}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
-        super().load_state_dict(state)
-        self.module.load_state_dict(state["module"])
+def frozen_parts(detector: Detector) -> list[nn.Module]:
+    """The largest parts of the library's model that hold nothing that is trained."""
+    trained = {id(parameter) for parameter in detector.trainable.parameters()}
 
+    def parts(module: nn.Module) -> list[nn.Module]:
+        if not any(id(parameter) in trained for parameter in module.parameters()):
+            return [module]
+        return [part for child in module.children() for part in parts(child)]
 
-def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state that later training does not reach."""
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    return parts(detector.plain())

@@ -1,13 +1,14 @@
 """What every policy can do, and the one way from a policy to detections."""
 
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.candidates import Observation, clipped, observe, select_candidates
+from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import Distribution
 from rl_det.types import Candidates, Encoded, HeadOutput
@@ -22,6 +23,7 @@ class Policy(Protocol):
     """
 
     detector: Detector
+    postprocessing: PostProcessing
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The candidates' logits under the present parameters, with gradient."""
@@ -34,17 +36,15 @@ class Policy(Protocol):
     def distribution(self, observation: Observation, output: HeadOutput) -> Distribution:
         """What the policy would do with each candidate."""
 
-    def parameters(self) -> list[nn.Parameter]:
-        """All that fine-tuning trains."""
+    @property
+    def trainable(self) -> nn.Module:
+        """All that fine-tuning trains, as one module; its state_dict is all that distinguishes a tuned policy."""
+
+    def copy(self) -> Self:
+        """The same policy with a head (and a module) of its own; the frozen part of the detector is shared."""
 
     def recalibrate(self, scale: float, shift: float) -> None:
         """Fold logits -> scale * logits + shift into what is exported, `scale` positive."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that fine-tuning changes, copied."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
 
 
 @torch.no_grad()

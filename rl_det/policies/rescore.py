@@ -1,8 +1,11 @@
 """Candidates -> a Gaussian shift of each one's logit; the mean is what the detector's own head says now."""
 
+from typing import Self
+
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import GaussianShifts
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import Head
 from rl_det.types import HeadOutput
 
@@ -15,6 +18,11 @@ class RescorePolicy(Head):
         if not sigma > 0:
             raise ValueError(f"sigma must be positive; got {sigma}; 0.5 is usual")
         self.sigma = sigma
+
+    @classmethod
+    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+        """The policy at the warm start."""
+        return cls(detector, sigma=exploration.sigma)
 
     def distribution(self, observation: Observation, output: HeadOutput) -> GaussianShifts:
         """Shifts against the logits that the environment has shown."""

@@ -1,8 +1,11 @@
 """Candidates -> a gate for each one, kept or dropped; the log-odds of keeping follow the detector's own logit."""
 
+from typing import Self
+
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import BernoulliGates
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import Head
 from rl_det.types import HeadOutput
 
@@ -17,6 +20,11 @@ class SelectPolicy(Head):
     def __init__(self, detector: Detector, *, keep_bias: float) -> None:
         super().__init__(detector)
         self.keep_bias = keep_bias
+
+    @classmethod
+    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+        """The policy at the warm start."""
+        return cls(detector, keep_bias=exploration.keep_bias)
 
     def distribution(self, observation: Observation, output: HeadOutput) -> BernoulliGates:
         """Gates about the head's present logits."""

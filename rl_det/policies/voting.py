@@ -1,11 +1,14 @@
 """Candidates -> what `adjust` does, after the proposals around each have voted on its box and its logit."""
 
+from typing import Self
+
 from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.adjust import AdjustPolicy, relative
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import HeadWithModule
 from rl_det.policies.voting_module import VotingModule
 from rl_det.types import HeadOutput
@@ -19,6 +22,12 @@ class VotingPolicy(HeadWithModule, AdjustPolicy):
     def __init__(self, detector: Detector, module: VotingModule, *, sigma: float, box_sigma: float) -> None:
         super().__init__(detector, sigma=sigma, box_sigma=box_sigma)
         self.module = module
+
+    @classmethod
+    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+        """The policy at the warm start, whose module leaves boxes and logits as they are."""
+        module = VotingModule().to(detector.device)
+        return cls(detector, module, sigma=exploration.sigma, box_sigma=exploration.box_sigma)
 
     def adjusted(
         self, observation: Observation, output: HeadOutput

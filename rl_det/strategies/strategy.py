@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return f"{value.__module__}.{value.__qualname__}"
     fields = {name: _plain(part) for name, part in vars(value).items()} if hasattr(value, "__dict__") else {}
     return {"type": type(value).__name__, **fields}

@@ -26,6 +26,11 @@ class OneStage:
         self.num_classes: int = model.head.classification_head.num_classes - 1
 
     @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    @property
     def nms_iou(self) -> float:
         """The model's own `nms_thresh`."""
         return float(self.model.nms_thresh)
@@ -120,9 +125,10 @@ class OneStage:
         )
         return losses
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Those of the classification and of the regression head."""
-        return list(self.model.head.parameters())
+    @property
+    def trainable(self) -> nn.Module:
+        """The classification and the regression head."""
+        return nn.ModuleDict({"head": self.model.head})
 
     @torch.no_grad()
     def recalibrate(self, scale: float, shift: float) -> None:
@@ -141,5 +147,4 @@ class OneStage:
         return output
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
-        device = next(self.model.parameters()).device
-        return [image.to(device) for image in images]
+        return [image.to(self.device) for image in images]

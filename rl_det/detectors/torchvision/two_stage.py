@@ -31,6 +31,11 @@ class TwoStage:
         self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
 
     @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    @property
     def nms_iou(self) -> float:
         """`roi_heads`' own `nms_thresh`."""
         return float(self.model.roi_heads.nms_thresh)
@@ -125,10 +130,11 @@ class TwoStage:
         )
         return {"loss_classifier": classifier, "loss_box_reg": box}
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Those of `box_head` and `box_predictor`."""
+    @property
+    def trainable(self) -> nn.Module:
+        """`box_head` and `box_predictor`."""
         heads = self.model.roi_heads
-        return [*heads.box_head.parameters(), *heads.box_predictor.parameters()]
+        return nn.ModuleDict({"box_head": heads.box_head, "box_predictor": heads.box_predictor})
 
     @torch.no_grad()
     def recalibrate(self, scale: float, shift: float) -> None:
@@ -149,8 +155,7 @@ class TwoStage:
         return *heads.box_predictor(embeddings), embeddings
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
-        device = next(self.model.parameters()).device
-        return [image.to(device) for image in images]
+        return [image.to(self.device) for image in images]
 
 
 def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:

@@ -2,32 +2,28 @@
 
 What is ranked is what a user would see: the candidates that survive NMS under the policy's present boxes and logits, all
 images of the batch together, class by class, since mAP is a mean over classes. Right and wrong are COCO's: one-to-one, so
-that a second detection of an object is wrong. A surrogate that knows but right and wrong is asked at each of COCO's ten IoU
-thresholds, and their mean is taken; one that is graded by IoU is asked at 0.5.
+that a second detection of an object is wrong. A surrogate that takes right and wrong is asked at each of COCO's ten IoU
+thresholds, and the loss is their mean; one that takes IoUs is asked at 0.5.
 
 Two protections. The detector's supervised losses are mixed in, as boxes and scores share a trunk, and a loss of scores alone
 lets the boxes drift. And where a policy has a module beside the head, what it adds to the head's logits has a penalty, as
-ranks do not feel a scale. Scores move no box; boxes have a term of their own, by which those that a policy moves come nearer
-to their objects. It is nothing to a policy that moves none.
+ranks do not feel a scale. The surrogate moves scores alone; a box term brings the boxes of a policy that moves them nearer to
+their objects, and is constant under a policy that moves none.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.options import IOU_THRESHOLDS
-from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.candidates import clipped, gather_logits, observe, select_candidates
-from rl_det.detectors.encodings import EncodedDataset
-from rl_det.detectors.protocol import Detector
+from rl_det.detectors import Detector
 from rl_det.losses.alrp import alrp_loss
 from rl_det.losses.ap import ap_loss
 from rl_det.losses.blackbox import blackbox_ap
@@ -37,9 +33,13 @@ from rl_det.losses.pointwise import cross_entropy
 from rl_det.losses.policy_gradient import masked_mean
 from rl_det.losses.rank_sort import rank_sort_loss
 from rl_det.losses.smooth_ap import smooth_ap
+from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
-from rl_det.training import continued
-from rl_det.training.supervised import labelled
+from rl_det.strategies.class_lists import ClassLists, class_lists, match_candidates
+from rl_det.strategies.labels import LabelsLearner, control_loop, supervised_loss
+from rl_det.strategies.strategy import Task
+from rl_det.strategies.supervised import labelled
+from rl_det.training.loop import Ending
 from rl_det.types import Candidates, Encoded, HeadOutput, Sample, Target
 
 SurrogateName = Literal[
@@ -50,11 +50,15 @@ SurrogateName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which surrogate, and what stands beside it."""
+class Surrogate:
+    """A differentiable surrogate of AP, with the detector's own losses mixed in."""
 
-    loss: str = "smooth_ap"
-    """The surrogate of AP, one of `SurrogateName`."""
+    loss: SurrogateName = field(default="smooth_ap", kw_only=False)
+    """The surrogate of AP."""
+    name: str = "surrogate"
+    """The row of the table."""
+    policy: PolicyName = "voting"
+    """What is tuned: the head alone, or with the module that a policy has beside it."""
     num_candidates: int = 96
     """Of an image, from which NMS chooses what is ranked."""
     surrogate_weight: float = 5.0
@@ -65,6 +69,10 @@ class Config:
     """Weight of the boxes' distance from their objects, where the policy moves boxes."""
     residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, where the policy has one."""
+    learning_rate: float | None = None
+    """AdamW's peak rate; left out: that of the warm start's head."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(SurrogateName):
@@ -72,34 +80,23 @@ class Config:
         if self.num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 96 is usual")
 
+    @property
+    def trains(self) -> Literal["head"]:
+        """The head, and the policy's module."""
+        return "head"
 
-def train(
-    policy: Policy,
-    data: EncodedDataset,
-    config: Config,
-    schedule: continued.Config,
-    *,
-    generator: torch.Generator,
-    validate: Callable[[], float],
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-) -> float:
-    """Train the policy in place and leave it at its best validation AP, which is returned.
+    def start(self, detector: Detector) -> Policy:
+        """The policy at the warm start."""
+        return build_policy(self.policy, detector)
 
-    Batches, schedule and selection are the control's: its loop with another loss.
-    """
-    return continued.train(
-        policy,
-        data,
-        schedule,
-        generator=generator,
-        validate=validate,
-        on_step=on_step,
-        losses=partial(policy_losses, config=config),
-    )
+    def tune(self, policy: Policy, task: Task) -> Ending:
+        """The control's batches, schedule and choice, with another loss."""
+        learner = LabelsLearner(policy, task, partial(policy_losses, config=self))
+        return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
 
 
 def policy_losses(
-    policy: Policy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target], config: Config
+    policy: Policy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target], config: Surrogate
 ) -> dict[str, Float[Tensor, ""]]:
     """The surrogate and all that stands beside it, weighted; their sum is to be minimised."""
     candidates = select_candidates(output, encoded.mask, config.num_candidates)
@@ -110,18 +107,18 @@ def policy_losses(
     losses = surrogate_losses(policy.detector, in_pixels, logits, candidates, targets, config)
     losses["residual"] = config.residual_penalty * masked_mean(residual.square(), candidates.mask)
     if config.supervised_weight:
-        supervised = continued.supervised_loss(policy, encoded, output, targets)
+        supervised = supervised_loss(policy, encoded, output, targets)
         losses["supervised"] = config.supervised_weight * supervised
     return losses
 
 
-def model_losses(detector: Detector, samples: Sequence[Sample], config: Config) -> dict[str, Float[Tensor, ""]]:
+def model_losses(detector: Detector, samples: Sequence[Sample], config: Surrogate) -> dict[str, Float[Tensor, ""]]:
     """For training from the start: the model's own losses, and the surrogate of what it detects; gradient to all of it.
 
     One pass serves both. The model's losses draw some proposals and add the true boxes to them; the surrogate ranks all that
     the model proposes, and no true box. The model is left in eval mode.
     """
-    device = detector.head_parameters()[0].device
+    device = detector.device
     images = [sample.image for sample in samples]
     own, encoded, output = detector.training_pass(images, [labelled(sample, device) for sample in samples])
     candidates = select_candidates(output, encoded.mask, config.num_candidates)
@@ -137,7 +134,7 @@ def surrogate_losses(
     logits: Float[Tensor, "B N"],
     candidates: Candidates,
     targets: Sequence[Target],
-    config: Config,
+    config: Surrogate,
 ) -> dict[str, Float[Tensor, ""]]:
     """The surrogate of candidates with these boxes, in the user's pixels, and logits; and the boxes' own term."""
     classes, nms_iou = detector.num_classes, detector.nms_iou
@@ -149,119 +146,6 @@ def surrogate_losses(
         config.loss: config.surrogate_weight * SURROGATES[config.loss](lists),
         "boxes": config.box_weight * masked_mean(error.where(near, 0.0), near),
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchedCandidates:
-    """B images' candidates after matching: which NMS has kept, and at which IoU thresholds they are right or do not count.
-
-    `iou` is that with the nearest true box of the candidate's class, which is `object_box`; where there is none, 0 and the
-    candidate's own. `positives` counts the true boxes of each class.
-    """
-
-    labels: Int[Tensor, "B N"]
-    kept: Bool[Tensor, "B N"]
-    right: Bool[Tensor, "T B N"]
-    ignored: Bool[Tensor, "T B N"]
-    iou: Float[Tensor, "B N"]
-    object_box: Float[Tensor, "B N 4"]
-    positives: Float[Tensor, " C"]
-
-
-def match_candidates(
-    boxes: Float[Tensor, "B N 4"],
-    logits: Float[Tensor, "B N"],
-    candidates: Candidates,
-    targets: Sequence[Target],
-    num_classes: int,
-    nms_iou: float,
-) -> MatchedCandidates:
-    """NMS, and COCO's matching at all thresholds, by the engine."""
-    moved = Candidates(
-        boxes=boxes, labels=candidates.labels, logits=logits, mask=candidates.mask, index=candidates.index
-    )
-    related = candidate_relations(moved, targets, num_classes=num_classes)
-    scores = np.ascontiguousarray(logits.double().numpy(force=True))
-    matches = CandidatePool(related, scores, nms_iou=nms_iou).matches
-    image, place = np.nonzero(np.arange(logits.shape[1]) < matches.starts[:, -1:])
-    candidate = matches.order[image, place]
-    kept = np.zeros(logits.shape, dtype=np.bool_)
-    kept[image, candidate] = True
-    bits = np.zeros((2, *logits.shape), dtype=np.int64)
-    bits[0, image, candidate], bits[1, image, candidate] = (
-        matches.hits[0, image, place],
-        matches.ignored[0, image, place],
-    )
-    threshold = np.arange(len(IOU_THRESHOLDS)).reshape(-1, 1, 1, 1)
-    right, ignored = (torch.from_numpy((bits >> threshold & 1).astype(np.bool_)).to(boxes.device)).unbind(1)
-    iou, object_box = nearest_objects(boxes, candidates, targets)
-    return MatchedCandidates(
-        labels=candidates.labels,
-        kept=torch.from_numpy(kept).to(boxes.device),
-        right=right,
-        ignored=ignored,
-        iou=iou,
-        object_box=object_box,
-        positives=torch.from_numpy(related.positives.sum(0)).to(boxes),
-    )
-
-
-def nearest_objects(
-    boxes: Float[Tensor, "B N 4"], candidates: Candidates, targets: Sequence[Target]
-) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N 4"]]:
-    """Each candidate's IoU with the nearest true box of its class that is no crowd, and that box; else 0 and its own."""
-    truths = pad_targets(targets)
-    if not truths.mask.size:
-        return torch.zeros_like(boxes[..., 0]), boxes
-    wanted = torch.from_numpy(truths.mask & ~truths.iscrowd).to(boxes.device)
-    labels, true_boxes = torch.from_numpy(truths.labels).to(boxes.device), torch.from_numpy(truths.boxes).to(boxes)
-    own, others = boxes[:, :, None], true_boxes[:, None]
-    sides = (own[..., 2:].minimum(others[..., 2:]) - own[..., :2].maximum(others[..., :2])).clamp(min=0)
-    shared = sides[..., 0] * sides[..., 1]
-    areas = [(part[..., 2] - part[..., 0]) * (part[..., 3] - part[..., 1]) for part in (own, others)]
-    overlap = shared / (areas[0] + areas[1] - shared).clamp(min=1e-9)
-    allowed = wanted[:, None] & (labels[:, None] == candidates.labels[..., None]) & candidates.mask[..., None]
-    iou, nearest = overlap.where(allowed, 0.0).max(2)
-    found = true_boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
-    return iou, found.where((iou > 0)[..., None], boxes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassLists:
-    """The kept candidates of all images, class by class, padded to the longest; only classes that are truly there.
-
-    `scores` and `error`, the boxes' distance from their objects, have a graph. `num_positives` is such that the loss is
-    a mean over the classes of means over their true boxes.
-    """
-
-    scores: Float[Tensor, "C M"]
-    right: Bool[Tensor, "T C M"]
-    counted: Bool[Tensor, "T C M"]
-    iou: Float[Tensor, "C M"]
-    error: Float[Tensor, "C M"]
-    num_positives: Float[Tensor, " C"]
-
-
-def class_lists(matched: MatchedCandidates, logits: Float[Tensor, "B N"], error: Float[Tensor, "B N"]) -> ClassLists:
-    """The matched candidates as lists to rank."""
-    present = matched.positives > 0
-    ranked = (matched.kept & present[matched.labels - 1]).flatten().nonzero().flatten()
-    labels, order = matched.labels.flatten()[ranked].sort(stable=True)
-    ranked = ranked[order]
-    place = torch.arange(len(ranked), device=ranked.device) - torch.searchsorted(labels, labels)
-    shape = len(present), int(place.max()) + 1 if len(place) else 0
-    index, mask = ranked.new_zeros(shape), torch.zeros(shape, dtype=torch.bool, device=ranked.device)
-    index[labels - 1, place], mask[labels - 1, place] = ranked, True
-    index, mask = index[present], mask[present]
-    right, ignored = (part.flatten(1)[:, index] for part in (matched.right, matched.ignored))
-    return ClassLists(
-        scores=logits.flatten()[index],
-        right=right & mask,
-        counted=mask & ~ignored,
-        iou=matched.iou.flatten()[index],
-        error=error.flatten()[index],
-        num_positives=matched.positives[present] * present.sum(),
-    )
 
 
 def at_every_threshold(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:

@@ -1,0 +1,127 @@
+"""Candidates of several images and true boxes -> lists of one class each, right and wrong as COCO has it: what surrogates rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl_det.ap.candidate_pool import CandidatePool
+from rl_det.ap.options import IOU_THRESHOLDS
+from rl_det.ap.padding import candidate_relations, pad_targets
+from rl_det.types import Candidates, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedCandidates:
+    """B images' candidates after matching: which NMS has kept, and at which IoU thresholds they are right or do not count.
+
+    `iou` is that with the nearest true box of the candidate's class, which is `object_box`; where there is none, 0 and the
+    candidate's own. `positives` counts the true boxes of each class.
+    """
+
+    labels: Int[Tensor, "B N"]
+    kept: Bool[Tensor, "B N"]
+    right: Bool[Tensor, "T B N"]
+    ignored: Bool[Tensor, "T B N"]
+    iou: Float[Tensor, "B N"]
+    object_box: Float[Tensor, "B N 4"]
+    positives: Float[Tensor, " C"]
+
+
+def match_candidates(
+    boxes: Float[Tensor, "B N 4"],
+    logits: Float[Tensor, "B N"],
+    candidates: Candidates,
+    targets: Sequence[Target],
+    num_classes: int,
+    nms_iou: float,
+) -> MatchedCandidates:
+    """NMS, and COCO's matching at all thresholds, by the engine."""
+    moved = Candidates(
+        boxes=boxes, labels=candidates.labels, logits=logits, mask=candidates.mask, index=candidates.index
+    )
+    related = candidate_relations(moved, targets, num_classes=num_classes)
+    scores = np.ascontiguousarray(logits.double().numpy(force=True))
+    matches = CandidatePool(related, scores, nms_iou=nms_iou).matches
+    image, place = np.nonzero(np.arange(logits.shape[1]) < matches.starts[:, -1:])
+    candidate = matches.order[image, place]
+    kept = np.zeros(logits.shape, dtype=np.bool_)
+    kept[image, candidate] = True
+    bits = np.zeros((2, *logits.shape), dtype=np.int64)
+    bits[0, image, candidate], bits[1, image, candidate] = (
+        matches.hits[0, image, place],
+        matches.ignored[0, image, place],
+    )
+    threshold = np.arange(len(IOU_THRESHOLDS)).reshape(-1, 1, 1, 1)
+    right, ignored = (torch.from_numpy((bits >> threshold & 1).astype(np.bool_)).to(boxes.device)).unbind(1)
+    iou, object_box = nearest_objects(boxes, candidates, targets)
+    return MatchedCandidates(
+        labels=candidates.labels,
+        kept=torch.from_numpy(kept).to(boxes.device),
+        right=right,
+        ignored=ignored,
+        iou=iou,
+        object_box=object_box,
+        positives=torch.from_numpy(related.positives.sum(0)).to(boxes),
+    )
+
+
+def nearest_objects(
+    boxes: Float[Tensor, "B N 4"], candidates: Candidates, targets: Sequence[Target]
+) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N 4"]]:
+    """Each candidate's IoU with the nearest true box of its class that is no crowd, and that box; else 0 and its own."""
+    truths = pad_targets(targets)
+    if not truths.mask.size:
+        return torch.zeros_like(boxes[..., 0]), boxes
+    wanted = torch.from_numpy(truths.mask & ~truths.iscrowd).to(boxes.device)
+    labels, true_boxes = torch.from_numpy(truths.labels).to(boxes.device), torch.from_numpy(truths.boxes).to(boxes)
+    own, others = boxes[:, :, None], true_boxes[:, None]
+    sides = (own[..., 2:].minimum(others[..., 2:]) - own[..., :2].maximum(others[..., :2])).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    areas = [(part[..., 2] - part[..., 0]) * (part[..., 3] - part[..., 1]) for part in (own, others)]
+    overlap = shared / (areas[0] + areas[1] - shared).clamp(min=1e-9)
+    allowed = wanted[:, None] & (labels[:, None] == candidates.labels[..., None]) & candidates.mask[..., None]
+    iou, nearest = overlap.where(allowed, 0.0).max(2)
+    found = true_boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
+    return iou, found.where((iou > 0)[..., None], boxes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLists:
+    """The kept candidates of all images, class by class, padded to the longest; only classes that are truly there.
+
+    `scores` and `error`, the boxes' distance from their objects, have a graph. `num_positives` is such that the loss is
+    a mean over the classes of means over their true boxes.
+    """
+
+    scores: Float[Tensor, "C M"]
+    right: Bool[Tensor, "T C M"]
+    counted: Bool[Tensor, "T C M"]
+    iou: Float[Tensor, "C M"]
+    error: Float[Tensor, "C M"]
+    num_positives: Float[Tensor, " C"]
+
+
+def class_lists(matched: MatchedCandidates, logits: Float[Tensor, "B N"], error: Float[Tensor, "B N"]) -> ClassLists:
+    """The matched candidates as lists to rank."""
+    present = matched.positives > 0
+    ranked = (matched.kept & present[matched.labels - 1]).flatten().nonzero().flatten()
+    labels, order = matched.labels.flatten()[ranked].sort(stable=True)
+    ranked = ranked[order]
+    place = torch.arange(len(ranked), device=ranked.device) - torch.searchsorted(labels, labels)
+    shape = len(present), int(place.max()) + 1 if len(place) else 0
+    index, mask = ranked.new_zeros(shape), torch.zeros(shape, dtype=torch.bool, device=ranked.device)
+    index[labels - 1, place], mask[labels - 1, place] = ranked, True
+    index, mask = index[present], mask[present]
+    right, ignored = (part.flatten(1)[:, index] for part in (matched.right, matched.ignored))
+    return ClassLists(
+        scores=logits.flatten()[index],
+        right=right & mask,
+        counted=mask & ~ignored,
+        iou=matched.iou.flatten()[index],
+        error=error.flatten()[index],
+        num_positives=matched.positives[present] * present.sum(),
+    )

@@ -1,0 +1,216 @@
+"""Strategy 1: a detector and labelled images -> the detector at its best validation: supervised training led by mAP.
+
+All of the detector is trained, by its own losses, as its library trains it. The lead may be any other figure of the
+validation.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rl_det.data import Dataset
+from rl_det.data.augment import Augmentations, Augmented, flipped
+from rl_det.detectors import Detector
+from rl_det.metrics.evaluation import check_monitor, quick_evaluate
+from rl_det.policies.build import build_policy
+from rl_det.policies.detections import detect_dataset
+from rl_det.policies.policy import Policy
+from rl_det.strategies.strategy import Task
+from rl_det.training.descent import Descent, NotFiniteError
+from rl_det.training.loop import Ending, LoopConfig
+from rl_det.training.schedules import ScheduleName
+from rl_det.types import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Supervised training of the whole detector, stopped and kept by a figure of the validation."""
+
+    name: str = "supervised"
+    """The row of the table."""
+    num_steps: int = 1000
+    """Batches; a data set that is shorter is gone through again, in a new order."""
+    batch_size: int = 16
+    """Images a step."""
+    learning_rate: float = 5e-4
+    """AdamW's peak rate, after a short linear warm-up."""
+    schedule: ScheduleName = "cosine"
+    """From the peak down to 0, or by a tenth of it after two thirds and after eight ninths of the steps."""
+    weight_decay: float = 0.02
+    """AdamW's."""
+    max_grad_norm: float = 5.0
+    """The gradient is scaled down to this norm."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """mixed: float16 with a scaled loss on CUDA, bfloat16 on a CPU, where torch thinks it safe."""
+    ema: float = 0.0
+    """The decay of the weights' running mean, which is then what is validated and kept; 0: none, 0.99 to 0.9998 is usual."""
+    flip: bool = False
+    """Whether half of the images are mirrored left to right; wrong for digits, right for most else."""
+    augmentations: Augmentations = field(default_factory=Augmentations)
+    """What else may happen to an image."""
+    num_workers: int = 0
+    """Processes that read ahead; 0 reads in this one, where an error keeps its name."""
+    validate_every: int = 50
+    """Steps, or epochs, between two validations; there is one at the end in any case."""
+    validate_unit: Literal["steps", "epochs"] = "steps"
+    """What `validate_every` counts."""
+    validate_start: bool = True
+    """Whether the weights before the first step are validated too, so that training can only be kept if it is better."""
+    monitor: str = "AP"
+    """The figure of the validation that decides what is best."""
+    patience: int | None = None
+    """Validations without progress before training ends; left out: never."""
+    min_delta: float = 0.0
+    """How much better than the best the figure must be to count as progress."""
+    warm_up: int = 0
+    """So many validations at first do not count."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_monitor(self.monitor)
+        self.loop(num_images=1)  # which refuses what it cannot use
+
+    @property
+    def trains(self) -> Literal["all"]:
+        """All of the detector."""
+        return "all"
+
+    def start(self, detector: Detector) -> Policy:
+        """The detector as the other strategies are judged: its own head, unchanged."""
+        return build_policy("rescore", detector)
+
+    def tune(self, policy: Policy, task: Task) -> Ending:
+        """Train all of the policy's detector. Sets torch's global seed, by which torchvision's detectors draw proposals."""
+        torch.manual_seed(task.seed)
+
+        def validate() -> dict[str, float]:
+            found, targets = detect_dataset(policy, task.val_images, task.evaluated_candidates)
+            return quick_evaluate(found, targets, num_classes=policy.detector.num_classes)
+
+        generator = torch.Generator().manual_seed(task.seed)
+        learner = SupervisedLearner(policy.detector, task.train_images, self, generator=generator, validate=validate)
+        return task.fit(learner, self.loop(len(task.train_images)))
+
+    def loop(self, num_images: int) -> LoopConfig:
+        """The loop's part of the settings."""
+        steps = self.validate_unit == "steps"
+        return LoopConfig(
+            num_updates=self.num_steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            max_grad_norm=self.max_grad_norm,
+            mixed=self.precision == "mixed",
+            ema=self.ema,
+            validate_every=self.validate_every
+            if steps
+            else Fraction(self.validate_every * num_images, self.batch_size),
+            validate_start=self.validate_start,
+            monitor=self.monitor,
+            patience=self.patience,
+            min_delta=self.min_delta,
+            warm_up=self.warm_up,
+        )
+
+
+class SupervisedLearner:
+    """One step on one batch of images, by the library model's own losses. Crowd regions are left out of the targets."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        dataset: Dataset,
+        config: Supervised,
+        *,
+        generator: torch.Generator,
+        validate: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self.detector, self.dataset, self.config, self.validate = detector, dataset, config, validate
+        self.generator, self.begun = generator, generator.get_state()
+        self.step = 0
+        self.batches: Iterator[list[Sample]] | None = None
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The library's model."""
+        return self.detector.plain()
+
+    def update(self, number: int, descent: Descent) -> dict[str, float]:
+        """One batch; returns the detector's losses before the step."""
+        if self.batches is None:
+            self.generator.set_state(self.begun)
+            self.batches = batches(self.dataset, self.config, self.generator, first=self.step)
+        samples = next(self.batches)
+        self.step += 1
+        images = [sample.image.to(descent.device) for sample in samples]
+        targets = [labelled(sample, descent.device) for sample in samples]
+        model = self.detector.plain().train()
+        with descent.autocast():
+            losses: dict[str, Tensor] = model(images, targets)
+            loss = torch.stack(list(losses.values())).sum()
+        try:
+            norm = descent.step(loss)
+        except NotFiniteError as error:
+            ids = [sample.target.image_id for sample in samples]
+            raise NotFiniteError(f"{error}, images {ids}; lower the learning rate") from error
+        finally:
+            model.eval()
+        return {**{name: float(value.detach()) for name, value in losses.items()}, "grad_norm": norm}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator before its first draw and now, and how many batches have been drawn since: the order follows."""
+        return {"begun": self.begun, "now": self.generator.get_state(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a kept state."""
+        self.begun, self.step = state["begun"], state["step"]
+        self.generator.set_state(state["now"])
+        self.batches = None
+
+
+def batches(
+    dataset: Dataset, config: Supervised, generator: torch.Generator, *, first: int = 0
+) -> Iterator[list[Sample]]:
+    """`num_steps` batches, read ahead by processes of their own where asked for; every image once before any comes again.
+
+    The first ones may be left out: the others, and all that the generator draws, stay as they are.
+    """
+    needed = config.num_steps * config.batch_size
+    order: list[int] = []
+    while len(order) < needed:
+        order += torch.randperm(len(dataset), generator=generator).tolist()
+    source: Any = dataset
+    visits: list[Any] = order[:needed]
+    if config.augmentations.any:
+        source = Augmented(dataset, config.augmentations)
+        seeds = torch.randint(2**62, (needed,), generator=generator).tolist()
+        visits = list(zip(visits, seeds, strict=True))
+    size = config.batch_size
+    if config.flip:
+        for _ in range(first):
+            torch.rand(size, generator=generator)
+    loader: DataLoader[list[Sample]] = DataLoader(
+        source,
+        batch_sampler=[visits[start : start + size] for start in range(first * size, needed, size)],
+        collate_fn=list,
+        num_workers=config.num_workers,
+        generator=torch.Generator(),
+    )
+    for samples in loader:
+        if config.flip:
+            mirror = torch.rand(len(samples), generator=generator) < 0.5
+            samples = [flipped(sample) if turn else sample for sample, turn in zip(samples, mirror, strict=True)]
+        yield samples
+
+
+def labelled(sample: Sample, device: torch.device) -> dict[str, Tensor]:
+    """What torchvision's detectors train on: the true boxes that are no crowd."""
+    kept = ~sample.target.iscrowd
+    return {"boxes": sample.target.boxes[kept].to(device), "labels": sample.target.labels[kept].to(device)}
