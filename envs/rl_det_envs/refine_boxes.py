@@ -1,4 +1,4 @@
-"""Candidates -> a move of each one's box, several times over -> the change of AP at each step: the world of refining."""
+"""Candidates -> a move of each one's box, several times over -> the change of AP at each step."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
 from rl_det.rewards import Scene, Step
-from rl_det_envs.candidate_world import CandidateVectorEnv
-from rl_det_envs.world import DetectorEnv
+from rl_det_envs.candidate_environment import CandidateVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv
 
 
 class RefineBoxesVector(CandidateVectorEnv):
-    """`rl_det/RefineBoxes-v0`, natively batched: `num_steps` moves of every box, four numbers a candidate, flat.
+    """`rl_det/RefineBoxes-v0`, batched: `num_steps` moves of every box, four numbers a candidate, flat.
 
     They are the detector's own regression targets (`rl_det.boxes`): 1 moves the centre by a tenth of a side, or makes a side a
     fifth longer (in its logarithm). Boxes are clipped to the image; scores and order stay. What the steps earn adds up to what
@@ -89,4 +89,4 @@ class RefineBoxesVector(CandidateVectorEnv):
 class RefineBoxes(DetectorEnv):
     """`rl_det/RefineBoxes-v0` for one image, in numpy."""
 
-    native = RefineBoxesVector
+    vector_class = RefineBoxesVector

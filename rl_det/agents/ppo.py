@@ -36,7 +36,7 @@ from rl_det.training.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput
 
 Supervised = Callable[[Any, Encoded, HeadOutput], Float[Tensor, ""]]
-"""(image ids, their encodings, the head's present output) -> the detector's own loss on these images."""
+"""(the images' indices in the data set, their encodings, the head's present output) -> the detector's own loss on these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def update(
             metrics["residual"] = float(residual.detach())
         metrics |= {"surrogate": float(surrogate.detach()), "mean_shift": float(mean_shift.detach())}
         if supervised is not None:
-            taught = supervised(rollout.image_ids, rollout.encoded, output)
+            taught = supervised(rollout.indices, rollout.encoded, output)
             loss = loss + config.supervised_weight * taught
             metrics["supervised"] = float(taught.detach())
         if reference is not None:

@@ -27,7 +27,7 @@ from rl_det.training.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput
 
 Supervised = Callable[[Any, Encoded, HeadOutput], Float[Tensor, ""]]
-"""(image ids, their encodings, the head's present output) -> the detector's own loss on these images."""
+"""(the images' indices in the data set, their encodings, the head's present output) -> the detector's own loss on these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def learn(
     metrics = {"reward": float(rollout.reward.mean()), "mean_shift": float(mean_shift.detach())}
     loss = loss + config.mean_shift_penalty * mean_shift.square()
     if supervised is not None:
-        taught = supervised(rollout.image_ids, rollout.encoded, rollout.output)
+        taught = supervised(rollout.indices, rollout.encoded, rollout.output)
         loss = loss + config.supervised_weight * taught
         metrics["supervised"] = float(taught.detach())
     optimizer.zero_grad()

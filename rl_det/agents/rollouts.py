@@ -24,12 +24,12 @@ from rl_det.types import Encoded, HeadOutput
 class Rollout:
     """K samples of each of B images, and what they were worth.
 
-    `output` and `distribution` are the head's and the policy's at the time, with a graph: good for one backward pass.
+    `indices` are the images' positions in the data set. `output` and `distribution` are the head's and the policy's at the time, with a graph: good for one backward pass.
     """
 
     observation: Observation
     encoded: Encoded
-    image_ids: Any
+    indices: Any
     output: HeadOutput
     distribution: Distribution
     action: Float[Tensor, "B K N *numbers"]
@@ -62,7 +62,7 @@ def collect(
     return Rollout(
         observation=observation,
         encoded=info["encoded"],
-        image_ids=info["image_ids"],
+        indices=info["indices"],
         output=output,
         distribution=distribution,
         action=action,
