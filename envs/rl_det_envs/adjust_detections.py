@@ -1,4 +1,4 @@
-"""Candidates -> for each a logit shift and a move of its box -> the change of AP: the environment of the adjusting and the voting policy."""
+"""Candidates -> for each a logit shift and a move of its box -> the change of AP: for the adjusting and the voting policy."""
 
 from typing import Any
 

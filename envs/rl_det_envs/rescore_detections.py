@@ -1,4 +1,4 @@
-"""Candidates -> a logit shift for each -> the change of AP: the environment of the rescoring and the context policy."""
+"""Candidates -> a logit shift for each -> the change of AP: for the rescoring and the context policy."""
 
 from typing import Any
 

@@ -25,8 +25,8 @@ class DetectorVecEnv(VecEnv):
     """SB3's form of a vector environment that waits for `reset`; here all its episodes end together, and it is reset then.
 
     Each part of an observation is a vector, as in `gymnasium.make(...)`. `infos` hold each sub-environment's row of the vector
-    form's `info`, and "terminal_observation" at the end; `reset_infos` hold "index" and "image_id". SB3 has no use for credit: `credit=False`
-    makes steps cheaper. The first of SB3's seeds is the one generator's.
+    form's `info`, and "terminal_observation" at the end; `reset_infos` hold "index" and "image_id". SB3 has no use for
+    credit: `credit=False` makes steps cheaper. The first of SB3's seeds is the one generator's.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Candidates -> keep or drop each -> the change of AP: the environment of the selecting policy."""
+"""Candidates -> keep or drop each -> the change of AP: for the selecting policy."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A small description of an image's candidates -> settings of its post-processing -> F1: the environment of thresholds and NMS."""
+"""A small description of an image's candidates -> settings of its post-processing, thresholds and NMS -> F1."""
 
 from typing import Any
 

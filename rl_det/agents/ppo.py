@@ -36,7 +36,7 @@ from rl_det.training.schedules import warm_cosine
 from rl_det.types import Encoded, HeadOutput
 
 Supervised = Callable[[Any, Encoded, HeadOutput], Float[Tensor, ""]]
-"""(the images' indices in the data set, their encodings, the head's present output) -> the detector's own loss on these images."""
+"""(the images' indices in the data set, their encodings, the head's present output) -> the detector's own loss on them."""
 
 
 @dataclass(frozen=True, kw_only=True)

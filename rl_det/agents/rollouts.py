@@ -24,7 +24,8 @@ from rl_det.types import Encoded, HeadOutput
 class Rollout:
     """K samples of each of B images, and what they were worth.
 
-    `indices` are the images' positions in the data set. `output` and `distribution` are the head's and the policy's at the time, with a graph: good for one backward pass.
+    `indices` are the images' positions in the data set. `output` and `distribution` are the head's and the policy's at
+    the time, with a graph: good for one backward pass.
     """
 
     observation: Observation
