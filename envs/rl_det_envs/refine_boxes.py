@@ -41,7 +41,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         info, self._scene = super().begin(), None
         images = torch.from_numpy(self.rows).to(self.device)
         self._boxes: Float[Tensor, "B M 4"] = self.candidates.boxes[images]
-        self._original = self.encoded.image_size[images]
+        self._image_size = self.encoded.image_size[images]
         return info
 
     def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
@@ -49,7 +49,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         raise ValueError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
 
     def observation(self) -> dict[str, Tensor]:
-        boxes = self._boxes[:, : self.num_candidates] / self._original[:, None, [1, 0, 1, 0]]
+        boxes = self._boxes[:, : self.num_candidates] / self._image_size[:, None, [1, 0, 1, 0]]
         return {**super().observation(), "boxes": boxes}
 
     def _taken(self, scene: Scene, actions: Float[Tensor, "B numbers"]) -> Step:
@@ -57,7 +57,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         acting, context = self._boxes.split([self.num_candidates, self.context_candidates], 1)
         moves = actions.unflatten(1, (-1, 4))
         mask = self._seen["mask"]
-        after = clipped(moved(acting, moves), self._original).where(
+        after = clipped(moved(acting, moves), self._image_size).where(
             (moves != 0).any(-1, keepdim=True) & mask[..., None], acting
         )
         before, self._boxes = self._boxes, torch.cat([after, context], 1)
