@@ -1,4 +1,4 @@
-"""A split's world of post-processing -> the one action that is best for all its images: what a learner has to beat."""
+"""A split's environment of post-processing -> the one action that is best for all its images: what a learner has to beat."""
 
 import itertools
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def as_action(envs: Any, threshold: float, nms_iou: float, decay: float, num_det
 
 def judged(envs: Any, choose: Callable[[Tensor], Tensor]) -> Float64[np.ndarray, " D"]:
     """Each image's reward, in the data's order."""
-    seen, _ = envs.reset(options={"image_ids": list(range(envs.num_envs))})
+    seen, _ = envs.reset(options={"indices": list(range(envs.num_envs))})
     rewards: Float64[np.ndarray, " D"] = envs.step(choose(seen))[1].double().numpy(force=True)
     return rewards
 

@@ -56,8 +56,8 @@ def fine_tune_by_ppo(
     envs = make_envs(policy, train, arguments, credit=advantage == "counterfactual")
     config = dataclasses.replace(ppo_config(arguments, len(train)), advantage=advantage)
 
-    def taught(ids: Any, part: Encoded, output: HeadOutput) -> Tensor:
-        targets = [train.targets[image] for image in ids]
+    def taught(indices: Any, part: Encoded, output: HeadOutput) -> Tensor:
+        targets = [train.targets[index] for index in indices]
         if taught_by is None:
             return continued.supervised_loss(policy, part, output, targets)
         losses = surrogate.policy_losses(policy, part, output, targets, surrogate.Config(loss=taught_by))

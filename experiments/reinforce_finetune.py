@@ -71,8 +71,8 @@ def fine_tune_by_reinforce(
             config,
             generator=torch.Generator().manual_seed(arguments.seed),
             validate=lambda: validation_ap(policy, val),
-            supervised=lambda ids, part, output: continued.supervised_loss(
-                policy, part, output, [train.targets[image] for image in ids]
+            supervised=lambda indices, part, output: continued.supervised_loss(
+                policy, part, output, [train.targets[index] for index in indices]
             ),
             on_update=bar.update,
         )

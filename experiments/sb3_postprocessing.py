@@ -70,7 +70,7 @@ def main(arguments: Arguments) -> None:
     check_writable(folder)
     check_reward(arguments.reward)  # an unknown one is refused before any work
     opened = open_task(arguments)
-    train, val, test = (world(opened, split, arguments) for split in ("train", "val", "test"))
+    train, val, test = (environment(opened, split, arguments) for split in ("train", "val", "test"))
     seconds, fixed = {"default": 0.0}, {"default": as_action(val, 0.5, val.nms_iou, 0.0, val.num_candidates)}
     with Run(folder, asdict(arguments), arguments.seed) as run:
         started = time.perf_counter()
@@ -107,8 +107,8 @@ def main(arguments: Arguments) -> None:
     print(f"The models, the metrics and results.json are in {folder}")
 
 
-def world(opened: Task, split: Split, arguments: Arguments) -> Any:
-    """The native world on a split: one sub-environment for each image, but for training."""
+def environment(opened: Task, split: Split, arguments: Arguments) -> Any:
+    """The vector environment on a split: one sub-environment for each image, but for training."""
     data = encoded(opened, split)
     return gymnasium.make_vec(
         "rl_det/TunePostprocessing-v0",

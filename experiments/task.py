@@ -120,7 +120,7 @@ def pretrained(arguments: Arguments, splits: dict[Split, Dataset], device: torch
     dataset: Dataset = DigitScenes("train", num_scenes=24_000, seed=1) if on_digits else splits["train"]
     config = DIGITS_WARM_START if on_digits else FOLDER_WARM_START
     return train_warm_start(detector, dataset, splits["val"], config, head_config(arguments), identity={
-        "detector": name, "weights": weights, "image_size": input_size, "seed": 0,  # names as in caches that exist
+        "detector": name, "weights": weights, "image_size": input_size, "seed": 0,  # a cached warm start is found by this key
         "data": str(arguments.data and arguments.data.resolve()), "classes": list(dataset.classes), "images": len(dataset),
     })  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Candidates -> for each a logit shift and a move of its box -> the change of AP: the world of refining and voting."""
+"""Candidates -> for each a logit shift and a move of its box -> the change of AP: for the adjusting and the voting policy."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from rl_det.boxes import moved
 from rl_det.candidates import SHIFT_OF_ONE, clipped
-from rl_det_envs.candidate_world import CandidateVectorEnv
-from rl_det_envs.world import DetectorEnv
+from rl_det_envs.candidate_environment import CandidateVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv
 
 
 class AdjustDetectionsVector(CandidateVectorEnv):
-    """`rl_det/AdjustDetections-v0`, natively batched; an action is a logit shift and four numbers of `rl_det.boxes.moved`.
+    """`rl_det/AdjustDetections-v0`, batched; an action is a logit shift and four numbers of `rl_det.boxes.moved`.
 
     1 stands for `SHIFT_OF_ONE` in each of the five. `info["credit"]` [B, N, 2] is what a candidate's shift alone would
     change, and what its move alone would. Boxes are moved before NMS and matching, and clipped to the image.
@@ -43,4 +43,4 @@ class AdjustDetectionsVector(CandidateVectorEnv):
 class AdjustDetections(DetectorEnv):
     """`rl_det/AdjustDetections-v0` for one image, in numpy."""
 
-    native = AdjustDetectionsVector
+    vector_class = AdjustDetectionsVector

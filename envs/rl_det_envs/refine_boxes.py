@@ -1,4 +1,4 @@
-"""Candidates -> a move of each one's box, several times over -> the change of AP at each step: the world of refining."""
+"""Candidates -> a move of each one's box, several times over -> the change of AP at each step."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
 from rl_det.rewards import Scene, Step
-from rl_det_envs.candidate_world import CandidateVectorEnv
-from rl_det_envs.world import DetectorEnv
+from rl_det_envs.candidate_environment import CandidateVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv
 
 
 class RefineBoxesVector(CandidateVectorEnv):
-    """`rl_det/RefineBoxes-v0`, natively batched: `num_steps` moves of every box, four numbers a candidate, flat.
+    """`rl_det/RefineBoxes-v0`, batched: `num_steps` moves of every box, four numbers a candidate, flat.
 
     They are the detector's own regression targets (`rl_det.boxes`): 1 moves the centre by a tenth of a side, or makes a side a
     fifth longer (in its logarithm). Boxes are clipped to the image; scores and order stay. What the steps earn adds up to what
@@ -41,7 +41,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         info, self._scene = super().begin(), None
         images = torch.from_numpy(self.rows).to(self.device)
         self._boxes: Float[Tensor, "B M 4"] = self.candidates.boxes[images]
-        self._original = self.encoded.image_size[images]
+        self._image_size = self.encoded.image_size[images]
         return info
 
     def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
@@ -49,7 +49,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         raise ValueError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
 
     def observation(self) -> dict[str, Tensor]:
-        boxes = self._boxes[:, : self.num_candidates] / self._original[:, None, [1, 0, 1, 0]]
+        boxes = self._boxes[:, : self.num_candidates] / self._image_size[:, None, [1, 0, 1, 0]]
         return {**super().observation(), "boxes": boxes}
 
     def _taken(self, scene: Scene, actions: Float[Tensor, "B numbers"]) -> Step:
@@ -57,7 +57,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         acting, context = self._boxes.split([self.num_candidates, self.context_candidates], 1)
         moves = actions.unflatten(1, (-1, 4))
         mask = self._seen["mask"]
-        after = clipped(moved(acting, moves), self._original).where(
+        after = clipped(moved(acting, moves), self._image_size).where(
             (moves != 0).any(-1, keepdim=True) & mask[..., None], acting
         )
         before, self._boxes = self._boxes, torch.cat([after, context], 1)
@@ -89,4 +89,4 @@ class RefineBoxesVector(CandidateVectorEnv):
 class RefineBoxes(DetectorEnv):
     """`rl_det/RefineBoxes-v0` for one image, in numpy."""
 
-    native = RefineBoxesVector
+    vector_class = RefineBoxesVector

@@ -1,4 +1,4 @@
-"""Candidates -> a logit shift for each -> the change of AP: the world of the rescoring and the context policy."""
+"""Candidates -> a logit shift for each -> the change of AP: for the rescoring and the context policy."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.candidates import SHIFT_OF_ONE
-from rl_det_envs.candidate_world import CandidateVectorEnv
-from rl_det_envs.world import DetectorEnv
+from rl_det_envs.candidate_environment import CandidateVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv
 
 
 class RescoreDetectionsVector(CandidateVectorEnv):
-    """`rl_det/RescoreDetections-v0`, natively batched: an action of 1 adds `SHIFT_OF_ONE` to a logit."""
+    """`rl_det/RescoreDetections-v0`, batched: an action of 1 adds `SHIFT_OF_ONE` to a logit."""
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.Box(-1.0, 1.0, (self.num_candidates,), np.float32)
@@ -25,4 +25,4 @@ class RescoreDetectionsVector(CandidateVectorEnv):
 class RescoreDetections(DetectorEnv):
     """`rl_det/RescoreDetections-v0` for one image, in numpy."""
 
-    native = RescoreDetectionsVector
+    vector_class = RescoreDetectionsVector

@@ -1,4 +1,4 @@
-"""A natively batched world -> the vectorised environment that Stable-Baselines3 trains on: numpy in, numpy out.
+"""A vector environment -> the vectorised environment that Stable-Baselines3 trains on: numpy in, numpy out.
 
     envs = gymnasium.make_vec("rl_det/TunePostprocessing-v0", num_envs=64, vectorization_mode="vector_entry_point")
     model = PPO("MlpPolicy", VecMonitor(DetectorVecEnv(envs)))
@@ -14,32 +14,32 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_det_envs.world import DetectorVectorEnv, flat_space
+from rl_det_envs.detector_environment import PLURAL, DetectorVectorEnv, flat_space
 
 Indices = int | Iterable[int] | None
 OF_ONE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
-"""What a sub-environment has under another name in the native form."""
+"""What a sub-environment has under another name in the vector form."""
 
 
 class DetectorVecEnv(VecEnv):
-    """SB3's form of a native world that waits for `reset`; here it is reset when its episodes end, all of them together.
+    """SB3's form of a vector environment that waits for `reset`; here all its episodes end together, and it is reset then.
 
-    Each part of an observation is a vector, as in `gymnasium.make(...)`. `infos` hold each sub-environment's row of the native
-    `info`, and "terminal_observation" at the end; `reset_infos` the "image_id". SB3 has no use for credit: `credit=False`
-    makes steps cheaper. The first of SB3's seeds is the one generator's.
+    Each part of an observation is a vector, as in `gymnasium.make(...)`. `infos` hold each sub-environment's row of the vector
+    form's `info`, and "terminal_observation" at the end; `reset_infos` hold "index" and "image_id". SB3 has no use for
+    credit: `credit=False` makes steps cheaper. The first of SB3's seeds is the one generator's.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(envs, DetectorVectorEnv) or envs.autoreset_mode is not AutoresetMode.DISABLED:
             raise ValueError(
-                "envs must be a world of rl_det in its native form, with autoreset DISABLED, its default; got "
+                "envs must be a vector environment of rl_det, with autoreset DISABLED, its default; got "
                 f"{envs}; make it by gymnasium.make_vec(..., vectorization_mode='vector_entry_point')"
             )
         self.envs = envs
         super().__init__(envs.num_envs, flat_space(envs.single_observation_space), envs.single_action_space)
 
     def reset(self) -> Any:
-        """Show the next images, or those that `set_options` asks for: {"image_id": ...} for each sub-environment."""
+        """Show the next images, or those that `set_options` asks for: {"index": ...} or {"image_id": ...} for each."""
         seed, options = self._seeds[0], self._options
         self._reset_seeds()
         self._reset_options()
@@ -73,19 +73,19 @@ class DetectorVecEnv(VecEnv):
         return [None] * self.num_envs if pictures is None else list(pictures)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The native form's attribute, once for each sub-environment that is asked for."""
+        """The vector form's attribute, once for each sub-environment that is asked for."""
         value = getattr(self.envs, OF_ONE.get(attr_name, attr_name))
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Set the native form's attribute, which is all sub-environments'."""
+        """Set the vector form's attribute, which is all sub-environments'."""
         self._refuse_some(indices)
         setattr(self.envs, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call the native form's method, once for all sub-environments; each is told the same answer."""
+        """Call the vector form's method, once for all sub-environments; each is told the same answer."""
         self._refuse_some(indices)
         return [getattr(self.envs, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
@@ -95,23 +95,30 @@ class DetectorVecEnv(VecEnv):
 
     def _begun(self, seen: Any, told: dict[str, Any]) -> Any:
         """The first observation of new episodes; each one's image becomes known."""
-        images = np.repeat(told["image_ids"], self.envs.samples_per_image)
-        self.reset_infos = [{"image_id": image} for image in images.tolist()]
+        each = zip(*(told[plural] for plural in PLURAL.values()), strict=True)
+        self.reset_infos = [
+            dict(zip(PLURAL, image, strict=True)) for image in each for _ in range(self.envs.samples_per_image)
+        ]
         return flat_rows(seen)
 
     def _chosen(self, options: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """SB3's options, one dictionary for each sub-environment, as the native form's."""
+        """SB3's options, one dictionary for each sub-environment, as the vector form's."""
         if not any(options):
             return None
-        if wrong := [option for option in options if set(option) != {"image_id"}]:
-            raise ValueError(f"options must be {{'image_id': ...}} for each sub-environment; got {wrong[0]}")
-        return {"image_ids": [option["image_id"] for option in options[:: self.envs.samples_per_image]]}
+        named = set(options[0])
+        if wrong := [option for option in options if set(option) != named or named not in ({"index"}, {"image_id"})]:
+            raise ValueError(
+                "options must be {'index': ...} for each sub-environment, or {'image_id': ...} for each; "
+                f"got {options[0]} and {wrong[0]}"
+            )
+        (name,) = named
+        return {PLURAL[name]: [option[name] for option in options[:: self.envs.samples_per_image]]}
 
     def _refuse_some(self, indices: Indices) -> None:
         """ValueError unless all are asked for."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
-                f"indices must be None, for all sub-environments: they are one native world; got {indices}"
+                f"indices must be None, for all sub-environments: they are one vector environment; got {indices}"
             )
 
 

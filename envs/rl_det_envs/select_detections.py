@@ -1,4 +1,4 @@
-"""Candidates -> keep or drop each -> the change of AP: the world of the selecting policy."""
+"""Candidates -> keep or drop each -> the change of AP: for the selecting policy."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det_envs.candidate_world import CandidateVectorEnv
-from rl_det_envs.world import DetectorEnv
+from rl_det_envs.candidate_environment import CandidateVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv
 
 
 class SelectDetectionsVector(CandidateVectorEnv):
-    """`rl_det/SelectDetections-v0`, natively batched: 1 keeps a candidate, 0 drops it; the kept rank by their own logits.
+    """`rl_det/SelectDetections-v0`, batched: 1 keeps a candidate, 0 drops it; the kept rank by their own logits.
 
     What is kept, and survives NMS, is shown: here F1, LRP and cost know no other threshold than the choice itself.
     """
@@ -31,4 +31,4 @@ class SelectDetectionsVector(CandidateVectorEnv):
 class SelectDetections(DetectorEnv):
     """`rl_det/SelectDetections-v0` for one image, in numpy."""
 
-    native = SelectDetectionsVector
+    vector_class = SelectDetectionsVector

@@ -1,4 +1,4 @@
-"""A small description of an image's candidates -> settings of its post-processing -> F1: the world of thresholds and NMS."""
+"""A small description of an image's candidates -> settings of its post-processing, thresholds and NMS -> F1."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from rl_det.candidates import select_candidates
 from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
 from rl_det.rewards import Edits, Pool
 from rl_det.types import Candidates
-from rl_det_envs.world import DetectorEnv, DetectorVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv, DetectorVectorEnv
 
 BINS = 10
 SEEN = 0.05
@@ -24,7 +24,7 @@ STRONGEST_DECAY = 4.0
 
 
 class TunePostprocessingVector(DetectorVectorEnv):
-    """`rl_det/TunePostprocessing-v0`, natively batched: four numbers in [-1, 1] an image, and one step.
+    """`rl_det/TunePostprocessing-v0`, batched: four numbers in [-1, 1] an image, and one step.
 
     They stand for the score threshold (0 to 1), the NMS IoU (0 to 1), 1 / sigma of soft-NMS (0, which is hard, to 4) and the
     maximum number of detections (1 to N); `info["settings"]` [B, 4] says what they came to (threshold, IoU, sigma, number).
@@ -77,7 +77,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         return np.minimum(described / self.num_candidates, 1)
 
     def begin(self) -> dict[str, Any]:
-        self._images = np.asarray(self.shown)
+        self._images = np.asarray(self.indices)
         self._acting = self._images[self.rows]
         self._pool = Pool(
             detections=_rows(self._default, self._images),
@@ -130,7 +130,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
 class TunePostprocessing(DetectorEnv):
     """`rl_det/TunePostprocessing-v0` for one image, in numpy."""
 
-    native = TunePostprocessingVector
+    vector_class = TunePostprocessingVector
 
 
 def _histogram(values: np.ndarray, counted: np.ndarray) -> np.ndarray:

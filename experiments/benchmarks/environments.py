@@ -6,10 +6,10 @@
 One process, one thread, medians of interleaved repeats in CPU time. Digit scenes, `tiny` and its cached encodings. What it
 printed last, and where, is in experiments/README.md.
 
-* `native_over_sb3_dummy`: environment steps a second under random actions, the native form over SB3's DummyVecEnv of as many
-  `gymnasium.make(...)`, in the pool's AP, credit off; the least of the worlds that SB3 knows to act in. Each of Dummy's
-  environments resolves a pool of its own, as it must; the native form has one for all.
-* `native_over_sb3_dummy_image_ap`: the same in the image's own AP, where Dummy's environments are spared their pools.
+* `vector_over_sb3_dummy`: environment steps a second under random actions, the vector form over SB3's DummyVecEnv of as many
+  `gymnasium.make(...)`, in the pool's AP, credit off; the least of the environments that SB3 knows to act in. Each of Dummy's
+  environments resolves a pool of its own, as it must; the vector form has one for all.
+* `vector_over_sb3_dummy_image_ap`: the same in the image's own AP, where Dummy's environments are spared their pools.
 * `own_ppo_over_sb3_dummy_fastest_peer`: whole PPO, transitions a second. See `own_ppo` and `sb3_ppo` for what is the same.
 * `reward_share`: of our PPO's loop, as ppo_finetune.py --policy rescore runs it: all between actions and rewards with credit.
 * `sb3_adapter_over_dummy`: SB3's PPO on the adapter over SB3's PPO on DummyVecEnv, TunePostprocessing, our own F1.
@@ -89,7 +89,7 @@ class Fixture:
     detector: Detector
     data: EncodedDataset
 
-    def native(self, env_id: str, num_envs: int, **options: Any) -> Any:
+    def vector(self, env_id: str, num_envs: int, **options: Any) -> Any:
         return gymnasium.make_vec(
             env_id, num_envs=num_envs, vectorization_mode="vector_entry_point",
             **{"detector": self.detector, "dataset": self.data, **options},
@@ -126,26 +126,26 @@ def random_steps(envs: Any, config: Config) -> Callable[[], None]:
 
 
 def environment_steps(f: Fixture) -> dict[str, Any]:
-    """Steps a second of both forms of two worlds, under the pool's AP and under each image's."""
+    """Steps a second of both forms of two environments, under the pool's AP and under each image's."""
     ways: dict[str, Callable[[], Any]] = {}
     for reward, of_dummy in POOLS.items():
         for env_id in (SELECT, TUNE):
             options = {"reward": reward, "credit": False}
-            native = f.native(env_id, f.config.envs, **options, autoreset_mode=AutoresetMode.SAME_STEP)
-            ways[f"native, {env_id}, {reward}"] = random_steps(native, f.config)
+            vector = f.vector(env_id, f.config.envs, **options, autoreset_mode=AutoresetMode.SAME_STEP)
+            ways[f"vector, {env_id}, {reward}"] = random_steps(vector, f.config)
             ways[f"dummy, {env_id}, {reward}"] = random_steps(
                 f.dummy(env_id, f.config.envs, **options, **of_dummy), f.config
             )
     seconds = interleaved(ways, f.config.repeats)
     least = {
         reward: min(
-            seconds[f"dummy, {env_id}, {reward}"] / seconds[f"native, {env_id}, {reward}"] for env_id in (SELECT, TUNE)
+            seconds[f"dummy, {env_id}, {reward}"] / seconds[f"vector, {env_id}, {reward}"] for env_id in (SELECT, TUNE)
         )
         for reward in POOLS
     }
     return {
-        "native_over_sb3_dummy": least["pool_ap"],
-        "native_over_sb3_dummy_image_ap": least["image_ap"],
+        "vector_over_sb3_dummy": least["pool_ap"],
+        "vector_over_sb3_dummy_image_ap": least["image_ap"],
         "steps_per_second": {name: f.config.envs * f.config.steps / spent for name, spent in seconds.items()},
     }
 
@@ -167,7 +167,7 @@ class PeerAp(Reward):
 
 def fastest_peer(f: Fixture) -> tuple[Peer, dict[str, float]]:
     """Of all ways of all peers, that which takes least for the AP of one image's candidates; and their microseconds."""
-    envs = f.native(RESCORE, 1, num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES)
+    envs = f.vector(RESCORE, 1, num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES)
     envs.reset(seed=f.config.seed)
     envs.step(np.zeros(envs.action_space.shape))
     step = envs._last
@@ -193,7 +193,7 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
         num_updates=f.config.updates, num_epochs=f.config.epochs, learning_rate=LEARNING_RATE, target_kl=np.inf
     )
     detector = copy.deepcopy(f.detector)
-    envs = f.native(
+    envs = f.vector(
         RESCORE, images * samples, detector=detector, samples_per_image=samples, pool_images=images,
         num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES, **options,
     )  # fmt: skip
@@ -204,7 +204,7 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
 
 
 def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
-    """SB3's PPO on DummyVecEnv of the same world under the peer's AP, with the head as its network (`head_in_sb3.py`).
+    """SB3's PPO on DummyVecEnv of the same environment under the peer's AP, with the head as its network (`head_in_sb3.py`).
 
     SB3 knows no samples of one image, so each environment shows `samples` images in turn: as many transitions as in
     `own_ppo`, but the head runs for each. The value function that SB3 wants is one linear layer.
@@ -261,7 +261,7 @@ def whole_ppo(f: Fixture) -> dict[str, Any]:
 def reward_share(f: Fixture) -> dict[str, float]:
     """The share of our PPO's loop, supervised loss included, that passes between actions and rewards with credit."""
     detector, inside = copy.deepcopy(f.detector), [0.0]
-    envs = f.native(
+    envs = f.vector(
         RESCORE, f.config.images * f.config.samples, detector=detector, samples_per_image=f.config.samples,
         num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES, pool_images=min(32, f.config.images),
     )  # fmt: skip
@@ -282,7 +282,9 @@ def reward_share(f: Fixture) -> dict[str, float]:
         inside[0], start = 0.0, process_time()
         ppo.train(
             policy, envs, config, generator=generator, validate=lambda: 0.0,
-            supervised=lambda ids, part, output: supervised_loss(policy, part, output, [f.data.targets[i] for i in ids]),
+            supervised=lambda indices, part, output: supervised_loss(
+                policy, part, output, [f.data.targets[index] for index in indices]
+            ),
         )  # fmt: skip
         shares.append(inside[0] / (process_time() - start))
     return {"reward_share": median(shares[1:])}
@@ -291,7 +293,7 @@ def reward_share(f: Fixture) -> dict[str, float]:
 def adapter(f: Fixture) -> dict[str, Any]:
     """SB3's PPO, its network, rollouts, batches and epochs those of sb3_postprocessing.py, on the adapter and on Dummy."""
     num_envs = f.config.envs
-    both = {"adapter": DetectorVecEnv(f.native(TUNE, num_envs)), "dummy": f.dummy(TUNE, num_envs, pool_images=1)}
+    both = {"adapter": DetectorVecEnv(f.vector(TUNE, num_envs)), "dummy": f.dummy(TUNE, num_envs, pool_images=1)}
     ways = {}
     for name, envs in both.items():
         model = PPO(

@@ -1,6 +1,7 @@
 """A detector's head as the network of SB3's PPO: an observation that names its image -> shifts of its candidates' logits.
 
-As quick as SB3 allows: an observation holds no features, but the image's number, by which the cached encodings are found.
+As quick as SB3 allows: an observation holds no features, but the image's index in the data set, by which the cached
+encodings are found.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from rl_det.detectors.encodings import EncodedDataset
 
 
 class OnlyWhatTheHeadNeeds(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Of an observation of RescoreDetections: logits, mask and index of the candidates, and which image it is."""
+    """Of an observation of RescoreDetections: logits, mask and index of the candidates, and the image's own index."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -32,7 +33,7 @@ class OnlyWhatTheHeadNeeds(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         seen, info = self.env.reset(**options)
-        self.image = np.array([info["image_id"]])
+        self.image = np.array([info["index"]])
         return self._needed(seen), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

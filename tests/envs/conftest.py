@@ -1,9 +1,9 @@
-"""The detector, its scenes and a world's arguments, for the tests of each world by itself."""
+"""The detector, its scenes and an environment's arguments, for the tests of each environment by itself."""
 
 from typing import Any
 
 import pytest
-from contract.worlds import NUM_CANDIDATES, scenes, shipped
+from contract.environments import NUM_CANDIDATES, scenes, shipped
 
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract.worlds import NUM_CANDIDATES, REFINE, make_native, random_actions
+from contract.environments import NUM_CANDIDATES, REFINE, make_vector, random_actions
 
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.padding import pad_targets
@@ -26,13 +26,13 @@ def pool_ap(envs: Any, row: int, boxes: torch.Tensor) -> float:
     scene = envs.scene()
     edited = scene.boxes.copy()
     edited[row] = boxes.numpy()
-    targets = pad_targets([envs.data.targets[image] for image in envs.shown])
+    targets = pad_targets([envs.data.targets[index] for index in envs.indices])
     related = relations(edited, scene.labels, scene.mask, targets, num_classes=scene.num_classes)
     return CandidatePool(related, scene.scores, nms_iou=scene.nms_iou).mean_ap
 
 
 def test_each_step_earns_the_change_of_the_pools_ap_and_the_changes_add_up(options: dict[str, Any]) -> None:
-    envs = make_native(REFINE, 4, **options)
+    envs = make_vector(REFINE, 4, **options)
     envs.reset(seed=1)
     boxes = torch.from_numpy(envs.scene().boxes).clone()
     start, earned = pool_ap(envs, 0, boxes[0]), torch.zeros(4)
@@ -58,7 +58,7 @@ def test_each_step_earns_the_change_of_the_pools_ap_and_the_changes_add_up(optio
 
 
 def test_the_observation_has_the_boxes_of_now_and_the_step(options: dict[str, Any]) -> None:
-    envs = make_native(REFINE, 2, **options)
+    envs = make_vector(REFINE, 2, **options)
     observation, _ = envs.reset(seed=0)
     for step in range(NUM_STEPS):
         assert observation["step"].tolist() == [[step]] * 2
@@ -72,11 +72,11 @@ def test_the_observation_has_the_boxes_of_now_and_the_step(options: dict[str, An
 def test_waiting_earns_nothing_on_the_way(options: dict[str, Any], reward: str) -> None:
     """Those that are paid at the end pay there what the boxes are worth, once."""
     envs, at_once = (
-        make_native(REFINE, 2, **options, reward=reward),
-        make_native(REFINE, 2, **options | {"num_steps": 1}, reward=reward),
+        make_vector(REFINE, 2, **options, reward=reward),
+        make_vector(REFINE, 2, **options | {"num_steps": 1}, reward=reward),
     )
-    for world in (envs, at_once):
-        world.reset(seed=0)
+    for each in (envs, at_once):
+        each.reset(seed=0)
     wait = torch.zeros(envs.action_space.shape)
     *earlier, last = (envs.step(wait)[1] for _ in range(NUM_STEPS))
     assert not torch.stack(earlier).any()
@@ -84,7 +84,7 @@ def test_waiting_earns_nothing_on_the_way(options: dict[str, Any], reward: str) 
 
 
 def test_a_walk_out_and_back_earns_what_standing_still_does(options: dict[str, Any]) -> None:
-    envs = make_native(REFINE, 2, **options | {"num_steps": 2})
+    envs = make_vector(REFINE, 2, **options | {"num_steps": 2})
     envs.reset(seed=0)
     out = torch.zeros(2, NUM_CANDIDATES, 4)
     out[..., 2:] = -0.5  # smaller about the same centre: no edge is near
@@ -94,14 +94,14 @@ def test_a_walk_out_and_back_earns_what_standing_still_does(options: dict[str, A
 
 
 def test_there_is_no_baseline(options: dict[str, Any]) -> None:
-    envs = make_native(REFINE, 2, **options)
+    envs = make_vector(REFINE, 2, **options)
     envs.reset(seed=0)
     with pytest.raises(ValueError, match="no baseline"):
         envs.set_baseline(torch.zeros(envs.action_space.shape))
 
 
 def test_the_picture_shows_the_first_boxes_and_the_present_ones(options: dict[str, Any]) -> None:
-    envs = make_native(REFINE, 1, **options)
+    envs = make_vector(REFINE, 1, **options)
     envs.reset(seed=0)
     for step in range(2):
         envs.step(random_actions(REFINE, 1, step))

@@ -8,16 +8,18 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from contract.worlds import (
+from contract.environments import (
+    ENVIRONMENTS,
     NUM_CANDIDATES,
     NUM_IMAGES,
+    OTHER_IDS,
     REFINE,
     SELECT,
     TUNE,
-    WORLDS,
-    make_native,
+    make_vector,
     numbers,
     random_actions,
+    with_other_ids,
 )
 from gymnasium.vector import AutoresetMode
 from rl_det_envs.sb3 import DetectorVecEnv
@@ -27,9 +29,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
+from rl_det.detectors.encodings import EncodedDataset
+
 
 def adapted(env_id: str, num_envs: int, **options: Any) -> DetectorVecEnv:
-    return DetectorVecEnv(make_native(env_id, num_envs, **options))
+    return DetectorVecEnv(make_vector(env_id, num_envs, **options))
 
 
 def actions_for(envs: Any, env_id: str, seed: int) -> np.ndarray:
@@ -47,7 +51,7 @@ def assert_equal(found: Any, expected: Any) -> None:
         np.testing.assert_array_equal(found, expected, strict=isinstance(expected, np.ndarray))
 
 
-@pytest.mark.parametrize("env_id", WORLDS)
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_with_one_sub_environment_it_is_sb3s_dummy_of_the_single_form_step_for_step(
     env_id: str, options: dict[str, Any]
 ) -> None:
@@ -69,22 +73,23 @@ def test_with_one_sub_environment_it_is_sb3s_dummy_of_the_single_form_step_for_s
         assert ours.reset_infos == theirs.reset_infos
 
 
-@pytest.mark.parametrize("env_id", WORLDS)
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_each_sub_environment_has_its_own_row(env_id: str, options: dict[str, Any]) -> None:
-    envs, native = (
+    envs, vector = (
         adapted(env_id, 4, **options, samples_per_image=2),
-        make_native(env_id, 4, **options, samples_per_image=2),
+        make_vector(env_id, 4, **options, samples_per_image=2),
     )
     envs.seed(3)
     first = envs.reset()
-    seen, begun = native.reset(seed=3)
-    assert [info["image_id"] for info in envs.reset_infos] == np.repeat(begun["image_ids"], 2).tolist()
+    seen, begun = vector.reset(seed=3)
+    for name, plural in (("index", "indices"), ("image_id", "image_ids")):
+        assert [info[name] for info in envs.reset_infos] == np.repeat(begun[plural], 2).tolist()
     for name, values in numbers(seen).items():
         np.testing.assert_array_equal(numbers(first)[name], values.reshape(4, -1))
-    for number in range(native.num_steps):
+    for number in range(vector.num_steps):
         actions = actions_for(envs, env_id, number)
         _, rewards, _, infos = envs.step(actions)
-        last, expected, _, _, told = native.step(torch.from_numpy(actions))
+        last, expected, _, _, told = vector.step(torch.from_numpy(actions))
         np.testing.assert_array_equal(rewards, expected.numpy())
         for row, info in enumerate(infos):
             for name, values in told.items():
@@ -104,32 +109,41 @@ def test_what_is_observed_can_be_written_to_without_harm(options: dict[str, Any]
     assert_equal(envs.step(actions)[0], untouched.step(actions)[0])
 
 
-def test_images_can_be_asked_for_and_a_mistake_leaves_it_usable(options: dict[str, Any]) -> None:
-    envs = adapted(TUNE, 4, **options, samples_per_image=2)
-    envs.set_options([{"image_id": image} for image in (4, 4, 1, 1)])
-    envs.reset()
-    assert [info["image_id"] for info in envs.reset_infos] == [4, 4, 1, 1]
-    envs.set_options({"image_id": 17})
-    with pytest.raises(ValueError, match="image_ids must be"):
+def test_images_can_be_asked_for_by_index_and_by_id_and_a_mistake_leaves_it_usable(
+    options: dict[str, Any], data: EncodedDataset
+) -> None:
+    """Two entries have the id 30; it means the first of them."""
+    envs = adapted(TUNE, 4, **options | {"dataset": with_other_ids(data)}, samples_per_image=2)
+    infos = [{"index": index, "image_id": OTHER_IDS[index]} for index in (4, 4, 1, 1)]
+    for name in ("index", "image_id"):
+        envs.set_options([{name: info[name]} for info in infos])
         envs.reset()
-    envs.set_options([{"image_id": 4}, {}, {}, {}])
-    with pytest.raises(ValueError, match=r"options must be {'image_id': \.\.\.} for each sub-environment; got {}"):
-        envs.reset()
+        assert envs.reset_infos == infos
+    for each, message in (
+        ({"image_id": 4}, "image_ids must be 2 different images"),
+        ([{"image_id": image_id} for image_id in (3, 3, 4, 4)], "an image_id must be in the data set; got 4"),
+        ([{"index": index} for index in (3, 3, 30, 30)], r"a position in the data set, 0\.\.5; got 30"),
+        ([{"image_id": 3}, {}, {}, {}], r"{'image_id': \.\.\.} for each; got {'image_id': 3} and {}"),
+        ([{"image_id": 3}, {"image_id": 3}, {"index": 1}, {"index": 1}], "got {'image_id': 3} and {'index': 1}"),
+    ):
+        envs.set_options(each)
+        with pytest.raises(ValueError, match=message):
+            envs.reset()
     envs.reset()
     with pytest.raises(ValueError, match="finite"):
         envs.step(np.full((4, 4), np.nan))
     envs.step(np.zeros((4, 4)))
 
 
-def test_only_a_native_world_that_waits_for_reset_is_taken(options: dict[str, Any]) -> None:
-    at_once = make_native(TUNE, 2, **options, autoreset_mode=AutoresetMode.SAME_STEP)
+def test_only_a_vector_environment_that_waits_for_reset_is_taken(options: dict[str, Any]) -> None:
+    at_once = make_vector(TUNE, 2, **options, autoreset_mode=AutoresetMode.SAME_STEP)
     one_by_one = gymnasium.make_vec(TUNE, num_envs=2, vectorization_mode="sync", vector_kwargs={}, **options)
     for wrong in (at_once, one_by_one):
-        with pytest.raises(ValueError, match="envs must be a world of rl_det in its native form"):
+        with pytest.raises(ValueError, match="envs must be a vector environment of rl_det"):
             DetectorVecEnv(wrong)
 
 
-def test_attributes_and_methods_are_the_native_forms(options: dict[str, Any]) -> None:
+def test_attributes_and_methods_are_the_vector_form(options: dict[str, Any]) -> None:
     envs = adapted(TUNE, 3, **options, render_mode="rgb_array")
     assert envs.get_attr("num_candidates") == [NUM_CANDIDATES] * 3
     assert envs.get_attr("action_space", indices=[0, 2]) == [envs.action_space] * 2
@@ -158,7 +172,7 @@ def test_a_picture_shows_all_sub_environments(options: dict[str, Any]) -> None:
     assert adapted(TUNE, 2, **options).get_images() == [None, None]
 
 
-@pytest.mark.parametrize("env_id", WORLDS)
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_a_pickled_adapter_goes_on_as_the_first_would(env_id: str, options: dict[str, Any]) -> None:
     first = adapted(env_id, 2, **options)
     first.seed(0)

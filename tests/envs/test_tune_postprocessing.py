@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract.worlds import NUM_IMAGES, TUNE, make_native
+from contract.environments import NUM_IMAGES, TUNE, make_vector
 
 from rl_det.ap.batch import TruthBatch
 from rl_det.candidates.soft_nms import Settings, soft_nms
@@ -18,7 +18,7 @@ NUM_CANDIDATES = 60
 
 @pytest.fixture
 def envs(detector: Detector, data: EncodedDataset) -> Any:
-    envs = make_native(TUNE, 4, detector=detector, dataset=data, num_candidates=NUM_CANDIDATES)
+    envs = make_vector(TUNE, 4, detector=detector, dataset=data, num_candidates=NUM_CANDIDATES)
     envs.reset(seed=0)
     return envs
 
@@ -38,7 +38,7 @@ def test_the_reward_is_the_f1_of_what_the_settings_leave(envs: Any, data: Encode
         _, info = envs.reset(seed=seed)
         actions = torch.from_numpy(rng.uniform(-1, 1, (4, 4))).float()
         _, rewards, _, _, outcome = envs.step(actions)
-        for row, image in enumerate(info["image_ids"]):
+        for row, image in enumerate(info["indices"]):
             found = detector.propose(data.batch(torch.tensor([image]), "cpu"), NUM_CANDIDATES)
             threshold, iou, sigma, most = outcome["settings"][row].tolist()
             kept = soft_nms(
@@ -59,7 +59,7 @@ def test_under_f1_a_threshold_has_a_best_place_inside_and_under_the_ap_of_all_it
     detector: Detector, data: EncodedDataset
 ) -> None:
     def worth(reward: str) -> np.ndarray:
-        envs = make_native(TUNE, NUM_IMAGES, detector=detector, dataset=data, num_candidates=300, reward=reward)
+        envs = make_vector(TUNE, NUM_IMAGES, detector=detector, dataset=data, num_candidates=300, reward=reward)
         means = []
         for threshold in np.linspace(-1, 1, 11):
             envs.reset(seed=0)
@@ -85,7 +85,7 @@ def test_the_description_counts_what_is_there(envs: Any, detector: Detector, dat
 def test_the_head_runs_once_for_the_whole_data_set(detector: Detector, data: EncodedDataset, monkeypatch: Any) -> None:
     calls, head = [], detector.head
     monkeypatch.setattr(detector, "head", lambda encoded: calls.append(len(encoded)) or head(encoded), raising=False)
-    envs = make_native(TUNE, 4, detector=detector, dataset=data)
+    envs = make_vector(TUNE, 4, detector=detector, dataset=data)
     for seed in range(5):
         envs.reset(seed=seed)
         envs.step(torch.zeros(4, 4))

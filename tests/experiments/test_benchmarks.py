@@ -75,7 +75,7 @@ def test_environments_and_ppo_are_compared_with_sb3() -> None:
     sizes = ("--envs", "3", "--steps", "1", "--images", "3", "--samples", "2", "--updates", "1", "--repeats", "1")
     result = printed("environments.py", "--json", *sizes)
     for key in (
-        "native_over_sb3_dummy", "native_over_sb3_dummy_image_ap", "own_ppo_over_sb3_dummy_fastest_peer",
+        "vector_over_sb3_dummy", "vector_over_sb3_dummy_image_ap", "own_ppo_over_sb3_dummy_fastest_peer",
         "own_ppo_one_sample_over_sb3_dummy_fastest_peer", "sb3_adapter_over_dummy",
     ):  # fmt: skip
         assert result[key] > 0

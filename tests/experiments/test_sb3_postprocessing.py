@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path: Path) -
 
 
 class OnePeak:
-    """A world whose reward falls with the distance from one action."""
+    """An environment whose reward falls with the distance from one action."""
 
     num_envs, num_candidates = 2, 128
     peak = torch.tensor([-0.37, 0.11, -0.93, -0.79])
@@ -93,10 +93,12 @@ def test_the_grid_finds_a_best_action_that_lies_between_its_points() -> None:
 
 
 def test_settings_and_actions_are_each_others_inverse() -> None:
-    world = OnePeak()
-    torch.testing.assert_close(fixed_settings.as_action(world, 0.5, 0.6, 0.0, 128), torch.tensor([0.0, 0.2, -1.0, 1.0]))
+    environment = OnePeak()
     torch.testing.assert_close(
-        fixed_settings.as_action(world, 0.0, 1.0, 0.125, 1), torch.tensor([-1.0, 1.0, -0.75, -1.0])
+        fixed_settings.as_action(environment, 0.5, 0.6, 0.0, 128), torch.tensor([0.0, 0.2, -1.0, 1.0])
+    )
+    torch.testing.assert_close(
+        fixed_settings.as_action(environment, 0.0, 1.0, 0.125, 1), torch.tensor([-1.0, 1.0, -0.75, -1.0])
     )
 
 

@@ -23,7 +23,7 @@ NUM_CLASSES = 3
 NUM_CANDIDATES = 160  # more than the context module attends to
 
 
-class World(NamedTuple):
+class Case(NamedTuple):
     """A detector, and what it says of two images, the second of which has padding among its candidates."""
 
     detector: Detector
@@ -47,7 +47,7 @@ def context(detector: Detector) -> ContextPolicy:
 
 
 @pytest.fixture
-def world() -> World:
+def case() -> Case:
     """Fresh for every test: a test may train it."""
     torch.manual_seed(0)
     detector = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)
@@ -55,7 +55,7 @@ def world() -> World:
     encoded = detector.encode([torch.rand(3, 48, 48), torch.rand(3, 40, 72)])
     encoded.mask[1, 40:] = False
     candidates = detector.propose(encoded, NUM_CANDIDATES)
-    return World(detector, encoded, candidates, observe(candidates, encoded))
+    return Case(detector, encoded, candidates, observe(candidates, encoded))
 
 
 def adjust(detector: Detector) -> Policy:
@@ -68,16 +68,16 @@ def voting(detector: Detector) -> Policy:
 
 
 @pytest.fixture(params=[rescore, select, context, adjust, voting])
-def policy(request: pytest.FixtureRequest, world: World) -> Policy:
-    return request.param(world.detector)
+def policy(request: pytest.FixtureRequest, case: Case) -> Policy:
+    return request.param(case.detector)
 
 
-def logits(policy: Policy, world: World) -> Tensor:
-    return policy.logits(world.observation, world.detector.head(world.encoded))
+def logits(policy: Policy, case: Case) -> Tensor:
+    return policy.logits(case.observation, case.detector.head(case.encoded))
 
 
-def real(tensor: Tensor, world: World) -> Tensor:
-    return tensor[world.candidates.mask]
+def real(tensor: Tensor, case: Case) -> Tensor:
+    return tensor[case.candidates.mask]
 
 
 def awake(policy: Policy) -> Policy:
@@ -88,88 +88,88 @@ def awake(policy: Policy) -> Policy:
     return policy
 
 
-def test_the_world_has_padding_in_one_image_alone(world: World) -> None:
-    assert world.candidates.mask.sum(1).tolist() == [NUM_CANDIDATES, 40 * NUM_CLASSES]
+def test_the_case_has_padding_in_one_image_alone(case: Case) -> None:
+    assert case.candidates.mask.sum(1).tolist() == [NUM_CANDIDATES, 40 * NUM_CLASSES]
 
 
 def test_it_is_a_policy(policy: Policy) -> None:
     assert isinstance(policy, Policy)
 
 
-def test_at_step_zero_the_logits_are_the_detectors_own_bit_for_bit(policy: Policy, world: World) -> None:
-    own = gather_logits(world.detector.head(world.encoded).logits, world.candidates.index)
-    assert torch.equal(real(logits(policy, world), world), real(own, world))
-    assert torch.equal(real(logits(policy, world), world), real(world.candidates.logits, world))
+def test_at_step_zero_the_logits_are_the_detectors_own_bit_for_bit(policy: Policy, case: Case) -> None:
+    own = gather_logits(case.detector.head(case.encoded).logits, case.candidates.index)
+    assert torch.equal(real(logits(policy, case), case), real(own, case))
+    assert torch.equal(real(logits(policy, case), case), real(case.candidates.logits, case))
 
 
-def test_at_step_zero_rescoring_changes_nothing(policy: Policy, world: World) -> None:
-    again = apply_policy(policy, world.encoded, NUM_CANDIDATES)
+def test_at_step_zero_rescoring_changes_nothing(policy: Policy, case: Case) -> None:
+    again = apply_policy(policy, case.encoded, NUM_CANDIDATES)
     for name in ("boxes", "labels", "logits", "mask", "index"):
-        assert torch.equal(getattr(again, name), getattr(world.candidates, name)), name
+        assert torch.equal(getattr(again, name), getattr(case.candidates, name)), name
 
 
-def test_at_step_zero_the_greedy_action_shifts_nothing_or_keeps_all(policy: Policy, world: World) -> None:
-    greedy = policy.distribution(world.observation, world.detector.head(world.encoded)).greedy()
+def test_at_step_zero_the_greedy_action_shifts_nothing_or_keeps_all(policy: Policy, case: Case) -> None:
+    greedy = policy.distribution(case.observation, case.detector.head(case.encoded)).greedy()
     wanted = 1.0 if isinstance(policy, SelectPolicy) else 0.0
-    assert (real(greedy, world) == wanted).all()
+    assert (real(greedy, case) == wanted).all()
 
 
-def test_gates_keep_with_the_probability_of_logit_and_bias(world: World) -> None:
-    gates = select(world.detector).distribution(world.observation, world.detector.head(world.encoded))
-    assert torch.equal(real(gates.logits, world), real(world.candidates.logits, world) + 1.0)
+def test_gates_keep_with_the_probability_of_logit_and_bias(case: Case) -> None:
+    gates = select(case.detector).distribution(case.observation, case.detector.head(case.encoded))
+    assert torch.equal(real(gates.logits, case), real(case.candidates.logits, case) + 1.0)
 
 
-def test_after_training_the_shifts_are_against_the_logits_that_were_observed(world: World) -> None:
+def test_after_training_the_shifts_are_against_the_logits_that_were_observed(case: Case) -> None:
     for build in (rescore, context):
-        policy = awake(build(world.detector))
-        shifts = policy.distribution(world.observation, world.detector.head(world.encoded))
-        moved = real(logits(policy, world) - world.candidates.logits, world)
-        torch.testing.assert_close(real(shifts.mean, world), moved)
+        policy = awake(build(case.detector))
+        shifts = policy.distribution(case.observation, case.detector.head(case.encoded))
+        moved = real(logits(policy, case) - case.candidates.logits, case)
+        torch.testing.assert_close(real(shifts.mean, case), moved)
         assert moved.abs().max() > 0.01
 
 
-def gradients(policy: Policy, world: World) -> list[Tensor]:
+def gradients(policy: Policy, case: Case) -> list[Tensor]:
     """Of a total in which no parameter's share cancels."""
-    weights = torch.rand(world.candidates.mask.shape, generator=torch.Generator().manual_seed(3))
-    total = (logits(policy, world) * weights)[world.candidates.mask].sum()
+    weights = torch.rand(case.candidates.mask.shape, generator=torch.Generator().manual_seed(3))
+    total = (logits(policy, case) * weights)[case.candidates.mask].sum()
     found = torch.autograd.grad(total, policy.parameters(), allow_unused=True)
     return [torch.zeros(()) if gradient is None else gradient for gradient in found]
 
 
-def test_at_step_zero_the_head_gets_gradient(policy: Policy, world: World) -> None:
-    classifier = world.detector.plain().roi_heads
+def test_at_step_zero_the_head_gets_gradient(policy: Policy, case: Case) -> None:
+    classifier = case.detector.plain().roi_heads
     wanted = [*classifier.box_head.parameters(), *classifier.box_predictor.cls_score.parameters()]
     reached = {
-        id(p) for p, gradient in zip(policy.parameters(), gradients(policy, world), strict=True) if gradient.any()
+        id(p) for p, gradient in zip(policy.parameters(), gradients(policy, case), strict=True) if gradient.any()
     }
     assert all(id(parameter) in reached for parameter in wanted)
 
 
-def test_the_contexts_residual_is_zero_at_the_start_and_gets_gradient(world: World) -> None:
-    policy = context(world.detector)
+def test_the_contexts_residual_is_zero_at_the_start_and_gets_gradient(case: Case) -> None:
+    policy = context(case.detector)
     assert not policy.module.residual.weight.any()
     assert not policy.module.residual.bias.any()
-    found = dict(zip(map(id, policy.parameters()), gradients(policy, world), strict=True))
+    found = dict(zip(map(id, policy.parameters()), gradients(policy, case), strict=True))
     assert found[id(policy.module.residual.weight)].abs().max() > 0
     assert found[id(policy.module.residual.bias)].abs().max() > 0
 
 
-def test_after_a_step_all_of_the_module_gets_gradient(world: World) -> None:
-    policy = context(world.detector)
+def test_after_a_step_all_of_the_module_gets_gradient(case: Case) -> None:
+    policy = context(case.detector)
     nn.init.normal_(policy.module.residual.weight)
-    found = dict(zip(map(id, policy.parameters()), gradients(policy, world), strict=True))
+    found = dict(zip(map(id, policy.parameters()), gradients(policy, case), strict=True))
     assert all(found[id(parameter)].any() for parameter in policy.module.parameters())
 
 
-def test_a_state_brings_back_the_logits_and_later_training_does_not_reach_it(policy: Policy, world: World) -> None:
-    before, state = logits(policy, world), policy.state_dict()
+def test_a_state_brings_back_the_logits_and_later_training_does_not_reach_it(policy: Policy, case: Case) -> None:
+    before, state = logits(policy, case), policy.state_dict()
     awake(policy)
-    assert not torch.equal(logits(policy, world), before)
+    assert not torch.equal(logits(policy, case), before)
     policy.load_state_dict(state)
-    assert torch.equal(logits(policy, world), before)
+    assert torch.equal(logits(policy, case), before)
 
 
-def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, world: World) -> None:
+def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, case: Case) -> None:
     trained = awake(policy).state_dict()
     build: Callable[[Detector], Policy] = {
         RescorePolicy: rescore,
@@ -181,8 +181,8 @@ def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, world: Wo
     torch.manual_seed(7)
     other = build(build_detector("tiny", num_classes=NUM_CLASSES, input_size=64))
     other.load_state_dict(trained)
-    output = other.detector.head(world.encoded)
-    assert torch.equal(other.logits(world.observation, output), logits(policy, world))
+    output = other.detector.head(case.encoded)
+    assert torch.equal(other.logits(case.observation, output), logits(policy, case))
 
 
 def test_every_trained_parameter_is_there_once(policy: Policy) -> None:
@@ -191,28 +191,28 @@ def test_every_trained_parameter_is_there_once(policy: Policy) -> None:
     assert {id(parameter) for parameter in policy.detector.head_parameters()} <= set(held)
 
 
-def test_a_step_of_an_optimizer_lowers_the_logits_that_it_is_asked_to_lower(policy: Policy, world: World) -> None:
-    before = logits(policy, world).detach()
+def test_a_step_of_an_optimizer_lowers_the_logits_that_it_is_asked_to_lower(policy: Policy, case: Case) -> None:
+    before = logits(policy, case).detach()
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
-    real(logits(policy, world), world).sum().backward()
+    real(logits(policy, case), case).sum().backward()
     optimizer.step()
-    assert real(logits(policy, world), world).sum() < real(before, world).sum()
+    assert real(logits(policy, case), case).sum() < real(before, case).sum()
 
 
-def test_recalibrating_a_context_policy_maps_its_logits_exactly_and_leaves_the_plain_detector(world: World) -> None:
-    policy = awake(context(world.detector))
-    before, plain = logits(policy, world), world.detector.head(world.encoded).logits
+def test_recalibrating_a_context_policy_maps_its_logits_exactly_and_leaves_the_plain_detector(case: Case) -> None:
+    policy = awake(context(case.detector))
+    before, plain = logits(policy, case), case.detector.head(case.encoded).logits
     policy.recalibrate(0.5, -1.0)
     policy.recalibrate(2.0, 0.25)  # of what the first has made
-    torch.testing.assert_close(real(logits(policy, world), world), real(2.0 * (0.5 * before - 1.0) + 0.25, world))
-    assert torch.equal(world.detector.head(world.encoded).logits, plain)
+    torch.testing.assert_close(real(logits(policy, case), case), real(2.0 * (0.5 * before - 1.0) + 0.25, case))
+    assert torch.equal(case.detector.head(case.encoded).logits, plain)
 
 
-def test_recalibrating_a_context_policy_keeps_the_order(world: World) -> None:
-    policy = awake(context(world.detector))
-    before = apply_policy(policy, world.encoded, NUM_CANDIDATES)
+def test_recalibrating_a_context_policy_keeps_the_order(case: Case) -> None:
+    policy = awake(context(case.detector))
+    before = apply_policy(policy, case.encoded, NUM_CANDIDATES)
     policy.recalibrate(0.7, -0.9)
-    after = apply_policy(policy, world.encoded, NUM_CANDIDATES)
+    after = apply_policy(policy, case.encoded, NUM_CANDIDATES)
     assert torch.equal(before.index, after.index)
     sorted_by_after = before.logits[0].gather(0, after.logits[0].argsort(descending=True))
     assert (sorted_by_after.diff() <= 1e-5).all()
@@ -220,21 +220,21 @@ def test_recalibrating_a_context_policy_keeps_the_order(world: World) -> None:
 
 @pytest.mark.parametrize("build", [rescore, select])
 def test_recalibrating_a_head_keeps_the_order_where_one_class_rivals_the_background(
-    build: Callable[[Detector], Policy], world: World
+    build: Callable[[Detector], Policy], case: Case
 ) -> None:
-    scores = world.detector.plain().roi_heads.box_predictor.cls_score
+    scores = case.detector.plain().roi_heads.box_predictor.cls_score
     with torch.no_grad():
         scores.weight[2:], scores.bias[2:] = 0.0, -100.0
-    policy = build(world.detector)
-    before = world.detector.head(world.encoded).logits[..., 0]
+    policy = build(case.detector)
+    before = case.detector.head(case.encoded).logits[..., 0]
     policy.recalibrate(0.7, -0.9)
-    after = world.detector.head(world.encoded).logits[..., 0]
+    after = case.detector.head(case.encoded).logits[..., 0]
     torch.testing.assert_close(after, 0.7 * before - 0.9, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
-def test_a_sigma_that_is_not_positive_is_refused(world: World, sigma: float) -> None:
+def test_a_sigma_that_is_not_positive_is_refused(case: Case, sigma: float) -> None:
     with pytest.raises(ValueError, match="sigma must be positive; got"):
-        RescorePolicy(world.detector, sigma=sigma)
+        RescorePolicy(case.detector, sigma=sigma)
     with pytest.raises(ValueError, match="sigma must be positive; got"):
-        ContextPolicy(world.detector, context(world.detector).module, sigma=sigma)
+        ContextPolicy(case.detector, context(case.detector).module, sigma=sigma)

@@ -44,7 +44,7 @@ OBJECTIVE = Worth(image_ap, "by_change")
 
 
 def returns(reward: Reward, gamma: float = 1.0) -> dict[tuple[float, ...], float]:
-    """Of every sequence of actions; the world is certain, so they are all the policies that there are from the start."""
+    """Of every sequence of actions; the environment is deterministic, so they are all the policies from the start."""
     earned = {}
     for actions in itertools.product(MOVES, repeat=NUM_STEPS):
         places = START + np.concatenate([[0.0], np.cumsum(actions)])

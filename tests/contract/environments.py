@@ -1,5 +1,6 @@
-"""Every registered world, a small detector and six scenes for it, and random actions: what the tests of worlds share."""
+"""Every registered environment, a small detector, six scenes, and random actions: what the environments' tests share."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -18,11 +19,13 @@ ADJUST, REFINE, RESCORE, SELECT, TUNE = (
     f"rl_det/{name}-v0"
     for name in ("AdjustDetections", "RefineBoxes", "RescoreDetections", "SelectDetections", "TunePostprocessing")
 )
-WORLDS = sorted(name for name in gymnasium.registry if name.startswith("rl_det/"))
+ENVIRONMENTS = sorted(name for name in gymnasium.registry if name.startswith("rl_det/"))
 NUM_CANDIDATES = 24
 NUM_IMAGES = 6
 NO_OBJECTS = 2
 """The image whose labels are taken away."""
+OTHER_IDS = (3, 30, 1, 30, 12, 0)
+"""Image ids that are not the images' positions; two entries share one."""
 
 
 def shipped() -> Detector:
@@ -35,6 +38,11 @@ def scenes(detector: Detector) -> EncodedDataset:
     return encoded
 
 
+def with_other_ids(data: EncodedDataset) -> EncodedDataset:
+    targets = [replace(target, image_id=own) for target, own in zip(data.targets, OTHER_IDS, strict=True)]
+    return EncodedDataset(data.encoded, targets, data.source)
+
+
 def no_objects() -> Target:
     return Target(
         boxes=torch.zeros(0, 4),
@@ -45,7 +53,7 @@ def no_objects() -> Target:
     )
 
 
-def make_native(env_id: str, num_envs: int, **options: Any) -> Any:
+def make_vector(env_id: str, num_envs: int, **options: Any) -> Any:
     return gymnasium.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", **options).unwrapped
 
 

@@ -1,4 +1,4 @@
-"""Images and a detector -> episodes in which every candidate of an image acts; what the worlds of candidates share."""
+"""Images and a detector -> episodes in which every candidate of an image acts; what these environments share."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from rl_det.candidates import observe, select_candidates
 from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
 from rl_det.types import HeadOutput
-from rl_det_envs.world import DetectorVectorEnv
+from rl_det_envs.detector_environment import DetectorVectorEnv
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_SIDE = 2.0**16
@@ -63,7 +63,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
 
         The output has a graph if reset was asked for one: an agent that trains this head need not run it again.
         """
-        self.encoded = self.data.batch(torch.tensor(self.shown), self.device)
+        self.encoded = self.data.batch(torch.tensor(self.indices), self.device)
         with torch.set_grad_enabled(self.with_graph):
             output = self.detector.head(self.encoded)
         self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.context_candidates)
@@ -81,9 +81,9 @@ class CandidateVectorEnv(DetectorVectorEnv):
         }
         shape = self.pool_images, *(self.single_action_space.shape or ())
         self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
-        self._truths = pad_targets([self.data.targets[image] for image in self.shown])
-        shown = slice(self.num_images)
-        return {"encoded": self.encoded[shown], "output": HeadOutput(*(part[shown] for part in output))}
+        self._truths = pad_targets([self.data.targets[index] for index in self.indices])
+        own = slice(self.num_images)
+        return {"encoded": self.encoded[own], "output": HeadOutput(*(part[own] for part in output))}
 
     def observation(self) -> dict[str, Tensor]:
         steps = torch.full((self.num_envs, 1), self._step or 0, dtype=torch.int64, device=self.device)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract.worlds import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_native, random_actions
+from contract.environments import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_vector, random_actions
 
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.padding import candidate_relations
@@ -37,12 +37,12 @@ def boxes_after(env_id: str, boxes: torch.Tensor, action: torch.Tensor) -> torch
 def test_reward_and_credit_are_what_a_whole_evaluation_says(
     env_id: str, options: dict[str, Any], detector: Detector, data: EncodedDataset, nms_iou: float | None
 ) -> None:
-    envs = make_native(env_id, 4, **options, nms_iou=nms_iou)
+    envs = make_vector(env_id, 4, **options, nms_iou=nms_iou)
     nms_iou = nms_iou or detector.nms_iou
     _, info = envs.reset(seed=1)
-    ids = info["image_ids"]
-    candidates = detector.propose(data.batch(torch.tensor(ids), "cpu"), NUM_CANDIDATES)
-    targets = [data.targets[image] for image in ids]
+    indices = info["indices"]
+    candidates = detector.propose(data.batch(torch.tensor(indices), "cpu"), NUM_CANDIDATES)
+    targets = [data.targets[index] for index in indices]
     related = candidate_relations(candidates, targets, num_classes=detector.num_classes)
     logits = candidates.logits.numpy()  # float32, as the environment adds its actions in float32
     before = CandidatePool(related, logits.astype(float), nms_iou=nms_iou).mean_ap
@@ -72,7 +72,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
 
 
 def test_doing_what_the_baseline_does_is_worth_nothing(env_id: str, options: dict[str, Any]) -> None:
-    envs = make_native(env_id, 4, **options, samples_per_image=2)
+    envs = make_vector(env_id, 4, **options, samples_per_image=2)
     envs.reset(seed=0)
     actions = random_actions(env_id, 2, 0).repeat_interleave(2, 0)
     envs.set_baseline(actions)
@@ -81,7 +81,7 @@ def test_doing_what_the_baseline_does_is_worth_nothing(env_id: str, options: dic
 
 def test_without_credit_the_reward_is_the_same(env_id: str, options: dict[str, Any]) -> None:
     for reward in ("pool_ap", "image_ap", "batch_ap", "f1"):
-        with_credit, without = (make_native(env_id, 4, **options, reward=reward, credit=c) for c in (True, False))
+        with_credit, without = (make_vector(env_id, 4, **options, reward=reward, credit=c) for c in (True, False))
         for envs in (with_credit, without):
             envs.reset(seed=0)
         expected = with_credit.step(random_actions(env_id, 4, 0))
@@ -92,8 +92,8 @@ def test_without_credit_the_reward_is_the_same(env_id: str, options: dict[str, A
 
 
 def test_a_reward_of_ones_own_can_be_given(env_id: str, options: dict[str, Any]) -> None:
-    plain = make_native(env_id, 4, **options)
-    shaped = make_native(env_id, 4, **options, reward=Sum((PoolAp(), PotentialShaping())))
+    plain = make_vector(env_id, 4, **options)
+    shaped = make_vector(env_id, 4, **options, reward=Sum((PoolAp(), PotentialShaping())))
     for envs in (plain, shaped):
         envs.reset(seed=0)
     actions = random_actions(env_id, 4, 0)
@@ -107,11 +107,11 @@ def test_a_reward_of_ones_own_can_be_given(env_id: str, options: dict[str, Any])
 def test_context_candidates_rank_and_suppress_but_neither_act_nor_are_shown(
     env_id: str, options: dict[str, Any]
 ) -> None:
-    few = make_native(env_id, 4, **options | {"context_candidates": 100})
+    few = make_vector(env_id, 4, **options | {"context_candidates": 100})
     observation, _ = few.reset(seed=0)
     assert observation["logits"].shape == (4, NUM_CANDIDATES)
     assert few.scene().scores.shape == (4, NUM_CANDIDATES + 100)
-    alone = make_native(env_id, 4, **options)
+    alone = make_vector(env_id, 4, **options)
     alone.reset(seed=0)
     actions = random_actions(env_id, 4, 0)
     (_, rewards, _, _, outcome), (_, others, *_) = few.step(actions), alone.step(actions)
@@ -122,7 +122,7 @@ def test_context_candidates_rank_and_suppress_but_neither_act_nor_are_shown(
 def test_features_are_what_the_heads_last_layer_says(
     env_id: str, options: dict[str, Any], detector: Detector, data: EncodedDataset
 ) -> None:
-    envs = make_native(env_id, 4, **options, samples_per_image=2)
+    envs = make_vector(env_id, 4, **options, samples_per_image=2)
     observation, info = envs.reset(seed=0)
     with torch.no_grad():
         output = detector.head(info["encoded"])
@@ -135,8 +135,8 @@ def test_features_are_what_the_heads_last_layer_says(
 def test_the_heads_output_comes_with_a_graph_where_reset_is_asked_for_one(
     env_id: str, options: dict[str, Any], detector: Detector
 ) -> None:
-    envs = make_native(env_id, 4, **options, samples_per_image=2)
-    for asked in ({}, {"with_graph": True}, {"image_ids": [1, 0]}):
+    envs = make_vector(env_id, 4, **options, samples_per_image=2)
+    for asked in ({}, {"with_graph": True}, {"indices": [1, 0]}):
         observation, info = envs.reset(seed=0, options=asked)
         assert len(info["output"].logits) == len(info["encoded"]) == 2
         assert torch.equal(info["output"].logits, detector.head(info["encoded"]).logits)

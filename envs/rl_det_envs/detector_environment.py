@@ -1,9 +1,10 @@
-"""A detector and a data set -> episodes on its images, B at a time: what all worlds share, whatever acts in them.
+"""A detector and a data set -> episodes on its images, B at a time: what all environments share, whatever acts in them.
 
-The native form (`DetectorVectorEnv`) runs the head once for all its images and keeps torch tensors on their device. The
-single form (`DetectorEnv`) is the native one with one image, in numpy, each part of an observation a vector, as SB3 has it.
+The vector form (`DetectorVectorEnv`) runs the head once for all its images and keeps torch tensors on their device. The
+single form (`DetectorEnv`) is the vector form with one image, in numpy, each part of an observation a vector, as SB3 has it.
 """
 
+import json
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -29,6 +30,8 @@ from rl_det_envs.drawing import Change, draw
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}
 Step = tuple[Any, Any, Any, Any, dict[str, Any]]
+PLURAL = {"index": "indices", "image_id": "image_ids"}
+"""Two ways to name an image: its position in the data set, and its annotation's own id. The vector form has the plural."""
 
 
 class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
@@ -95,6 +98,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self._index_of = {target.image_id: index for index, target in reversed([*enumerate(self.data.targets)])}
         self._queue: list[int] = []
         self._step: int | None = None
         self.rows = np.repeat(np.arange(self.num_images), samples_per_image)
@@ -102,10 +106,12 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.with_graph = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next images; `info` has their "image_ids", one each, and "samples_per_image".
+        """Show the next images; `info` has their "indices" and "image_ids", one each, and "samples_per_image".
 
-        `options={"image_ids": [...]}` chooses them: one position in the data set for each group of `samples_per_image`.
-        `{"with_graph": True}` is for agents that train the head: what it says comes with a graph, where `info` has it.
+        An index is a position in the data set, an image_id is the annotation's own (`Target.image_id`). `options` of
+        `{"indices": [...]}` or `{"image_ids": [...]}` choose the images, one for each group of `samples_per_image`; an id
+        that several entries of the data set share means the first of them. `{"with_graph": True}` is for agents that
+        train the head: its output in `info` then has a graph.
         """
         options = options or {}
         chosen = self.chosen(options)
@@ -113,11 +119,26 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         super().reset(seed=seed)
         if seed is not None:
             self._queue = []
-        self.shown = self._draw(self.pool_images, chosen)
+        self.indices = self._draw(self.pool_images, chosen)
         self._step, self._rewards = 0, None
         info = self.begin()
-        shown = {"image_ids": self.shown[: self.num_images], "samples_per_image": self.samples_per_image}
-        return self.observation(), {**info, **shown}
+        indices = self.indices[: self.num_images]
+        info |= {"indices": indices, "image_ids": [self.data.targets[index].image_id for index in indices]}
+        return self.observation(), {**info, "samples_per_image": self.samples_per_image}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides which images come next and what is drawn: the queue of indices, and the generator's state as JSON."""
+        return {"queue": list(self._queue), "generator": json.dumps(self.np_random.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`: the next reset without a seed shows the images that it would have shown.
+
+        Raises ValueError for the state of a larger data set.
+        """
+        if wrong := [index for index in state["queue"] if not 0 <= index < len(self.data)]:
+            raise ValueError(f"the state must be of a data set of {len(self.data)} images; it has the index {wrong[0]}")
+        self.np_random.bit_generator.state = json.loads(state["generator"])
+        self._queue = list(state["queue"])
 
     def step(self, actions: Any) -> Step:
         """Act; rewards [B], float32, and what `outcome` tells."""
@@ -152,7 +173,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         before, after = self.drawn()
         pictures = []
         for row, image in enumerate(self.rows.tolist()):
-            sample = self.data.source[self.shown[image]]
+            sample = self.data.source[self.indices[image]]
             reward = None if self._rewards is None else float(self._rewards[row])
             pictures.append(draw(sample, Change.between(before, after, row), reward))
         return tuple(pictures)
@@ -164,17 +185,32 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return observation, torch.zeros(self.num_envs, device=self.device), ended, ended.clone(), info
 
     def chosen(self, options: dict[str, Any]) -> list[int]:
-        """The images that reset's options ask for; none if they ask for none. ValueError if there are no such images."""
-        if unknown := set(options) - {"image_ids", "with_graph"}:
+        """The indices of the images that reset's options ask for; none if they ask for none.
+
+        Raises ValueError where the data set has no such image.
+        """
+        named = options.keys() - {"with_graph"}
+        if named not in (set(), {"indices"}, {"image_ids"}):
             raise ValueError(
-                f"options must be {{'image_ids': [...], 'with_graph': ...}}, or one of them; got {sorted(unknown)}"
+                f"options must be {{'indices': [...]}} or {{'image_ids': [...]}}, and 'with_graph'; got {sorted(options)}"
             )
-        chosen = [int(image) for image in options.get("image_ids", [])]
-        if "image_ids" in options and (len(chosen) != self.num_images or len(set(chosen)) < len(chosen)):
-            raise ValueError(f"image_ids must be {self.num_images} different images; got {chosen}")
-        if wrong := [image for image in chosen if not 0 <= image < len(self.data)]:
-            raise ValueError(f"image_ids must be positions in the data set, 0..{len(self.data) - 1}; got {wrong[0]}")
-        return chosen
+        if not named:
+            return []
+        (name,) = named
+        given = [int(image) for image in options[name]]
+        if len(given) != self.num_images or len(set(given)) < len(given):
+            raise ValueError(f"{name} must be {self.num_images} different images; got {given}")
+        if name == "indices":
+            if wrong := [index for index in given if not 0 <= index < len(self.data)]:
+                raise ValueError(
+                    f"an index must be a position in the data set, 0..{len(self.data) - 1}; got {wrong[0]}"
+                )
+            return given
+        if wrong := [image_id for image_id in given if image_id not in self._index_of]:
+            raise ValueError(
+                f"an image_id must be in the data set; got {wrong[0]}; to choose by position, give indices"
+            )
+        return [self._index_of[image_id] for image_id in given]
 
     def _draw(self, count: int, chosen: list[int]) -> list[int]:
         """Those chosen, then the next: a permutation is used up before another begins; no image comes twice in a draw."""
@@ -215,7 +251,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
 
     @abstractmethod
     def begin(self) -> dict[str, Any]:
-        """Make ready for an episode on the images that are now `shown`; what `reset` tells besides."""
+        """Make ready for an episode on the images at `indices`; what `reset` tells besides."""
 
     @abstractmethod
     def observation(self) -> Any:
@@ -225,7 +261,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     def outcome(
         self, actions: Float[Tensor, "B *one"], *, ended: bool
     ) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
-        """Act on the world; what is earned, and `info`."""
+        """Act; what is earned, and `info`."""
 
     @abstractmethod
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
@@ -233,32 +269,33 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
 
 
 class DetectorEnv(gymnasium.Env[Any, Any]):
-    """One image at a time, numpy in and out: for SB3, and for looking. Takes the native form's arguments."""
+    """One image at a time, numpy in and out: for SB3, and for looking. Takes the vector form's arguments."""
 
     metadata: dict[str, Any] = METADATA
-    native: ClassVar[type[DetectorVectorEnv]]
+    vector_class: ClassVar[type[DetectorVectorEnv]]
 
     def __init__(self, **arguments: Any) -> None:
-        self.batched = self.native(1, **arguments)
+        self.batched = self.vector_class(1, **arguments)
         self.render_mode = self.batched.render_mode
         self.observation_space = flat_space(self.batched.single_observation_space)
         self.action_space = self.batched.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next image, or that of `options={"image_id": ...}`, a position in the data set."""
-        if unknown := set(options or {}) - {"image_id"}:
-            raise ValueError(f"options must be {{'image_id': ...}}; got {sorted(unknown)}")
-        chosen = {"image_ids": [options["image_id"]]} if options else {}
+        """Show the next image, or that of `options={"index": ...}` or `{"image_id": ...}`; `info` has both of it."""
+        asked = options or {}
+        if asked.keys() not in (set(), {"index"}, {"image_id"}):
+            raise ValueError(f"options must be {{'index': ...}} or {{'image_id': ...}}; got {sorted(asked)}")
+        chosen = {PLURAL[name]: [value] for name, value in asked.items()}
         self.batched.chosen(chosen)  # refused before anything changes
         super().reset(seed=seed)
         if seed is not None or self.batched._np_random is None:
             self.batched.np_random = self.np_random
             self.batched._queue = []
         observation, info = self.batched.reset(options=chosen)
-        return flat(observation), {"image_id": info["image_ids"][0]}
+        return flat(observation), {name: info[plural][0] for name, plural in PLURAL.items()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act; `info` is the native form's, of the one image."""
+        """Act; `info` is the vector form's, of the one image."""
         observation, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
         told = {name: values[0].numpy(force=True) for name, values in info.items()}
         return flat(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
