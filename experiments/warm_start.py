@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 import tyro
-from task import DIGITS_HEAD, DIGITS_WARM_START, train_warm_start
 
-from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import build_detector
-from rl_det.storage.weights import save_state
+import rl_det
+from rl_det.cli import program
+from rl_det.detectors import save_state
+from rl_det.finetuning.budget import DIGIT_RECIPE
+from rl_det.finetuning.warm_start import warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +27,12 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Train tiny from random weights and save it."""
-    torch.manual_seed(0)
-    detector = build_detector("tiny", num_classes=len(CLASSES))
-    train_warm_start(
-        detector,
-        DigitScenes("train", num_scenes=24_000, seed=1),
-        DigitScenes("val", num_scenes=300),
-        DIGITS_WARM_START,
-        DIGITS_HEAD,
-        identity={"detector": "tiny", "data": "digit scenes", "seed": 0},
-    )
+    data = rl_det.digit_scenes(train=1, val=300, test=1)
+    detector = rl_det.load_detector("tiny", data, weights="none")
+    warm_start(detector, data, DIGIT_RECIPE)
     save_state(detector.plain(), arguments.out, torch.float16)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    with program():
+        main(tyro.cli(Arguments))

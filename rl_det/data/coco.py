@@ -71,9 +71,7 @@ def open_coco(root: Path, name: str | None = None) -> Splits:
         if found != expected:
             raise DataError(split.path, "categories", f"must be those of train.json, {expected}; got {found}")
     val, test = others
-    return Splits(
-        train=train, val=val, test=test, name=name or root.resolve().name, category_ids=train.category_ids
-    )
+    return Splits(train=train, val=val, test=test, name=name or root.resolve().name, category_ids=train.category_ids)
 
 
 class Annotation(NamedTuple):

@@ -44,6 +44,7 @@ def digit_scenes(train: int, val: int, test: int) -> Splits:
         test=DigitScenes("test", num_scenes=test),
         name=DIGIT_SCENES,
         category_ids=tuple(range(1, 11)),
+        warm_start_images=DigitScenes("train", num_scenes=24_000, seed=1),
     )
 
 

@@ -27,6 +27,8 @@ class Splits:
     test: Dataset
     name: str
     category_ids: tuple[int, ...]
+    warm_start_images: Dataset | None = None
+    """Where the warm start is trained, if that is elsewhere than on `train`."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -24,9 +24,9 @@ class PairDataset(Protocol):
 class TorchDataset:
     """A data set of pairs as one of `Sample`s.
 
-    The image is a tensor (uint8, or floats in [0, 1]) or a PIL image. The target has "boxes" [G, 4] and "labels" [G], and may have
-    "image_id", "area" and "iscrowd"; left out, they are the index, the boxes' areas, and no crowd. ValueError, naming the split
-    and the index, where a sample is none of these.
+    The image is a tensor (uint8, or floats in [0, 1]) or a PIL image. The target has "boxes" [G, 4] and "labels" [G], and may
+    have "image_id", "area" and "iscrowd"; left out, they are the index, the boxes' areas, and no crowd. ValueError, naming the
+    split and the index, where a sample is none of these.
     """
 
     def __init__(self, pairs: PairDataset, classes: tuple[str, ...], name: str) -> None:
@@ -63,7 +63,8 @@ def pair_of(pairs: PairDataset, index: int, where: str) -> tuple[Any, dict[str, 
     """One entry; ValueError where it is no image with a dictionary of boxes and labels."""
     entry = pairs[index]
     if not (isinstance(entry, Sequence) and len(entry) == 2 and isinstance(entry[1], dict)):
-        raise ValueError(f"{where}: must be (image, {{'boxes', 'labels'}}), as torchvision's detectors take it; got {type(entry)}")
+        wanted = "(image, {'boxes', 'labels'}), as torchvision's detectors take it"
+        raise ValueError(f"{where}: must be {wanted}; got a {type(entry).__name__}")
     if missing := {"boxes", "labels"} - entry[1].keys():
         raise ValueError(f"{where}: the target must have 'boxes' and 'labels'; it lacks {sorted(missing)}")
     return entry[0], entry[1]

@@ -9,13 +9,33 @@ Hungarian matching. It has no NMS, so its detections are `nms(..., nms_iou=1.0)`
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How a detector's library model is built again, but for its weights; `num_classes` is without the background."""
+
+    library: Literal["rl_det", "torchvision", "own"]
+    """Who builds it: rl_det (tiny), torchvision by its name, or the user's own code."""
+    name: str
+    """The builder's name, or the class of the user's own model."""
+    num_classes: int
+    input_size: int | None
+    """The shorter side after resizing, in pixels; None: the builder's own."""
+
+    @classmethod
+    def own(cls, model: nn.Module, num_classes: int) -> "Architecture":
+        """Of a model that the user has built."""
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        return cls(library="own", name=name, num_classes=num_classes, input_size=None)
 
 
 @runtime_checkable
@@ -25,6 +45,10 @@ class Detector(Protocol):
     Images may lie on any device; what comes out lies on the model's. Every method leaves the model in eval mode, so
     that batch normalisation and dropout act in training the head as they do in use.
     """
+
+    architecture: Architecture
+    is_trained: bool
+    """Whether it knows the data's classes already; if not, a supervised warm start comes first."""
 
     @property
     def num_classes(self) -> int:

@@ -1,72 +1,124 @@
-"""A data set and two configurations -> a trained detector, trained once: the next run finds it in the cache.
+"""A detector that does not know the data's classes yet -> the same, trained from labels, once: the next run finds it kept.
 
 First the whole detector learns, then its head alone, on encodings made once: a step of the head costs a tenth, and a head
-that has not converged would make every later method look good.
+that has not converged would make every later strategy look good. Both stages go on where they were stopped.
 """
 
-import dataclasses
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rl_det.data import Dataset
+from rl_det.data.splits import Splits, fingerprint
+from rl_det.detectors import Detector, load_state, save_state
 from rl_det.detectors.encodings import encode_dataset
-from rl_det.detectors.protocol import Detector
+from rl_det.finetuning.budget import Recipe
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
-from rl_det.storage.cache import cache_folder, fingerprint
-from rl_det.storage.weights import load_state, save_state
-from rl_det.training import continued, supervised
+from rl_det.storage.cache import cache_folder
+from rl_det.storage.cache import fingerprint as fingerprint_of_settings
+from rl_det.storage.weights import state_fingerprint
+from rl_det.strategies.labels import LabelsLearner, supervised_loss
+from rl_det.strategies.supervised import BatchPlan, SupervisedLearner
+from rl_det.training.callbacks import Checkpoint, ProgressBar
+from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.progress import bar, tell
 
 NUM_CANDIDATES = 100
 """Of an image, by which validation judges the detector."""
-HEAD_IMAGES = 4000
-"""How many images the head alone is trained on, at most; their encodings lie in memory."""
+WEIGHT_DECAY, MAX_GRAD_NORM = 0.02, 5.0
+TIMED_IMAGES = 4
+FORWARD_AND_BACKWARD = 3
+"""A step of training takes about so many times as long as encoding its images."""
 
 
-def warm_start(
-    detector: Detector,
-    dataset: Dataset,
-    val: Dataset,
-    config: supervised.Config,
-    head_config: continued.Config,
-    *,
-    identity: dict[str, Any],
-    generator: torch.Generator,
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-) -> Path:
-    """Train the detector, or load what the same configurations have trained before; returns the cached state's file.
+def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
+    """Train the detector in place, or load what the same recipe has made before; returns the kept state's file.
 
-    `identity` says, in JSON's types, all else that the result depends on: the data, the architecture, the seed. The steps
-    that `on_step` hears of are the detector's and then, counted on, its head's.
+    It says beforehand what will be done, about how long that takes, and where the result is kept. Sets torch's global seed, by
+    which torchvision's detectors draw proposals.
     """
-    configs = {"config": dataclasses.asdict(config), "head_config": dataclasses.asdict(head_config)}
-    file = cache_folder() / "warm_starts" / f"{fingerprint({**configs, **identity})}.safetensors"
+    images = data.warm_start_images or data.train
+    identity: dict[str, Any] = {
+        "architecture": vars(detector.architecture), "weights": state_fingerprint(detector.plain()),
+        "recipe": vars(recipe), "train": fingerprint(images), "val": fingerprint(data.val), "classes": images.classes,
+    }  # fmt: skip
+    file = cache_folder() / "warm_starts" / f"{fingerprint_of_settings(identity)}.safetensors"
     if file.exists():
-        load_state(detector.plain(), file)
-        return file
-    policy = RescorePolicy(detector, sigma=1.0)
-    supervised.train(
-        detector,
-        dataset,
-        config,
-        generator=generator,
-        validate=lambda: {
-            "AP": mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES, nms_iou=detector.nms_iou)
-        },
-        on_step=on_step,
-    )
-    encoded_val = encode_dataset(detector, val)
-    continued.train(
-        policy,
-        encode_dataset(detector, dataset, num_images=HEAD_IMAGES),
-        head_config,
-        generator=generator,
-        validate=lambda: mean_ap(policy, encoded_val, NUM_CANDIDATES, nms_iou=detector.nms_iou),
-        on_step=lambda step, metrics: on_step(config.num_steps + step, metrics),
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_state(detector.plain(), file)
+        tell(f"warm start: found, as an earlier run has trained it: {file}")
+    else:
+        minutes = seconds_of(detector, images, recipe) / 60
+        tell(
+            f"warm start: {detector.architecture.name} does not know the classes of {data.name} yet. Supervised training of "
+            f"all of it on {len(images)} images ({recipe.num_steps} steps of {recipe.batch_size}), then of its head "
+            f"({recipe.head_steps} steps of {recipe.head_batch_size}), about {max(1, round(minutes))} min; kept in {file}"
+        )
+        _train(detector, images, data.val, recipe, file)
+        save_state(detector.plain(), file)
+        for stage in (1, 2):
+            _checkpoint(file, stage).unlink(missing_ok=True)
+    load_state(detector.plain(), file)
+    detector.is_trained = True
     return file
+
+
+def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
+    """About how long the first stage takes, by the time that encoding a few images takes."""
+    few = [images[index].image for index in range(min(TIMED_IMAGES, len(images)))]
+    detector.encode(few)
+    started = time.perf_counter()
+    detector.encode(few)
+    each = (time.perf_counter() - started) / len(few)
+    return FORWARD_AND_BACKWARD * each * recipe.num_steps * recipe.batch_size
+
+
+def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    policy = RescorePolicy(detector, sigma=1.0)
+    first = SupervisedLearner(
+        detector,
+        images,
+        BatchPlan(
+            num_steps=recipe.num_steps,
+            batch_size=recipe.batch_size,
+            flip=recipe.flip,
+            num_workers=recipe.num_workers,
+        ),
+        generator=generator,
+        validate=lambda: {"AP": mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES)},
+    )
+    config = LoopConfig(
+        num_updates=recipe.num_steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM,
+        validate_every=recipe.validate_every,
+        validate_start=False,
+        patience=recipe.patience,
+    )
+    fit(first, config, name="warm start", callbacks=[Checkpoint(_checkpoint(file, 1)), ProgressBar()])
+    with bar("encode", min(len(images), recipe.head_images) + len(val)) as shown:
+        encoded = encode_dataset(detector, images, num_images=recipe.head_images, on_batch=shown.advance)
+        encoded_val = encode_dataset(detector, val, on_batch=shown.advance)
+    second = LabelsLearner(
+        policy,
+        encoded,
+        lambda *batch: {"supervised": supervised_loss(*batch)},
+        batch_size=recipe.head_batch_size,
+        generator=generator,
+        validate=lambda: mean_ap(policy, encoded_val, NUM_CANDIDATES),
+    )
+    config = LoopConfig(
+        num_updates=recipe.head_steps,
+        learning_rate=recipe.head_learning_rate,
+        validate_every=recipe.head_validate_every,
+    )
+    fit(second, config, name="warm start's head", callbacks=[Checkpoint(_checkpoint(file, 2)), ProgressBar()])
+
+
+def _checkpoint(file: Path, stage: int) -> Path:
+    return file.with_name(f"{file.stem}.stage{stage}.pt")

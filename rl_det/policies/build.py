@@ -1,4 +1,4 @@
-"""A policy's name -> the policy on a detector, and the environment in which it acts. A new policy is one file and one line here."""
+"""A policy's name -> the policy on a detector, and its environment. A new policy is one file and one line here."""
 
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -55,4 +55,5 @@ def check_policy(name: str) -> None:
 
 def name_of(policy: Policy) -> PolicyName:
     """The name by which `build_policy` makes such a policy."""
-    return next(name for name, kind in POLICIES.items() if kind.policy is type(policy))
+    names: dict[object, PolicyName] = {kind.policy: name for name, kind in POLICIES.items()}
+    return names[type(policy)]

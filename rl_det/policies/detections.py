@@ -64,7 +64,7 @@ def detect_encoded(policy: Policy, data: EncodedDataset, num_candidates: int) ->
 def detect_images(
     policies: Sequence[Policy], images: Iterable[Float[Tensor, "3 _ _"]], num_candidates: int
 ) -> Iterator[list[list[Detections]]]:
-    """Batch after batch: what each policy gives for these images. All share the frozen part, which runs once, in full precision.
+    """What each policy gives for these images, batch after batch. All share the frozen part: it runs once, in full precision.
 
     Batches are of a fixed size, so that the same images in the same order give the same detections, bit for bit.
     """

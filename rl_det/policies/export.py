@@ -6,16 +6,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
+from rl_det.storage.files import write_with
 from rl_det.storage.weights import save_state
+
+DETECTOR, MODULE = "detector.pt", "module.safetensors"
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
     """Write `detector.pt`, the plain model's state_dict, and a policy's module, for any number of images; returns the files.
+
+    `module.safetensors` holds the module's weights, and a `.pt2` file the module as a program that needs torch alone.
 
     `torch.export.load(...).module()` of a context policy's `context.pt2` takes boxes relative to the image [B, N, 4], labels
     [B, N], logits [B, N], mask [B, N] and the box head's outputs [B, N, D] of the plain detector's N best candidates, and
@@ -23,13 +28,16 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
     of them, and all the boxes [B, P, C, 4] and logits [B, P, C] of the plain detector's head, and returns boxes and logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    detector = folder / "detector.pt"
-    save_state(policy.detector.plain(), detector)
+    files = [folder / DETECTOR]
+    save_state(policy.detector.plain(), files[0])
+    if isinstance(policy, ContextPolicy | VotingPolicy):
+        files.append(folder / MODULE)
+        save_state(policy.module, files[1])
     if isinstance(policy, ContextPolicy):
-        return [detector, _export_context(policy, num_candidates, folder / "context.pt2")]
+        files.append(_export_context(policy, num_candidates, folder / "context.pt2"))
     if isinstance(policy, VotingPolicy):
-        return [detector, _export_voting(policy, folder / "voting.pt2")]
-    return [detector]
+        files.append(_export_voting(policy, folder / "voting.pt2"))
+    return files
 
 
 def _export_context(policy: ContextPolicy, num_candidates: int, file: Path) -> Path:
@@ -57,5 +65,12 @@ def _export_voting(policy: VotingPolicy, file: Path) -> Path:
 
 def _export_module(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: tuple[Any, ...], file: Path) -> Path:
     own = deepcopy(module).cpu().eval()  # the policy may go on training, on its device
-    torch.export.save(torch.export.export(own, example, dynamic_shapes=dynamic_shapes), file)
+    program = torch.export.export(own, example, dynamic_shapes=dynamic_shapes)
+    write_with(file, lambda beside: _save(program, beside))
     return file
+
+
+def _save(program: ExportedProgram, file: Path) -> None:
+    """torch wants a name that ends in .pt2, or an open file."""
+    with file.open("wb") as opened:
+        torch.export.save(program, opened)

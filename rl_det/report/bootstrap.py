@@ -4,7 +4,7 @@ Efron and Tibshirani 1993, chapter 13: percentiles of the figure on data sets th
 replacement. The images are drawn once for all methods, so that a difference is that on the same images; and so are the seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,11 @@ def mean_ap(matches: Matches, images: Int64[np.ndarray, " D"]) -> float:
 
 
 def redrawn_ap(
-    methods: Mapping[str, Sequence[Matches]], *, num_draws: int, rng: np.random.Generator
+    methods: Mapping[str, Sequence[Matches]],
+    *,
+    num_draws: int,
+    rng: np.random.Generator,
+    on_draw: Callable[[], None] = lambda: None,
 ) -> dict[str, Float64[np.ndarray, " D"]]:
     """Each method's AP, its mean over redrawn seeds, on redrawn images: the same seeds and images for all, draw by draw.
 
@@ -61,6 +65,7 @@ def redrawn_ap(
         for name, runs in methods.items():
             alone = {seed: mean_ap(runs[seed], images) for seed in set(seeds.tolist())}
             found[name].append(float(np.mean([alone[seed] for seed in seeds.tolist()])))
+        on_draw()
     return {name: np.array(values) for name, values in found.items()}
 
 

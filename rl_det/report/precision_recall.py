@@ -1,4 +1,4 @@
-"""A split's detections and targets -> each class's precision-recall curve and AP, in a run's metrics and as one picture."""
+"""A split's detections and targets -> each class's precision-recall curve and AP, and all of them as one picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.data_set import class_precision
 from rl_det.ap.matching import match
 from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.storage.files import write_with
-from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
 
 MOST_COLOURS = 10
@@ -35,21 +35,15 @@ class Curves:
         return dict(zip(self.classes, self.precision.mean((0, 1)).tolist(), strict=True))
 
 
-def curves_of(detections: Sequence[Detections], targets: Sequence[Target], classes: Sequence[str]) -> Curves:
-    """The curves of all images together."""
-    matches = match(pad_detections(detections), pad_targets(targets), num_classes=len(classes))
+def curves_of_batch(detections: DetectionBatch, targets: Sequence[Target], classes: Sequence[str]) -> Curves:
+    """The curves of all images together, of a padded batch."""
+    matches = match(detections, pad_targets(targets), num_classes=len(classes))
     return Curves(classes=tuple(classes), precision=class_precision(matches)[0])
 
 
-def log_curves(run: Run, step: int, stage: str, curves: Curves) -> None:
-    """Three lines of metrics: each class's AP, its curve at IoU 0.5, and the mean of its curves at all ten thresholds.
-
-    A curve is a list, precision at recall 0, 0.01, ..., 1; TensorBoard shows it over the recall in hundredths.
-    """
-    run.log(step, f"{stage}_AP", dict(curves.class_ap))
-    for name, precision in (("precision_50", curves.precision[0]), ("precision", curves.precision.mean(0))):
-        columns = zip(curves.classes, precision.T.tolist(), strict=True)
-        run.log(step, f"{stage}_{name}", dict(columns))
+def curves_of(detections: Sequence[Detections], targets: Sequence[Target], classes: Sequence[str]) -> Curves:
+    """The curves of all images together."""
+    return curves_of_batch(pad_detections(detections), targets, classes)
 
 
 def draw_curves(curves: Curves, path: Path, title: str) -> None:

@@ -1,26 +1,41 @@
 """Results of one run or of several seeds -> a table, to print or to put into Markdown; AP figures times 100."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-CONTROL = "continued_supervised"
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
 HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE", "AP over control")
 
 
-def print_table(results: dict[str, Any], console: Console | None = None) -> None:
-    """One run's methods, with the difference of their AP to the control's, or where there is none to the first's."""
-    table = Table(title=f"{results['data']}, {results['detector']}, seed {results['seed']}: test split, x 100")
-    header, *rows = _rows([results])
+def table_text(runs: Sequence[dict[str, Any]]) -> str:
+    """The rows of a run, or of several seeds, as text for a terminal, with the difference of their AP to the control's."""
+    first = runs[0]
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    table = Table(title=f"{first['data']}, {first['detector']}, seed {seeds}: test split, x 100")
+    header, *rows = _rows(runs)
     for name in header:
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:
         table.add_row(*row)
-    (console or Console(width=max(100, Console().width))).print(table)
+    console = Console(width=max(120, Console().width), file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def endings_text(endings: Mapping[str, Any]) -> str:
+    """A line for each row that did not end as planned: "nothing" is then no gain, but no training."""
+    lines = []
+    for name, ending in endings.items():
+        if ending.reason != "budget":
+            detail = f" ({ending.detail})" if ending.detail else ""
+            lines.append(f"{name} ended after {ending.update} updates: {ending.reason}{detail}\n")
+    return "".join(lines)
 
 
 def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
@@ -32,15 +47,26 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
 
 def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [["method", *HEADERS, "seconds"]]
-    control = CONTROL if CONTROL in runs[0]["methods"] else next(iter(runs[0]["methods"]))
-    for method in runs[0]["methods"]:
+    first = runs[0]
+    control = first["control"]
+    for method in first["methods"]:
         figures = [[run["methods"][method][name] for run in runs] for name in FIGURES]
         gains = [run["methods"][method]["AP"] - run["methods"][control]["AP"] for run in runs]
         seconds = [run["seconds"].get(method) for run in runs]
-        rows.append(
-            [method, *map(_spread, figures), _spread(gains), f"{mean(seconds):.0f}" if None not in seconds else "-"]
-        )
+        intervals = first["intervals"][method] if len(runs) == 1 and "intervals" in first else {}
+        ap = _with_interval(intervals["AP"]) if intervals else _spread(figures[0])
+        gain = _with_interval(intervals["over_control"], "+") if intervals else _spread(gains)
+        spent = f"{mean(seconds):.0f}" if None not in seconds else "-"
+        rows.append([method, ap, *map(_spread, figures[1:]), gain, spent])
     return rows
+
+
+def _with_interval(figure: dict[str, float | None], sign: str = "") -> str:
+    """A figure times 100 with its 95 % interval over test images."""
+    value, low, high = (figure[key] for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "-"
+    return f"{100 * value:{sign}.2f} ({100 * low:{sign}.2f} to {100 * high:{sign}.2f})"
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -19,7 +19,10 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file beside `path`, then put it in its place, with the permissions of any file that the user makes."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode  # some writers make their files private
         write(beside)
+        beside.chmod(mode)
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
         beside.replace(path)

@@ -12,7 +12,7 @@ from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
-TENSORBOARD, CHECKPOINTS, TUNED = "tensorboard", "checkpoints", "model.json"
+TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
 
 
 class Run:
@@ -111,7 +111,7 @@ def _remove_run(folder: Path) -> None:
         return
     for tuned in folder.glob(f"*/{TUNED}"):
         shutil.rmtree(tuned.parent)
-    for part in (TENSORBOARD, CHECKPOINTS):
+    for part in (TENSORBOARD, CHECKPOINTS, DETECTIONS):
         shutil.rmtree(folder / part, ignore_errors=True)
     for name in (METRICS, RESULTS, CONFIG):
         (folder / name).unlink(missing_ok=True)

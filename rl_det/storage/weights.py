@@ -1,5 +1,6 @@
 """A model <-> its state_dict in a file, .pt, .pth or .safetensors, checked entry by entry and written in one piece."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def load_state(model: nn.Module, path: Path) -> None:
     Raises ValueError naming the file: one that is not there, cannot be read, or holds the state of another architecture
     (then with the first entry that is missing, of another shape, or unexpected).
     """
-    state = _read(path)
+    state = read_state(path)
     check_state(model, state, path)
     model.load_state_dict({name: state.get(name, tensor) for name, tensor in model.state_dict().items()})
 
@@ -58,7 +59,17 @@ def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -
         write_with(path, lambda file: torch.save(state, file))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def state_fingerprint(model: nn.Module) -> str:
+    """16 hex digits that two models of one architecture share only if all their weights are equal."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a file. ValueError, naming the file, where there is none, or something else."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Candidates of several images and true boxes -> lists of one class each, right and wrong as COCO has it: what surrogates rank."""
+"""Candidates of several images and true boxes -> a list for each class, right and wrong as in COCO: what surrogates rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.strategies.strategy import Task
@@ -52,8 +53,22 @@ class Labels:
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Train the policy's head by the detector's own losses."""
-        learner = LabelsLearner(policy, task, lambda *batch: {"supervised": supervised_loss(*batch)})
-        return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
+        losses: Losses = lambda *batch: {"supervised": supervised_loss(*batch)}  # noqa: E731
+        return task.fit(
+            labels_learner(policy, task, losses), control_loop(task, self.learning_rate, self.max_grad_norm)
+        )
+
+
+def labels_learner(policy: Policy, task: Task, losses: Losses) -> "LabelsLearner":
+    """On the task's batches."""
+    return LabelsLearner(
+        policy,
+        task.train,
+        losses,
+        batch_size=task.batch_size,
+        generator=torch.Generator().manual_seed(task.seed),
+        validate=lambda: task.validation_ap(policy),
+    )
 
 
 def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) -> LoopConfig:
@@ -69,10 +84,18 @@ def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) 
 class LabelsLearner:
     """One step on one batch of encodings, by these losses."""
 
-    def __init__(self, policy: Policy, task: Task, losses: Losses) -> None:
-        self.policy, self.task, self.losses = policy, task, losses
-        generator = torch.Generator().manual_seed(task.seed)
-        self.batches = ShuffledBatches(len(task.train), task.batch_size, generator)
+    def __init__(
+        self,
+        policy: Policy,
+        data: EncodedDataset,
+        losses: Losses,
+        *,
+        batch_size: int,
+        generator: torch.Generator,
+        validate: Callable[[], float],
+    ) -> None:
+        self.policy, self.data, self.losses, self.validation_ap = policy, data, losses, validate
+        self.batches = ShuffledBatches(len(data), batch_size, generator)
 
     @property
     def trainable(self) -> nn.Module:
@@ -81,8 +104,9 @@ class LabelsLearner:
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
         """One batch; of several losses, the metrics have each."""
-        images, data = self.batches.draw(), self.task.train
-        encoded, targets = data.batch(images, descent.device), [data.targets[image] for image in images.tolist()]
+        images = self.batches.draw()
+        encoded = self.data.batch(images, descent.device)
+        targets = [self.data.targets[image] for image in images.tolist()]
         output = self.policy.detector.head(encoded)
         parts = self.losses(self.policy, encoded, output, targets)
         loss = torch.stack(list(parts.values())).sum()
@@ -92,7 +116,7 @@ class LabelsLearner:
 
     def validate(self) -> dict[str, float]:
         """Validation mAP."""
-        return {"AP": self.task.validation_ap(self.policy)}
+        return {"AP": self.validation_ap()}
 
     def state_dict(self) -> dict[str, Any]:
         """The order of the images."""

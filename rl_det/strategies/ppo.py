@@ -51,8 +51,8 @@ class PPO:
     name: str = "ppo"
     """The row of the table."""
     policy: PolicyName = "voting"
-    """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (adjust), or with a module beside the head
-    by rescoring (context) or by rescoring and moving boxes (voting)."""
+    """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (adjust); or with a module beside the
+    head by rescoring (context) or by rescoring and moving boxes (voting)."""
     reward: Annotated[str | Reward, tyro.conf.arg(constructor=str)] = "pool_ap"
     """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`, or an object."""
     begin: Literal["warm_start", "hand_set_votes"] = "warm_start"

@@ -16,6 +16,18 @@ Fit = Callable[[Learner, LoopConfig], Ending]
 """`rl_det.training.loop.fit` with the run's name and callbacks."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FromLabels:
+    """What is usual on the task's data where all of the detector is trained from labels."""
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    flip: bool
+    num_workers: int
+    validate_every: int
+
+
 @dataclass(kw_only=True)
 class Task:
     """What a strategy works on and how long: the same for all strategies of a run, so that they can be compared.
@@ -38,6 +50,7 @@ class Task:
     """Candidates of an image that validations between updates rank."""
     evaluated_candidates: int
     """Candidates of an image that NMS chooses from in the end."""
+    from_labels: FromLabels
     seed: int
     fit: Fit
 

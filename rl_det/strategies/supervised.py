@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors import Detector
-from rl_det.metrics.evaluation import check_monitor, quick_evaluate
+from rl_det.metrics.evaluation import quick_evaluate
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_dataset
 from rl_det.policies.policy import Policy
@@ -33,12 +33,12 @@ class Supervised:
 
     name: str = "supervised"
     """The row of the table."""
-    num_steps: int = 1000
-    """Batches; a data set that is shorter is gone through again, in a new order."""
-    batch_size: int = 16
-    """Images a step."""
-    learning_rate: float = 5e-4
-    """AdamW's peak rate, after a short linear warm-up."""
+    num_steps: int | None = None
+    """Batches; a data set that is shorter is gone through again, in a new order. Left out: by budget and number of images."""
+    batch_size: int | None = None
+    """Images a step; left out: the data's recipe's."""
+    learning_rate: float | None = None
+    """AdamW's peak rate, after a short linear warm-up; left out: the recipe's, or a quarter of it for a trained detector."""
     schedule: ScheduleName = "cosine"
     """From the peak down to 0, or by a tenth of it after two thirds and after eight ninths of the steps."""
     weight_decay: float = 0.02
@@ -47,35 +47,33 @@ class Supervised:
     """The gradient is scaled down to this norm."""
     precision: Literal["float32", "mixed"] = "float32"
     """mixed: float16 with a scaled loss on CUDA, bfloat16 on a CPU, where torch thinks it safe."""
-    ema: float = 0.0
+    ema: float = 0.99
     """The decay of the weights' running mean, which is then what is validated and kept; 0: none, 0.99 to 0.9998 is usual."""
-    flip: bool = False
-    """Whether half of the images are mirrored left to right; wrong for digits, right for most else."""
+    flip: bool | None = None
+    """Whether half of the images are mirrored left to right; left out: but for digits."""
     augmentations: Augmentations = field(default_factory=Augmentations)
     """What else may happen to an image."""
-    num_workers: int = 0
-    """Processes that read ahead; 0 reads in this one, where an error keeps its name."""
-    validate_every: int = 50
-    """Steps, or epochs, between two validations; there is one at the end in any case."""
+    num_workers: int | None = None
+    """Processes that read ahead; 0 reads in this one, where an error keeps its name; left out: the recipe's."""
+    validate_every: int | None = None
+    """Steps, or epochs, between two validations; there is one at the end in any case. Left out: by the budget."""
     validate_unit: Literal["steps", "epochs"] = "steps"
     """What `validate_every` counts."""
     validate_start: bool = True
     """Whether the weights before the first step are validated too, so that training can only be kept if it is better."""
     monitor: str = "AP"
     """The figure of the validation that decides what is best."""
-    patience: int | None = None
-    """Validations without progress before training ends; left out: never."""
+    patience: int | None = 8
+    """Validations without progress before training ends; None: never."""
     min_delta: float = 0.0
     """How much better than the best the figure must be to count as progress."""
     warm_up: int = 0
     """So many validations at first do not count."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        check_monitor(self.monitor)
-        self.loop(num_images=1)  # which refuses what it cannot use
+        self.loop(
+            BatchPlan(num_steps=self.num_steps or 1, batch_size=self.batch_size or 1), 1.0, 1, 1
+        )  # refuses what is wrong
 
     @property
     def trains(self) -> Literal["all"]:
@@ -94,30 +92,53 @@ class Supervised:
             found, targets = detect_dataset(policy, task.val_images, task.evaluated_candidates)
             return quick_evaluate(found, targets, num_classes=policy.detector.num_classes)
 
+        usual = task.from_labels
+        plan = BatchPlan(
+            num_steps=self.num_steps or usual.num_steps,
+            batch_size=self.batch_size or usual.batch_size,
+            flip=usual.flip if self.flip is None else self.flip,
+            augmentations=self.augmentations,
+            num_workers=usual.num_workers if self.num_workers is None else self.num_workers,
+        )
         generator = torch.Generator().manual_seed(task.seed)
-        learner = SupervisedLearner(policy.detector, task.train_images, self, generator=generator, validate=validate)
-        return task.fit(learner, self.loop(len(task.train_images)))
+        learner = SupervisedLearner(policy.detector, task.train_images, plan, generator=generator, validate=validate)
+        return task.fit(learner, self.loop(plan, usual.learning_rate, usual.validate_every, len(task.train_images)))
 
-    def loop(self, num_images: int) -> LoopConfig:
-        """The loop's part of the settings."""
-        steps = self.validate_unit == "steps"
+    def loop(self, plan: "BatchPlan", learning_rate: float, validate_every: int, num_images: int) -> LoopConfig:
+        """The loop's part of the settings; rate and interval where they are left out."""
+        every = self.validate_every or validate_every
+        in_epochs = self.validate_unit == "epochs"
         return LoopConfig(
-            num_updates=self.num_steps,
-            learning_rate=self.learning_rate,
+            num_updates=plan.num_steps,
+            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             max_grad_norm=self.max_grad_norm,
             mixed=self.precision == "mixed",
             ema=self.ema,
-            validate_every=self.validate_every
-            if steps
-            else Fraction(self.validate_every * num_images, self.batch_size),
+            validate_every=Fraction(every * num_images, plan.batch_size) if in_epochs else every,
             validate_start=self.validate_start,
             monitor=self.monitor,
             patience=self.patience,
             min_delta=self.min_delta,
             warm_up=self.warm_up,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """Which images come in which step, and what happens to them."""
+
+    num_steps: int
+    batch_size: int
+    flip: bool = False
+    augmentations: Augmentations = field(default_factory=Augmentations)
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
 
 class SupervisedLearner:
@@ -127,12 +148,12 @@ class SupervisedLearner:
         self,
         detector: Detector,
         dataset: Dataset,
-        config: Supervised,
+        plan: BatchPlan,
         *,
         generator: torch.Generator,
         validate: Callable[[], Mapping[str, float]],
     ) -> None:
-        self.detector, self.dataset, self.config, self.validate = detector, dataset, config, validate
+        self.detector, self.dataset, self.plan, self.validate = detector, dataset, plan, validate
         self.generator, self.begun = generator, generator.get_state()
         self.step = 0
         self.batches: Iterator[list[Sample]] | None = None
@@ -146,7 +167,7 @@ class SupervisedLearner:
         """One batch; returns the detector's losses before the step."""
         if self.batches is None:
             self.generator.set_state(self.begun)
-            self.batches = batches(self.dataset, self.config, self.generator, first=self.step)
+            self.batches = batches(self.dataset, self.plan, self.generator, first=self.step)
         samples = next(self.batches)
         self.step += 1
         images = [sample.image.to(descent.device) for sample in samples]
@@ -175,36 +196,34 @@ class SupervisedLearner:
         self.batches = None
 
 
-def batches(
-    dataset: Dataset, config: Supervised, generator: torch.Generator, *, first: int = 0
-) -> Iterator[list[Sample]]:
+def batches(dataset: Dataset, plan: BatchPlan, generator: torch.Generator, *, first: int = 0) -> Iterator[list[Sample]]:
     """`num_steps` batches, read ahead by processes of their own where asked for; every image once before any comes again.
 
     The first ones may be left out: the others, and all that the generator draws, stay as they are.
     """
-    needed = config.num_steps * config.batch_size
+    needed = plan.num_steps * plan.batch_size
     order: list[int] = []
     while len(order) < needed:
         order += torch.randperm(len(dataset), generator=generator).tolist()
     source: Any = dataset
     visits: list[Any] = order[:needed]
-    if config.augmentations.any:
-        source = Augmented(dataset, config.augmentations)
+    if plan.augmentations.any:
+        source = Augmented(dataset, plan.augmentations)
         seeds = torch.randint(2**62, (needed,), generator=generator).tolist()
         visits = list(zip(visits, seeds, strict=True))
-    size = config.batch_size
-    if config.flip:
+    size = plan.batch_size
+    if plan.flip:
         for _ in range(first):
             torch.rand(size, generator=generator)
     loader: DataLoader[list[Sample]] = DataLoader(
         source,
         batch_sampler=[visits[start : start + size] for start in range(first * size, needed, size)],
         collate_fn=list,
-        num_workers=config.num_workers,
+        num_workers=plan.num_workers,
         generator=torch.Generator(),
     )
     for samples in loader:
-        if config.flip:
+        if plan.flip:
             mirror = torch.rand(len(samples), generator=generator) < 0.5
             samples = [flipped(sample) if turn else sample for sample, turn in zip(samples, mirror, strict=True)]
         yield samples

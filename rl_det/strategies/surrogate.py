@@ -36,7 +36,7 @@ from rl_det.losses.smooth_ap import smooth_ap
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.strategies.class_lists import ClassLists, class_lists, match_candidates
-from rl_det.strategies.labels import LabelsLearner, control_loop, supervised_loss
+from rl_det.strategies.labels import control_loop, labels_learner, supervised_loss
 from rl_det.strategies.strategy import Task
 from rl_det.strategies.supervised import labelled
 from rl_det.training.loop import Ending
@@ -91,7 +91,7 @@ class Surrogate:
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """The control's batches, schedule and choice, with another loss."""
-        learner = LabelsLearner(policy, task, partial(policy_losses, config=self))
+        learner = labels_learner(policy, task, partial(policy_losses, config=self))
         return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
 
 

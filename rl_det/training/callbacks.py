@@ -1,30 +1,26 @@
 """What happens around a run's updates: a progress bar, metrics on disk and in TensorBoard, checkpoints."""
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from rl_det.storage.checkpoint import check_same, read_checkpoint, write_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training.loop import Callback, Ending, FitRun
+from rl_det.training.progress import Bar
 
 
 class ProgressBar(Callback):
     """A bar with the time left and the latest figure of the validation."""
 
     def on_start(self, run: FitRun) -> None:
-        self.bar = tqdm(
-            total=run.config.num_updates, initial=run.update, desc=run.name, dynamic_ncols=True, file=sys.stderr
-        )
+        self.bar = Bar(run.name, run.config.num_updates, initial=run.update)
 
     def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
         figure = metrics.get(f"val_{run.config.monitor}")
         if figure is not None:
-            self.bar.set_postfix_str(f"val {run.config.monitor} {100 * figure:.2f}")
-        self.bar.update(run.update - self.bar.n)
+            self.bar.note(f"val {run.config.monitor} {100 * figure:.2f}")
+        self.bar.reach(run.update)
 
     def on_end(self, run: FitRun, ending: Ending) -> None:
         self.bar.close()

@@ -10,6 +10,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from rl_det.candidates import select_candidates
+from rl_det.detectors.protocol import Architecture
 from rl_det.detectors.torchvision.resized import assign_objects, original_boxes, resized_targets
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
@@ -21,14 +22,17 @@ class OneStage:
     concatenated. torchvision's column 0, the background's, means nothing to a RetinaNet and is dropped everywhere.
     """
 
-    def __init__(self, model: RetinaNet) -> None:
-        self.model = model
+    def __init__(self, model: RetinaNet, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
+        self.model = model.eval()
         self.num_classes: int = model.head.classification_head.num_classes - 1
+        self.architecture = architecture or Architecture.own(model, self.num_classes)
+        self.is_trained = is_trained
 
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def nms_iou(self) -> float:

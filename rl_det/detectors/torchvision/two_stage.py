@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
+from rl_det.detectors.protocol import Architecture
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
 from rl_det.storage.weights import load_state, state_file
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
@@ -26,14 +27,17 @@ FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include="fasterrcnn_*"))
 class TwoStage:
     """The Detector around a Faster R-CNN; see `rl_det.detectors.protocol` for what each method promises."""
 
-    def __init__(self, model: FasterRCNN) -> None:
-        self.model = model
+    def __init__(self, model: FasterRCNN, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
+        self.model = model.eval()
         self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
+        self.architecture = architecture or Architecture.own(model, self.num_classes)
+        self.is_trained = is_trained
 
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def nms_iou(self) -> float:
@@ -190,11 +194,17 @@ def torchvision_faster_rcnn(
             load_state(model, file)
     else:
         model = _pretrained(name, str(weights), sizes)
-        predictor = model.roi_heads.box_predictor
-        if predictor.cls_score.out_features != num_classes + 1:
-            model.roi_heads.box_predictor = FastRCNNPredictor(predictor.cls_score.in_features, num_classes + 1)
+        if model.roi_heads.box_predictor.cls_score.out_features != num_classes + 1:
+            replace_predictor(model, num_classes)
     model.roi_heads.score_thresh = 0.0
     return model.eval()
+
+
+def replace_predictor(model: FasterRCNN, num_classes: int) -> None:
+    """A box predictor with random weights for so many classes, without the background."""
+    features = model.roi_heads.box_predictor.cls_score.in_features
+    device = model.roi_heads.box_predictor.cls_score.weight.device
+    model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes + 1).to(device)
 
 
 def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
@@ -209,5 +219,5 @@ def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
     except (OSError, RuntimeError) as error:  # no network, a full disk, a broken download
         raise ValueError(
             f"the weights {weights} of {name} must be downloadable from {known[weights].url}; got {error}; "
-            "fetch the file by other means and give its path"
+            "fetch the file by other means and give its path, or start from random ones (weights none)"
         ) from error

@@ -1,0 +1,272 @@
+"""The command `rl-det`: finetune, supervised, compare, check, report, detect. Every setting of the library is a flag."""
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rl_det.data.open import open_data
+from rl_det.finetuning.budget import Budget
+from rl_det.finetuning.comparison import compare
+from rl_det.finetuning.finetune import finetune
+from rl_det.finetuning.inspection import check
+from rl_det.finetuning.request import Request
+from rl_det.finetuning.results import Results, load_results
+from rl_det.finetuning.tuned import load_tuned
+from rl_det.policies.build import PolicyName
+from rl_det.report.detections import draw_and_write
+from rl_det.report.tables import markdown_table
+from rl_det.strategies.catalogue import CATALOGUE
+from rl_det.strategies.labels import Labels
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.reinforce import Reinforce
+from rl_det.strategies.strategy import Strategy
+from rl_det.strategies.supervised import Supervised
+from rl_det.strategies.surrogate import Surrogate
+from rl_det.training.interrupts import Interrupted, interruptible
+
+StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags(Request):
+    """The flags of every command that trains."""
+
+    seed: int = 0
+    """Everything that fine-tuning draws is drawn from it."""
+    out: Path | None = None
+    """The run's folder; left out: one in runs/, named after what is run."""
+    resume: bool = False
+    """Go on where a run with the same flags was stopped, if there was one."""
+    overwrite: bool = False
+    """Replace the run that the folder holds, if there is one."""
+
+    def run(self, *strategies: Strategy, baselines: bool = True, budget: Budget | None = None) -> Results:
+        """Open the data and the detector, tune, print the table."""
+        data, detector = self.open()
+        results = finetune(
+            detector,
+            data,
+            *strategies,
+            budget=budget or self.budget,
+            seed=self.seed,
+            out=self.out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            baselines=baselines,
+        )
+        print(results.table(), end="")
+        return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFlags(RunFlags):
+    """The flags of every command that tunes the head."""
+
+    policy: PolicyName | None = None
+    """What acts, for all strategies; left out: each one's own (voting)."""
+    reward: str | None = None
+    """What actions are paid in, for all strategies that are paid; left out: each one's own (pool_ap)."""
+
+    def shared(self, strategy: Strategy) -> Strategy:
+        """The strategy with those of the flags that are given and that it has a field for."""
+        known = {f.name for f in dataclasses.fields(strategy)}  # type: ignore[arg-type]
+        given = {name: getattr(self, name) for name in ("policy", "reward")}
+        kept = {name: value for name, value in given.items() if value is not None and name in known}
+        return dataclasses.replace(strategy, **kept)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneFlags(PolicyFlags):
+    """Tune the detector's head by the named strategies, beside the warm start and the control."""
+
+    strategies: tuple[StrategyName, ...] = ("ppo",)
+    """Which strategies, in the order of the table."""
+    ppo: PPO = field(default_factory=PPO)
+    """Proximal policy optimisation."""
+    reinforce: Reinforce = field(default_factory=Reinforce)
+    """The score-function estimator."""
+    surrogate: Surrogate = field(default_factory=Surrogate)
+    """A differentiable surrogate of AP."""
+    labels: Labels = field(default_factory=lambda: Labels(name="labels", policy="voting"))
+    """Continued supervised training of the head, with settings of its own."""
+    supervised: Supervised = field(default_factory=Supervised)
+    """Supervised training of all of the detector."""
+
+    def chosen(self) -> list[Strategy]:
+        """The strategies, with the flags that all of them share."""
+        return [self.shared(getattr(self, name)) for name in self.strategies]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedFlags(RunFlags):
+    """Train all of the detector from labels, stopped and kept by a figure of the validation."""
+
+    supervised: Supervised = field(default_factory=Supervised)
+    """The training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags(Request):
+    """Run strategies and seeds as processes of their own, and set them side by side."""
+
+    strategies: tuple[str, ...] = tuple(CATALOGUE)
+    """Names of `rl_det.strategies.catalogue`; the control must be among them."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Every strategy is run with each."""
+    reward: str = "pool_ap"
+    """What actions are paid in."""
+    workers: int = os.cpu_count() or 1
+    """Processes at a time; the cores are shared out among them."""
+    out: Path | None = None
+    """The folder; left out: one in runs/, named after what is compared."""
+    resume: bool = True
+    """Go on where a comparison was stopped: always so, as what is done is reused where it is the same."""
+    overwrite: bool = False
+    """Run again what the folder holds of another configuration, other data or other weights."""
+
+    def folder(self) -> Path:
+        """A name that says what was compared."""
+        data = "digit_scenes" if self.data is None else self.data.resolve().name
+        return self.out or Path("runs") / f"compare-{data}-{Path(self.detector).stem}-{self.budget}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFlags:
+    """Read a data set once and say what is in it, and what is wrong with it."""
+
+    path: tyro.conf.Positional[Path]
+    """A COCO-format folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFlags:
+    """The table of runs that have ended: one run's, or several seeds' means with the lowest and the highest."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs of the same strategies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectFlags:
+    """Detect in images by a tuned detector: pictures with boxes, and detections as COCO results JSON."""
+
+    detector: tyro.conf.Positional[Path]
+    """A folder that a run has exported."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files."""
+    out: Path = Path("detections")
+    """The folder to write to."""
+    threshold: float = 0.5
+    """Detections from this score on are drawn; the JSON has all of them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
+
+
+def run_finetune(flags: FinetuneFlags) -> None:
+    """`rl-det finetune`."""
+    flags.run(*flags.chosen())
+
+
+def run_supervised(flags: SupervisedFlags) -> None:
+    """`rl-det supervised`."""
+    flags.run(flags.supervised)
+
+
+def run_compare(flags: CompareFlags) -> None:
+    """`rl-det compare`."""
+    request = Request(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Request)})
+    out = flags.folder()
+    compare(
+        request,
+        strategies=flags.strategies,
+        seeds=flags.seeds,
+        reward=flags.reward,
+        workers=flags.workers,
+        out=out,
+        overwrite=flags.overwrite,
+    )
+    print((out / "comparison.md").read_text(), end="")
+    print(f"The comparison, its picture and all runs are in {out}")
+
+
+def run_check(flags: CheckFlags) -> None:
+    """`rl-det check`."""
+    print(check(open_data(flags.path)), end="")
+
+
+def run_report(flags: ReportFlags) -> None:
+    """`rl-det report`."""
+    if not flags.folders:
+        raise ValueError("report needs a folder at least")
+    runs = [load_results(folder) for folder in flags.folders]
+    print(runs[0].table() if len(runs) == 1 else markdown_table([run.to_json() for run in runs]) + "\n", end="")
+
+
+def run_detect(flags: DetectFlags) -> None:
+    """`rl-det detect`."""
+    tuned = load_tuned(flags.detector, device=flags.device)
+    for file in draw_and_write(
+        tuned.detect, tuned.classes, tuned.category_ids, flags.images, flags.out, flags.threshold
+    ):
+        print(file)
+
+
+COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
+    "finetune": (FinetuneFlags, run_finetune),
+    "supervised": (SupervisedFlags, run_supervised),
+    "compare": (CompareFlags, run_compare),
+    "check": (CheckFlags, run_check),
+    "report": (ReportFlags, run_report),
+    "detect": (DetectFlags, run_detect),
+}
+"""A new command is one pair here."""
+
+
+@contextlib.contextmanager
+def program() -> Iterator[None]:
+    """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
+
+    Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
+    """
+    try:
+        with interruptible():
+            yield
+    except Interrupted as interrupted:
+        again = shlex.join([*sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
+        print(f"\nstopped; what is done is kept, and this goes on: {again}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
+    except (ValueError, OSError) as error:
+        if os.environ.get("RL_DET_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command's entry point."""
+    commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
+    with program():
+        tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=arguments)
+
+
+def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., None]:
+    """A function whose one parameter's fields are the command's flags, without a prefix."""
+
+    def command(flags: object) -> None:
+        run(flags)
+
+    command.__annotations__ = {"flags": Annotated[flags_type, tyro.conf.arg(name="")], "return": None}
+    command.__doc__ = flags_type.__doc__
+    return command
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""A name, a file, a folder or a model of the user's own -> a `Detector` for a data set's classes."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+
+from rl_det.data.digit_scenes import CLASSES as DIGITS
+from rl_det.data.open import Source, open_data
+from rl_det.detectors.protocol import Architecture, Detector
+from rl_det.detectors.torchvision.one_stage import OneStage
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, tiny
+from rl_det.detectors.torchvision.two_stage import (
+    FASTER_RCNNS,
+    TwoStage,
+    replace_predictor,
+    torchvision_faster_rcnn,
+)
+from rl_det.storage.weights import check_state, load_state, read_state, state_file
+
+DETECTORS: tuple[str, ...] = ("tiny", *FASTER_RCNNS)
+FAMILIES: dict[type[nn.Module], Callable[..., Detector]] = {FasterRCNN: TwoStage, RetinaNet: OneStage}
+"""The library's classes of models, and the Detector around each. A new family is one file and one line here."""
+TINY_INPUT_SIZE = 192
+"""The shorter side to which `tiny` resizes images that are not digit scenes, in pixels."""
+NUM_COCO_CLASSES = 90
+"""That torchvision's own weights know, without the background."""
+MODEL_CARD = "model.json"
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def load_detector(
+    source: str | Path | nn.Module,
+    data: Source,
+    *,
+    weights: str | Path | None = None,
+    input_size: int | None = None,
+    device: Device = "auto",
+) -> Detector:
+    """The detector that `source` means, for the classes of `data`.
+
+    `source` is a name of `DETECTORS`; a file of weights whose architecture is found by its entries; a folder that
+    `Results.best.export` has written; or a torchvision FasterRCNN or RetinaNet of the user's own, which is copied and stays as
+    it is. `input_size` is the shorter side after resizing; left out, it is the detector's own. `weights`, for a name, is a
+    file, a name of torchvision's, or "none", which are random ones; left out, they are the best that are at hand: the shipped
+    ones for `tiny`, torchvision's "DEFAULT" for its models.
+
+    Where the weights know other classes than the data has (by their number), the box predictor starts afresh. A detector
+    whose predictor or weights are fresh is not `is_trained`, and `finetune` warm-starts it by supervised training first.
+    Raises ValueError, in one sentence, for what is none of these.
+    """
+    splits = open_data(data)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # fresh weights are always the same, and the user's generator stays as it was
+        torch.manual_seed(0)
+        if isinstance(source, nn.Module):
+            _refuse(weights=weights, input_size=input_size)
+            detector = of_model(copy.deepcopy(source), len(splits.classes))
+        elif str(source) in DETECTORS:
+            detector = _named(str(source), splits.classes, weights, input_size)
+        else:
+            _refuse(weights=weights)
+            detector = _of_path(Path(source), len(splits.classes), input_size)
+    detector.plain().to(device_named(device))
+    return detector
+
+
+def device_named(device: Device) -> torch.device:
+    """The device; "auto" is CUDA where there is one. ValueError where CUDA is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def build_detector(
+    name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
+) -> Detector:
+    """The detector of this name, whatever the data; `num_classes` without the background.
+
+    `weights` is None or "none" (random), the file of a state_dict (a string is one by its suffix), or for torchvision's
+    models a name of its own, such as "DEFAULT". Raises ValueError for an unknown name, and for weights that do not fit.
+    """
+    architecture = Architecture(
+        library="rl_det" if name == "tiny" else "torchvision", name=name, num_classes=num_classes, input_size=input_size
+    )
+    is_trained = weights not in (None, "none")
+    if name in FASTER_RCNNS:
+        is_trained = is_trained and (state_file(weights) is not None or num_classes == NUM_COCO_CLASSES)
+        model = torchvision_faster_rcnn(name, num_classes=num_classes, input_size=input_size, weights=weights)
+        return TwoStage(model, architecture=architecture, is_trained=is_trained)
+    model = build_model(architecture)
+    file = state_file(weights)
+    if file is not None:
+        load_state(model, file)
+    elif is_trained:
+        raise ValueError(f"the weights of tiny must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
+    return TwoStage(model, architecture=architecture, is_trained=is_trained)
+
+
+def build_model(architecture: Architecture) -> FasterRCNN:
+    """The library's model with random weights. Raises ValueError for a name that is not known."""
+    if architecture.name not in DETECTORS:
+        raise ValueError(f"the detector must be one of {', '.join(DETECTORS)}; got {architecture.name!r}")
+    size = architecture.input_size
+    if architecture.name != "tiny":
+        return torchvision_faster_rcnn(architecture.name, num_classes=architecture.num_classes, input_size=size)
+    return tiny(architecture.num_classes, **({} if size is None else {"input_size": size})).eval()
+
+
+def of_model(model: nn.Module, num_classes: int) -> Detector:
+    """The Detector around a library's model; its box predictor starts afresh where it knows another number of classes."""
+    for family, around in FAMILIES.items():
+        if isinstance(model, family):
+            detector = around(model.eval())
+            break
+    else:
+        known = ", ".join(f"{family.__module__}.{family.__name__}" for family in FAMILIES)
+        raise ValueError(f"a model must be one of {known}; got a {type(model).__module__}.{type(model).__name__}")
+    if detector.num_classes == num_classes:
+        return detector
+    if not isinstance(detector, TwoStage):
+        raise ValueError(
+            f"the model must know the {num_classes} classes of the data; it knows {detector.num_classes}; "
+            "give it a head for them"
+        )
+    replace_predictor(detector.model, num_classes)
+    return TwoStage(detector.model, is_trained=False)
+
+
+def _named(name: str, classes: tuple[str, ...], weights: str | Path | None, input_size: int | None) -> Detector:
+    """A detector of `DETECTORS`; left out weights are the best that are at hand."""
+    num_classes = len(classes)
+    if name != "tiny":
+        weights = "DEFAULT" if weights is None else weights
+        return build_detector(name, num_classes=num_classes, input_size=input_size, weights=weights)
+    on_digits = classes == DIGITS
+    size = input_size if input_size is not None or on_digits else TINY_INPUT_SIZE
+    if weights is None and on_digits:
+        weights = SHIPPED_WEIGHTS
+    detector = build_detector(name, num_classes=num_classes, input_size=size, weights=weights)
+    if weights is None:
+        _start_from_digits(detector)
+    return detector
+
+
+def _start_from_digits(detector: Detector) -> None:
+    """All of the shipped weights but the box predictor's, which knows other classes."""
+    digits = tiny(len(DIGITS))
+    load_state(digits, SHIPPED_WEIGHTS)
+    state = {name: value for name, value in digits.state_dict().items() if "box_predictor" not in name}
+    detector.plain().load_state_dict(state, strict=False)
+
+
+def _of_path(path: Path, num_classes: int, input_size: int | None) -> Detector:
+    """What an exported folder or a file of weights holds."""
+    card = (path if path.is_dir() else path.parent) / MODEL_CARD
+    if card.is_file():
+        architecture = read_card(card)[1]
+        model = build_model(architecture)
+        load_state(model, card.parent / "detector.pt")
+        detector: Detector = TwoStage(model, architecture=architecture)
+        return detector if architecture.num_classes == num_classes else of_model(detector.plain(), num_classes)
+    if state_file(path) is None or not path.is_file():
+        raise ValueError(
+            f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .safetensors), "
+            "a folder that was exported, or a model; there is no such file"
+        )
+    name = _architecture_of(path, num_classes)
+    return build_detector(name, num_classes=num_classes, input_size=input_size, weights=path)
+
+
+def _architecture_of(path: Path, num_classes: int) -> str:
+    """The one known architecture whose entries a file of weights has. ValueError where there is none, or several."""
+    state, fitting = read_state(path), []
+    for name in DETECTORS:
+        with torch.device("meta"):
+            model = build_model(
+                Architecture(library="torchvision", name=name, num_classes=num_classes, input_size=None)
+            )
+        try:
+            check_state(model, state, path)
+        except ValueError:
+            continue
+        fitting.append(name)
+    if len(fitting) != 1:
+        found = f"it fits {' and '.join(fitting)}" if fitting else "it fits none of them"
+        raise ValueError(
+            f"{path}: must hold the weights of one of {', '.join(DETECTORS)} for {num_classes} classes; {found}; "
+            "name the detector, and give the file as its weights"
+        )
+    return fitting[0]
+
+
+def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
+    """What stands in a `model.json`, and the architecture that it names. ValueError, naming the file, where it is none."""
+    try:
+        told = json.loads(card.read_text(encoding="utf-8"))
+        return told, Architecture(**told["architecture"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{card}: must be a model.json that rl_det has exported; got {error!r}") from error
+
+
+def _refuse(**given: object) -> None:
+    """ValueError for what means nothing here."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} goes with the name of a detector only, as a model or a file has its own; got {value!r}"
+            )

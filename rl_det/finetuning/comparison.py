@@ -1,0 +1,187 @@
+"""Strategies and seeds -> one table and one picture: each pair is a process of its own, and what is done is not done again."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_det.ap.matching import Matches, match
+from rl_det.ap.padding import pad_targets
+from rl_det.finetuning.budget import Budget, budget_named
+from rl_det.finetuning.finetune import Job, prepare
+from rl_det.finetuning.job import JobFile, strategy_of
+from rl_det.finetuning.request import Request
+from rl_det.finetuning.results import read_detections
+from rl_det.finetuning.warm_start import warm_start
+from rl_det.report.bootstrap import interval, redrawn_ap
+from rl_det.report.comparison import draw_comparison, markdown
+from rl_det.storage.checkpoint import check_same
+from rl_det.storage.files import as_json, check_writable, write_whole
+from rl_det.storage.run import CONFIG, RESULTS, read_identity
+from rl_det.strategies.catalogue import CATALOGUE, check_names
+from rl_det.strategies.labels import CONTROL
+from rl_det.training.progress import bar
+
+NUM_DRAWS = 400
+
+
+def compare(
+    request: Request,
+    *,
+    strategies: Sequence[str] = tuple(CATALOGUE),
+    seeds: Sequence[int] = (0, 1, 2),
+    reward: str = "pool_ap",
+    budget: Budget | None = None,
+    workers: int = os.cpu_count() or 1,
+    out: Path,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run what has no results yet, then compare all of it: `comparison.json`, `.md` and `.png` in `out`.
+
+    A pair whose folder holds results is reused only if they are of the same configuration, data and weights; else ValueError
+    says what differs, unless `overwrite` runs it again. A pair that was stopped goes on. The cores are shared out among
+    `workers` processes.
+    """
+    check_names(strategies)
+    check_writable(out)
+    data, detector = request.open()
+    budget = budget or budget_named(request.budget)
+    jobs = {
+        (name, seed): prepare(detector, data, [strategy_of(name, reward)], budget, seed, baselines=False)
+        for seed in seeds
+        for name in strategies
+    }
+    waiting = [pair for pair, job in jobs.items() if not _is_done(out / folder_name(*pair), job, overwrite=overwrite)]
+    if waiting:
+        _encode(jobs[waiting[0]], out / "encodings")
+    with bar("compare", len(jobs)) as shown, ThreadPoolExecutor(workers) as pool:
+        shown.advance(len(jobs) - len(waiting))
+        processes = _Processes(workers)
+
+        def one(pair: tuple[str, int]) -> None:
+            name, seed = pair
+            own = out / folder_name(name, seed)
+            file = JobFile(request=request, budget=budget, strategy=name, reward=reward, seed=seed,
+                           encodings=out / "encodings", out=own)  # fmt: skip
+            processes.run(file)
+            shown.advance(1)
+
+        try:
+            list(pool.map(one, waiting))  # an error of one ends the others' waiting, not their work
+        except BaseException:
+            processes.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    truths = pad_targets([data.test[index].target for index in range(len(data.test))])
+    matches = {
+        name: [
+            match(read_detections(out / folder_name(name, seed), name), truths, num_classes=detector.num_classes)
+            for seed in seeds
+        ]
+        for name in strategies
+    }
+    facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
+    compared = _compared(out, matches, seeds, facts)
+    write_whole(out / "comparison.json", as_json(compared))
+    write_whole(out / "comparison.md", markdown(compared) + "\n")
+    draw_comparison(compared, out / "comparison.png")
+    return compared
+
+
+def folder_name(name: str, seed: int) -> str:
+    """The folder of one strategy and seed."""
+    return f"{name}-seed{seed}"
+
+
+class _Processes:
+    """The jobs' processes that are alive."""
+
+    def __init__(self, workers: int) -> None:
+        self.threads = str(max(1, (os.cpu_count() or 1) // workers))
+        self.alive: set[subprocess.Popen[str]] = set()
+        self.lock, self.stopped = threading.Lock(), False
+
+    def run(self, job: JobFile) -> None:
+        """One process to its end; ValueError, with the last lines of what it printed, if it fails."""
+        job.out.mkdir(parents=True, exist_ok=True)
+        file = job.out / "job.json"
+        write_whole(file, job.to_json())
+        environment = {**os.environ, "OMP_NUM_THREADS": self.threads, "NUMBA_NUM_THREADS": self.threads}
+        command = [sys.executable, "-m", "rl_det.finetuning.job", str(file)]
+        with self.lock:
+            if self.stopped:
+                return
+            process = subprocess.Popen(
+                command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            self.alive.add(process)
+        _, printed = process.communicate()
+        with self.lock:
+            self.alive.discard(process)
+        if process.returncode and not self.stopped:
+            command_line = " ".join(command[1:])
+            raise ValueError(f"{job.out}: {command_line} ended with {process.returncode}; {printed.strip()[-500:]}")
+
+    def stop(self) -> None:
+        """Let all end; each keeps what it has done."""
+        with self.lock:
+            self.stopped = True
+            for process in self.alive:
+                process.terminate()
+
+
+def _is_done(folder: Path, job: Job, *, overwrite: bool) -> bool:
+    """Whether the folder holds this very job's results. ValueError if it holds another's, unless that is to be replaced."""
+    if not (folder / CONFIG).exists():
+        return False
+    try:
+        check_same(folder / CONFIG, read_identity(folder), job.identity)
+    except ValueError:
+        if not overwrite:
+            raise
+        (folder / CONFIG).unlink()
+        (folder / RESULTS).unlink(missing_ok=True)
+        for kept in (folder / "checkpoints").glob("*.pt"):
+            kept.unlink()
+        return False
+    return (folder / RESULTS).exists()
+
+
+def _encode(job: Job, folder: Path) -> None:
+    """The warm start, and the encodings that all processes share."""
+    if not job.detector.is_trained:
+        warm_start(job.detector, job.data, job.recipe.scaled(job.budget.warm_start_share))
+    job.encodings = folder
+    job.encode("train")
+    job.encode("val")
+
+
+def _compared(
+    folder: Path, matches: dict[str, list[Matches]], seeds: Sequence[int], facts: dict[str, str]
+) -> dict[str, Any]:
+    """Every strategy's figures by seed, and its AP and difference to the control with intervals."""
+    with bar("intervals", NUM_DRAWS) as shown:
+        redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
+    methods = {}
+    for name in matches:
+        runs = [json.loads((folder / folder_name(name, seed) / RESULTS).read_text()) for seed in seeds]
+        methods[name] = {
+            "seconds": [run["seconds"][name] for run in runs],
+            "figures": [{**run["methods"][name], "F1": run["F1_at_validations_threshold"][name]} for run in runs],
+            "endings": [run["endings"][name]["reason"] for run in runs],
+            "AP": vars(interval(redrawn[name])),
+            "over_control": vars(interval(redrawn[name] - redrawn[CONTROL])),
+        }
+    return {
+        **facts,
+        "seeds": list(seeds),
+        "images": {"test": len(next(iter(matches.values()))[0])},
+        "methods": methods,
+    }

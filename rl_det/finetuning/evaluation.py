@@ -1,0 +1,113 @@
+"""Tuned policies and the untouched test split -> each one's figures, with intervals over the test images."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.matching import match
+from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.data import Dataset
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.metrics.calibration import detection_calibration_error
+from rl_det.metrics.evaluation import evaluate
+from rl_det.metrics.operating_point import best_f1, operating_point
+from rl_det.metrics.outcomes import outcomes
+from rl_det.policies.detections import detect_encoded, detect_images
+from rl_det.policies.policy import Policy
+from rl_det.policies.recalibration import recalibrated
+from rl_det.report.bootstrap import Interval, interval, redrawn_ap
+from rl_det.strategies.strategy import Task
+from rl_det.training.progress import bar
+from rl_det.types import Detections, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """What one policy gives on the test split: its figures, and its detections as a padded batch."""
+
+    figures: dict[str, float]
+    detections: DetectionBatch
+
+
+def calibrated(policies: Mapping[str, Policy], task: Task) -> dict[str, Policy]:
+    """Each policy recalibrated on validation."""
+    with bar("calibrate", len(policies)) as shown:
+        found = {}
+        for name, policy in policies.items():
+            found[name] = recalibrated(policy, task.val, task.evaluated_candidates, task.validation_ap)
+            shown.advance()
+    return found
+
+
+def tested(
+    before: Mapping[str, Policy], after: Mapping[str, Policy], test: Dataset, num_candidates: int
+) -> tuple[dict[str, Tested], list[Target]]:
+    """Each recalibrated policy's figures on test, with its calibration error `before`; and what is truly there.
+
+    Policies that share the frozen part of their detector have it run once an image, in full precision.
+    """
+    targets: list[Target] = []
+    found: dict[str, tuple[list[Detections], list[Detections]]] = {name: ([], []) for name in after}
+    groups = _sharing(after)
+    with bar("test", len(test) * len(groups)) as shown:
+        for number, names in enumerate(groups):
+            policies = [policy for name in names for policy in (before[name], after[name])]
+            images = _images(test, targets if number == 0 else [])
+            for batch in detect_images(policies, images, num_candidates):
+                for place, name in enumerate(names):
+                    found[name][0].extend(batch[2 * place])
+                    found[name][1].extend(batch[2 * place + 1])
+                shown.advance(len(batch[0]))
+    results = {}
+    for name, (uncalibrated, final) in found.items():
+        num_classes = after[name].detector.num_classes
+        earlier = outcomes(pad_detections(uncalibrated), pad_targets(targets), num_classes=num_classes)
+        figures = evaluate(final, targets, num_classes=num_classes)
+        figures["calibration_error_before"] = detection_calibration_error(earlier)
+        results[name] = Tested(figures=figures, detections=pad_detections(final))
+    return results, targets
+
+
+def f1_at_validations_best(
+    policy: Policy, val: EncodedDataset, found: DetectionBatch, targets: list[Target], num_candidates: int
+) -> float:
+    """The test split's F1 at the score threshold that was best on validation: what a user who sets it there gets."""
+    num_classes = policy.detector.num_classes
+    on_val = pad_detections(detect_encoded(policy, val, num_candidates))
+    threshold = best_f1(outcomes(on_val, pad_targets(val.targets), num_classes=num_classes)).threshold
+    return operating_point(outcomes(found, pad_targets(targets), num_classes=num_classes), threshold).f1
+
+
+def intervals(
+    rows: Mapping[str, Tested], targets: list[Target], *, num_classes: int, num_draws: int, reference: str
+) -> dict[str, dict[str, Interval]]:
+    """Each row's AP, and its difference to the reference's, with 95 % intervals over redrawn test images."""
+    truths = pad_targets(targets)
+    matches = {name: [match(row.detections, truths, num_classes=num_classes)] for name, row in rows.items()}
+    with bar("intervals", num_draws) as shown:
+        redrawn = redrawn_ap(matches, num_draws=num_draws, rng=np.random.default_rng(0), on_draw=shown.advance)
+    return {
+        name: {"AP": interval(values), "over_control": interval(values - redrawn[reference])}
+        for name, values in redrawn.items()
+    }
+
+
+def _sharing(policies: Mapping[str, Policy]) -> list[list[str]]:
+    """Names of policies whose detectors have the same frozen part."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, policy in policies.items():
+        trained = {id(parameter) for parameter in policy.detector.trainable.parameters()}
+        frozen = tuple(id(p) for p in policy.detector.plain().parameters() if id(p) not in trained)
+        groups.setdefault(frozen, []).append(name)
+    return list(groups.values())
+
+
+def _images(test: Dataset, targets: list[Target]) -> Iterator[Tensor]:
+    """The test images; their targets are added to those given."""
+    for index in range(len(test)):
+        sample = test[index]
+        targets.append(sample.target)
+        yield sample.image

@@ -1,0 +1,107 @@
+"""One strategy of a comparison, one seed, one process: `python -m rl_det.finetuning.job JOB.json`."""
+
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rl_det.finetuning.budget import Budget
+from rl_det.finetuning.finetune import finetune
+from rl_det.finetuning.request import Request
+from rl_det.rewards import check_reward
+from rl_det.strategies.catalogue import CATALOGUE
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.reinforce import Reinforce
+from rl_det.strategies.strategy import Strategy
+from rl_det.training.interrupts import Interrupted, interruptible
+
+WATCHED_EVERY = 0.5  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFile:
+    """What a job's process is told, in JSON's types."""
+
+    request: Request
+    budget: Budget
+    strategy: str
+    reward: str
+    seed: int
+    encodings: Path
+    out: Path
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(asdict(self), default=str, indent=2)
+
+    @classmethod
+    def read(cls, file: Path) -> "JobFile":
+        """What `to_json` has written."""
+        told: dict[str, Any] = json.loads(file.read_text())
+        request = told["request"] | {"data": told["request"]["data"] and Path(told["request"]["data"])}
+        scale = tuple(told["budget"]["view_scale"])
+        return cls(
+            request=Request(**request),
+            budget=Budget(**{**told["budget"], "view_scale": scale}),
+            strategy=told["strategy"],
+            reward=told["reward"],
+            seed=told["seed"],
+            encodings=Path(told["encodings"]),
+            out=Path(told["out"]),
+        )
+
+
+def strategy_of(name: str, reward: str) -> Strategy:
+    """The catalogue's strategy, paid in this reward where it is paid in one."""
+    check_reward(reward)
+    strategy = CATALOGUE[name]
+    return replace(strategy, reward=reward) if isinstance(strategy, PPO | Reinforce) else strategy
+
+
+def run(job: JobFile) -> None:
+    """Tune, detect, judge; go on where an earlier process was stopped."""
+    data, detector = job.request.open()
+    finetune(
+        detector,
+        data,
+        strategy_of(job.strategy, job.reward),
+        budget=job.budget,
+        seed=job.seed,
+        out=job.out,
+        resume=True,
+        baselines=False,
+        encodings=job.encodings,
+    )
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended: two processes must not work in one folder."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCHED_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """One line and exit code 2 for a user's mistake."""
+    end_with_parent()
+    try:
+        with interruptible():
+            run(JobFile.read(Path(sys.argv[1])))
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

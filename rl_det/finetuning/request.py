@@ -1,0 +1,41 @@
+"""What a person asks for in words (a folder, a detector's name, weights, a budget, a device) -> the data and the detector."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_det.data.open import digit_scenes, open_data
+from rl_det.data.splits import Splits
+from rl_det.detectors import Detector, load_detector
+from rl_det.detectors.loading import Device, device_named
+from rl_det.finetuning.budget import BudgetName
+
+NUM_SCENES: dict[BudgetName, dict[str, int]] = {
+    "smoke": {"train": 64, "val": 32, "test": 32},
+    "short": {"train": 3000, "val": 300, "test": 500},
+    "full": {"train": 4000, "val": 500, "test": 1000},
+}
+"""Digit scenes, as many as the budget has time for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every command begins with."""
+
+    data: Path | None = None
+    """A COCO-format folder (images/, train.json, val.json, test.json); left out: digit scenes."""
+    detector: str = "tiny"
+    """tiny, torchvision's name of a Faster R-CNN, a file of weights, or a folder that a run has exported."""
+    weights: str | None = None
+    """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
+    budget: BudgetName = "full"
+    """How long: within a minute, five minutes or a quarter of an hour on two CPU cores."""
+    device: Device = "auto"
+    """Where the networks run."""
+
+    def __post_init__(self) -> None:
+        device_named(self.device)
+
+    def open(self) -> tuple[Splits, Detector]:
+        """The data and the detector. Raises ValueError, and nothing is trained or written, where one is no good."""
+        splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else open_data(self.data)
+        return splits, load_detector(self.detector, splits, weights=self.weights, device=self.device)

@@ -1,0 +1,150 @@
+"""What a run gave: a row for the warm start, the control and each strategy, with figures, intervals and why each ended."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_det.ap.batch import DetectionBatch
+from rl_det.finetuning.tuned import Tuned
+from rl_det.report.bootstrap import Interval
+from rl_det.report.tables import endings_text, table_text
+from rl_det.storage.files import write_with
+from rl_det.storage.run import DETECTIONS, RESULTS
+from rl_det.training.loop import Ending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one way of treating the detector gave, judged on the test split."""
+
+    name: str
+    figures: dict[str, float]
+    """pycocotools' twelve, and at IoU 0.5 F1, calibration and more, as `rl_det.metrics.evaluation` names them; in [0, 1]."""
+    seconds: float
+    """What it cost after the warm start."""
+    ending: Ending
+    """Why it ended."""
+    f1_at_validations_threshold: float
+    """The test split's F1 at the score threshold that was best on validation: what a user who sets it there gets."""
+    validation_ap: float
+    """By which `Results.best` is chosen."""
+    class_ap: dict[str, float]
+    """COCO's AP of each class; NaN for a class that the test split does not hold."""
+    ap: Interval
+    """AP with its 95 % interval over redrawn test images."""
+    over_control: Interval
+    """AP less the control's on the same images, with its interval."""
+    tuned: Tuned | None = field(default=None, compare=False)
+    """The detector itself; None in results that were read from a file."""
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the detector for `load_tuned`. Raises ValueError for results that were read from a file."""
+        if self.tuned is None:
+            raise ValueError(
+                f"{self.name}: the run's own folder holds the detector of results that were read from a file"
+            )
+        return self.tuned.export(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The rows of a run, and what they are of."""
+
+    rows: dict[str, Row]
+    control: str
+    """The row with which the others are compared."""
+    facts: dict[str, Any]
+    """The data, the detector, the seed, the budget, the settings of each strategy."""
+    folder: Path
+    """The run's folder."""
+
+    @property
+    def methods(self) -> dict[str, dict[str, float]]:
+        """Each row's figures."""
+        return {name: row.figures for name, row in self.rows.items()}
+
+    @property
+    def best(self) -> Row:
+        """The row with the highest AP on validation; the test split has no say in it."""
+        return max(self.rows.values(), key=lambda row: row.validation_ap)
+
+    def table(self) -> str:
+        """The rows as text: pycocotools' figures on the test split, times 100, and why a row ended early."""
+        return table_text([self.to_json()]) + endings_text({name: row.ending for name, row in self.rows.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        return {
+            **self.facts,
+            "control": self.control,
+            "best_on_validation": self.best.name,
+            "seconds": {name: round(row.seconds, 1) for name, row in self.rows.items()},
+            "endings": {name: asdict(row.ending) for name, row in self.rows.items()},
+            "validation_AP": {name: row.validation_ap for name, row in self.rows.items()},
+            "class_AP": {name: row.class_ap for name, row in self.rows.items()},
+            "F1_at_validations_threshold": {name: row.f1_at_validations_threshold for name, row in self.rows.items()},
+            "intervals": {
+                name: {"AP": asdict(row.ap), "over_control": asdict(row.over_control)}
+                for name, row in self.rows.items()
+            },
+            "methods": self.methods,
+        }
+
+
+def write_detections(folder: Path, name: str, found: DetectionBatch) -> Path:
+    """A row's detections on the test split, in numpy's own form."""
+    file = folder / DETECTIONS / f"{name}.npz"
+    file.parent.mkdir(exist_ok=True)
+
+    def save(beside: Path) -> None:
+        with beside.open("wb") as opened:  # numpy would add a suffix to the name of a file that is not open
+            np.savez_compressed(opened, **vars(found))
+
+    write_with(file, save)
+    return file
+
+
+def read_detections(folder: Path, name: str) -> DetectionBatch:
+    """What `write_detections` has put into a run's folder."""
+    with np.load(folder / DETECTIONS / f"{name}.npz") as found:
+        return DetectionBatch(**{part: found[part] for part in found.files})
+
+
+def load_results(folder: str | Path) -> Results:
+    """The results in a run's folder, without the detectors. Raises ValueError, naming the file, where there are none."""
+    file = Path(folder) / RESULTS
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return _of_json(told, Path(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: must be the results of a run of rl_det that has ended; got {error!r}") from error
+
+
+def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
+    rows = {
+        name: Row(
+            name=name,
+            figures=_numbers(figures),
+            seconds=told["seconds"][name],
+            ending=Ending(**told["endings"][name]),
+            f1_at_validations_threshold=told["F1_at_validations_threshold"][name],
+            validation_ap=told["validation_AP"][name],
+            class_ap=_numbers(told["class_AP"][name]),
+            ap=Interval(**_numbers(told["intervals"][name]["AP"])),
+            over_control=Interval(**_numbers(told["intervals"][name]["over_control"])),
+        )
+        for name, figures in told["methods"].items()
+    }
+    of_rows = {"control", "best_on_validation", "seconds", "endings", "validation_AP", "intervals",
+               "F1_at_validations_threshold", "methods", "class_AP"}  # fmt: skip
+    facts = {name: value for name, value in told.items() if name not in of_rows}
+    return Results(rows=rows, control=told["control"], facts=facts, folder=folder)
+
+
+def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """JSON's null is NaN."""
+    return {name: float("nan") if value is None else value for name, value in figures.items()}

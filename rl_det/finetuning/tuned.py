@@ -1,0 +1,135 @@
+"""A tuned policy <-> a folder that a user takes home: plain weights, modules, and a card that says how they fit together.
+
+The folder's detections are those behind the row of the table: the same detector at the same size, votes, recalibration and
+post-processing. Whoever wants the plain model loads `detector.pt` with the library alone.
+"""
+
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.data.splits import Splits
+from rl_det.detectors import Detector, TwoStage, load_state
+from rl_det.detectors.loading import MODEL_CARD, Device, build_model, device_named, of_model, read_card
+from rl_det.policies.build import build_policy, check_policy, name_of
+from rl_det.policies.detections import detect_images, on_host
+from rl_det.policies.export import DETECTOR, MODULE, export
+from rl_det.policies.policy import Policy
+from rl_det.storage.files import as_json, write_whole
+from rl_det.types import Detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A detector as a strategy has left it, with all that its detections depend on."""
+
+    policy: Policy
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    num_candidates: int
+    """Pairs of a proposal and a class of an image that post-processing chooses from."""
+    strategy: str = ""
+    """The row of the table."""
+
+    def detect(self, images: Iterable[Float[Tensor, "3 _ _"]]) -> list[Detections]:
+        """What the row of the table rests on: boxes in pixels of each image, labels 1..C, scores, best first, on the CPU.
+
+        Images are RGB in [0, 1]. There is no score threshold: keep what your application needs.
+        """
+        found = detect_images([self.policy], images, self.num_candidates)
+        return [on_host(each) for (batch,) in found for each in batch]
+
+    @property
+    def model(self) -> nn.Module:
+        """The library's own model, with the tuned head."""
+        return self.policy.detector.plain()
+
+    def export(self, folder: str | Path) -> Path:
+        """Write `detector.pt`, `model.json` and the policy's modules; returns the folder, which `load_tuned` reads."""
+        folder = Path(folder)
+        export(self.policy, folder, self.num_candidates)
+        how = self.policy.postprocessing
+        card = {
+            "rl_det": importlib.metadata.version("rl_det"),
+            "torch": torch.__version__,
+            "torchvision": importlib.metadata.version("torchvision"),
+            "architecture": vars(self.policy.detector.architecture),
+            "classes": self.classes,
+            "category_ids": self.category_ids,
+            "strategy": self.strategy,
+            "policy": name_of(self.policy),
+            "num_candidates": self.num_candidates,
+            "postprocessing": {
+                "nms_iou": how.nms_iou,
+                "sigma": None if how.is_hard else how.sigma,
+                "max_detections": how.max_detections,
+            },
+            "recalibration": _recalibration(self.policy),
+        }
+        write_whole(folder / MODEL_CARD, as_json(card))
+        return folder
+
+
+def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: Device = "auto") -> Tuned:
+    """What `Tuned.export` has written, ready to detect.
+
+    A detector that was built by the user's own code needs `model`, an object of the same architecture, whose weights are
+    replaced. Raises ValueError, naming the file, where the folder is not that.
+    """
+    folder = Path(folder)
+    card, architecture = read_card(folder / MODEL_CARD)
+    if architecture.library == "own":
+        if model is None:
+            raise ValueError(
+                f"{folder}: the detector is a {architecture.name} of your own code; give load_tuned such a model: "
+                "load_tuned(folder, model)"
+            )
+        detector: Detector = of_model(model, architecture.num_classes)
+    else:
+        detector = TwoStage(build_model(architecture), architecture=architecture)
+    load_state(detector.plain(), folder / DETECTOR)
+    detector.plain().to(device_named(device))
+    check_policy(card["policy"])
+    with torch.random.fork_rng(devices=[]):
+        policy = build_policy(card["policy"], detector)
+    if (module := getattr(policy, "module", None)) is not None:
+        load_state(module, folder / MODULE)
+    how = card["postprocessing"]
+    policy.postprocessing = PostProcessing(
+        nms_iou=how["nms_iou"],
+        sigma=float("inf") if how["sigma"] is None else how["sigma"],
+        max_detections=how["max_detections"],
+    )
+    return Tuned(
+        policy=policy,
+        classes=tuple(card["classes"]),
+        category_ids=tuple(card["category_ids"]),
+        num_candidates=card["num_candidates"],
+        strategy=card["strategy"],
+    )
+
+
+def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> Tuned:
+    """A policy with what its data says of it."""
+    return Tuned(
+        policy=policy,
+        classes=data.classes,
+        category_ids=data.category_ids,
+        num_candidates=num_candidates,
+        strategy=strategy,
+    )
+
+
+def _recalibration(policy: Policy) -> dict[str, object]:
+    """Where the recalibration lies: in the module's last scale and shift, or in the head's own weights."""
+    module = getattr(policy, "module", None)
+    if module is None:
+        return {"in": "detector"}
+    scale, shift = (float(module.get_buffer(name)) for name in ("scale", "shift"))
+    return {"in": "module", "scale": scale, "shift": shift}

@@ -1,0 +1,55 @@
+"""The strategies that `compare` sets side by side, by name: each object says all that distinguishes it.
+
+All that train do so on the same images, for as many image passes, at the same rate, and are chosen by validation AP. What
+they train is the head, and the module beside it where the policy has one.
+"""
+
+from collections.abc import Sequence
+from typing import get_args
+
+from rl_det.policies.build import PolicyName
+from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmStart
+from rl_det.strategies.labels import CONTROL, Labels
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.reinforce import Reinforce
+from rl_det.strategies.strategy import Strategy
+from rl_det.strategies.surrogate import Surrogate, SurrogateName
+
+BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
+    "voting": ("cross_entropy", "smooth_ap", "rank_sort"),
+    "context": ("cross_entropy", "smooth_ap"),
+}
+"""What trains the modules' policies without RL: labels alone, and surrogates that had served well."""
+
+_OBJECTS: tuple[Strategy, ...] = (
+    WarmStart(),
+    PostProcessingGrid(),
+    HandSetVotes(),
+    Labels(),
+    HandSetVotes(name=f"{CONTROL}_voting_untrained", after=Labels()),
+    *(Surrogate(loss, name=loss, policy="rescore") for loss in get_args(SurrogateName)),
+    *(
+        Surrogate(loss, name=f"{policy}_{loss}", policy=policy)
+        for policy, losses in BESIDE_A_MODULE.items()
+        for loss in losses
+    ),
+    Reinforce(name="reinforce_without_credit", policy="rescore", advantage="leave_one_out"),
+    Reinforce(policy="rescore"),
+    PPO(name="ppo_rescore_group", policy="rescore", advantage="group"),
+    PPO(name="ppo_rescore", policy="rescore"),
+    PPO(name="ppo_select", policy="select"),
+    PPO(name="ppo_context", policy="context"),
+    PPO(name="ppo_adjust", policy="adjust"),
+    PPO(name="ppo_voting"),
+    PPO(name="ppo_voting_and_smooth_ap", taught_by="smooth_ap"),
+    PPO(name="ppo_voting_from_plain_votes", begin="hand_set_votes"),
+)
+CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJECTS}
+
+
+def check_names(names: Sequence[str]) -> None:
+    """ValueError, listing the known ones, for a name that is not known; and where the control is not among them."""
+    if unknown := sorted(set(names) - set(CATALOGUE)):
+        raise ValueError(f"a strategy must be one of {', '.join(CATALOGUE)}; got {unknown[0]!r}")
+    if CONTROL not in names:
+        raise ValueError(f"the strategies must hold {CONTROL}, with which all are compared; got {', '.join(names)}")
