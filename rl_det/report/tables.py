@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
+WIDTH = 240
+"""Columns that a table may take; it takes as many as its texts are long."""
 HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE", "AP over control")
 
 
@@ -19,10 +21,10 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
     table = Table(title=f"{first['data']}, {first['detector']}, seed {seeds}: test split, x 100")
     header, *rows = _rows(runs)
     for name in header:
-        table.add_column(name, justify="left" if name == "method" else "right")
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=max(120, Console().width), file=io.StringIO(), color_system=None)
+    console = Console(width=WIDTH, file=io.StringIO(), color_system=None)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
