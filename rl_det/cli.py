@@ -1,5 +1,6 @@
 """The command `rl-det`: finetune, supervised, compare, check, report, detect. Every setting of the library is a flag."""
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -8,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
 from rl_det.data.open import open_data
-from rl_det.finetuning.budget import Budget
+from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.inspection import check
@@ -32,6 +33,7 @@ from rl_det.strategies.supervised import Supervised
 from rl_det.strategies.surrogate import Surrogate
 from rl_det.training.interrupts import Interrupted, interruptible
 
+Flags = TypeVar("Flags")
 StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
 
 
@@ -47,15 +49,20 @@ class RunFlags(Request):
     """Go on where a run with the same flags was stopped, if there was one."""
     overwrite: bool = False
     """Replace the run that the folder holds, if there is one."""
+    limits: tyro.conf.AvoidSubcommands[Budget | None] = None
+    """The budget's numbers; each may be set by itself."""
+    recipe: tyro.conf.AvoidSubcommands[Recipe | None] = None
+    """How a detector of the data is trained from labels, in a warm start and as the control; each may be set by itself."""
 
-    def run(self, *strategies: Strategy, baselines: bool = True, budget: Budget | None = None) -> Results:
+    def run(self, *strategies: Strategy, baselines: bool = True) -> Results:
         """Open the data and the detector, tune, print the table."""
         data, detector = self.open()
         results = finetune(
             detector,
             data,
             *strategies,
-            budget=budget or self.budget,
+            budget=self.limits or self.budget,
+            recipe=self.recipe,
             seed=self.seed,
             out=self.out,
             resume=self.resume,
@@ -250,11 +257,33 @@ def program() -> Iterator[None]:
         sys.exit(2)
 
 
+def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog: str | None = None) -> Flags:
+    """The flags of a command; the budget's and the recipe's numbers begin at what `--budget` and `--data` say."""
+    if not issubclass(flags_type, RunFlags):
+        return tyro.cli(flags_type, args=arguments, prog=prog)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--budget", choices=tuple(BUDGETS), default="full")
+    early.add_argument("--data")
+    try:
+        known, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError:  # which tyro says better
+        return tyro.cli(flags_type, args=arguments, prog=prog)
+    recipe = DIGIT_RECIPE if known.data is None else PHOTO_RECIPE
+    default = flags_type(budget=known.budget, limits=BUDGETS[known.budget], recipe=recipe)
+    return tyro.cli(flags_type, args=arguments, prog=prog, default=default)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command's entry point."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and given[0] in COMMANDS:
+        flags_type, run = COMMANDS[given[0]]
+        with program():
+            run(parse(flags_type, given[1:], prog=f"rl-det {given[0]}"))
+        return
     commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
     with program():
-        tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=arguments)
+        tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=given)
 
 
 def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., None]:

@@ -47,6 +47,7 @@ def finetune(
     data: Source,
     *strategies: Strategy,
     budget: BudgetName | Budget = "full",
+    recipe: Recipe | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -58,18 +59,21 @@ def finetune(
     """Tune copies of the detector by each strategy, `PPO()` if none is named, and compare them with the control.
 
     The detector stays as it is. Where it is not trained for the data's classes yet, a supervised warm start comes first, which
-    is kept for later runs. `out` is the run's folder, by default one in `runs/` that is named after what is run; a folder that
-    holds a run already is refused, unless `resume` goes on with that very run or `overwrite` replaces it. `baselines=False`
-    leaves out the warm start and the control. `encodings` is a folder in which the frozen part's results are kept and found
-    again; left out, they lie in memory. `callbacks` hear of every update of every strategy.
+    is kept for later runs; `recipe` says how, and at which rate the head learns, and follows the data if it is left out. `out`
+    is the run's folder, by default one in `runs/` that is named after what is run. A folder that holds a run already is
+    refused, unless `resume` goes on with that very run or `overwrite` replaces it. `baselines=False` leaves out the warm start
+    and the control. `encodings` is a folder in which the frozen part's results are kept and found again; left out, they lie in
+    memory. `callbacks` hear of every update of every strategy.
 
     Sets torch's global seed. Raises ValueError, with nothing written, for what does not fit together.
     """
+    splits, chosen = open_data(data), strategies or (PPO(),)
     job = prepare(
         copy.deepcopy(detector),
-        open_data(data),
-        strategies or (PPO(),),
+        splits,
+        chosen,
         budget_named(budget),
+        recipe or recipe_for(splits),
         seed,
         baselines=baselines,
     )
@@ -159,7 +163,14 @@ class Job:
 
 
 def prepare(
-    detector: Detector, data: Splits, strategies: Sequence[Strategy], budget: Budget, seed: int, *, baselines: bool
+    detector: Detector,
+    data: Splits,
+    strategies: Sequence[Strategy],
+    budget: Budget,
+    recipe: Recipe,
+    seed: int,
+    *,
+    baselines: bool,
 ) -> Job:
     """Check that all fits together, before any image is decoded."""
     names = [strategy.name for strategy in strategies]
@@ -178,7 +189,7 @@ def prepare(
         "detector": {**asdict(detector.architecture), "weights": state_fingerprint(detector.plain())},
         "strategies": [settings_of(strategy) for strategy in strategies],
         "budget": vars(budget),
-        "recipe": vars(recipe_for(data)),
+        "recipe": vars(recipe),
         "seed": seed,
         "baselines": baselines,
     }
@@ -187,7 +198,7 @@ def prepare(
         data=data,
         strategies=strategies,
         budget=budget,
-        recipe=recipe_for(data),
+        recipe=recipe,
         seed=seed,
         baselines=baselines,
         identity=identity,
