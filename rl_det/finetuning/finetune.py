@@ -24,14 +24,15 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, recipe_for
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tested
+from rl_det.finetuning.pages import PAGES, Findings
 from rl_det.finetuning.results import Results, Row, write_detections
 from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
-from rl_det.report.precision_recall import curves_of_batch, draw_curves
+from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
-from rl_det.storage.run import DETECTIONS, TENSORBOARD, Run, check_run_folder
+from rl_det.storage.run import TENSORBOARD, Run, check_run_folder
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
@@ -337,11 +338,12 @@ def _judged(rows: _Rows, job: Job, run: Run) -> Results:
     )
     for name, row in found.items():
         write_detections(run.folder, name, row.detections)
-        draw_curves(curves[name], run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
     for strategy in job.strategies:
         results.rows[strategy.name].export(run.folder / strategy.name)
     if CONTROL in results.rows:
         results.rows[CONTROL].export(run.folder / CONTROL)
+    for page in PAGES.values():
+        page(Findings(results=results, curves=curves, folder=run.folder))
     run.write_results(results.to_json())
     tell(f"the tuned detectors, the metrics and results.json are in {run.folder}")
     return results

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rl_det.training.warm_start import warm_start
 from torch import Tensor
 
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
@@ -14,7 +15,6 @@ from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.training import continued, supervised
-from rl_det.training.warm_start import warm_start
 
 CONFIG = continued.Config(num_steps=6, batch_size=4, validate_every=2)
 
