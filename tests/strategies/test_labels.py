@@ -1,34 +1,45 @@
-"""Continued supervised training on cached encodings, and the warm start that ends with it and is remembered."""
+"""The control: continued supervised training of the head on cached encodings."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
+from strategies.scenes import Told, a_task, shipped, train_data
 from torch import Tensor
 
-from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import Detector, build_detector
-from rl_det.detectors.encodings import EncodedDataset, encode_dataset
-from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
-from rl_det.policies.context import ContextPolicy
-from rl_det.policies.context_module import ContextModule
-from rl_det.policies.rescore import RescorePolicy
-from rl_det.training import continued, supervised
-from rl_det.training.warm_start import warm_start
+from rl_det.detectors import Detector
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.policies.build import PolicyName, build_policy
+from rl_det.policies.policy import Policy
+from rl_det.strategies.labels import Labels, LabelsLearner, supervised_loss
+from rl_det.training.loop import Ending, LoopConfig, fit
 
-CONFIG = continued.Config(num_steps=6, batch_size=4, validate_every=2)
+LITTLE = LoopConfig(num_updates=6, learning_rate=2e-3, validate_every=2)
 
 
 @pytest.fixture
 def detector() -> Detector:
-    torch.manual_seed(0)
-    return build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+    return shipped()
 
 
 @pytest.fixture(scope="module")
 def data() -> EncodedDataset:
-    shipped = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
-    return encode_dataset(shipped, DigitScenes("train", num_scenes=8))
+    return train_data()
+
+
+def trained(
+    policy: Policy, data: EncodedDataset, config: LoopConfig, validate: Callable[[], float], batch_size: int = 4
+) -> tuple[Ending, Told]:
+    learner = LabelsLearner(
+        policy,
+        data,
+        lambda *batch: {"supervised": supervised_loss(*batch)},
+        batch_size=batch_size,
+        generator=torch.Generator().manual_seed(0),
+        validate=validate,
+    )
+    told = Told()
+    return fit(learner, config, name="labels", callbacks=[told]), told
 
 
 def weight(detector: Detector) -> Tensor:
@@ -38,68 +49,43 @@ def weight(detector: Detector) -> Tensor:
 
 def test_only_the_head_is_trained_and_its_loss_falls(detector: Detector, data: EncodedDataset) -> None:
     before = {name: tensor.clone() for name, tensor in detector.plain().state_dict().items()}
-    losses: list[float] = []
-    continued.train(
-        RescorePolicy(detector, sigma=0.5),
-        data,
-        continued.Config(num_steps=30, batch_size=8, validate_every=30, learning_rate=1e-3),
-        generator=torch.Generator().manual_seed(0),
-        validate=iter([0.1, 0.2]).__next__,
-        on_step=lambda step, metrics: losses.append(metrics["loss"]),
-    )
+    config = LoopConfig(num_updates=30, learning_rate=1e-3, validate_every=30)
+    _, told = trained(build_policy("rescore", detector), data, config, iter([0.1, 0.2]).__next__, batch_size=8)
     changed = {name for name, tensor in detector.plain().state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert all(name.startswith("roi_heads.box_") for name in changed)
+    losses = [metrics["loss"] for step, metrics in told.lines if step]
     assert losses[-1] < 0.9 * losses[0]
 
 
 def test_the_best_validation_stays_and_the_warm_start_is_the_first_candidate(
     detector: Detector, data: EncodedDataset
 ) -> None:
-    policy, before = RescorePolicy(detector, sigma=0.5), weight(detector)
-    generator = torch.Generator().manual_seed(0)
-    best = continued.train(policy, data, CONFIG, generator=generator, validate=iter([0.5, 0.4, 0.3, 0.5]).__next__)
-    assert best == 0.5
+    policy, before = build_policy("rescore", detector), weight(detector)
+    ending, _ = trained(policy, data, LITTLE, iter([0.5, 0.4, 0.3, 0.5]).__next__)
+    assert ending == Ending(reason="budget", update=6, best=0.5)
     assert torch.equal(weight(detector), before)
-    best = continued.train(policy, data, CONFIG, generator=generator, validate=iter([0.5, 0.4, 0.6, 0.5]).__next__)
-    assert best == 0.6
+    ending, _ = trained(policy, data, LITTLE, iter([0.5, 0.4, 0.6, 0.5]).__next__)
+    assert ending.best == 0.6
     assert not torch.equal(weight(detector), before)
 
 
-def test_a_context_modules_residual_stays_zero(detector: Detector, data: EncodedDataset) -> None:
-    module = ContextModule(num_classes=len(CLASSES), embedding_size=detector.embedding_size)
-    policy = ContextPolicy(detector, module, sigma=0.5)
-    continued.train(
-        policy, data, CONFIG, generator=torch.Generator().manual_seed(0), validate=iter([0.1, 0.2, 0.3, 0.4]).__next__
-    )
-    assert not module.residual.weight.any()
-    assert not module.residual.bias.any()
+@pytest.mark.parametrize("name", ["context", "voting"])
+def test_labels_do_not_reach_a_module_beside_the_head(
+    name: PolicyName, detector: Detector, data: EncodedDataset
+) -> None:
+    policy = build_policy(name, detector)
+    before = {key: value.clone() for key, value in policy.trainable.state_dict().items()}
+    trained(policy, data, LITTLE, iter([0.1, 0.2, 0.3, 0.4]).__next__)
+    changed = {key for key, value in policy.trainable.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all(key.startswith("head.") for key in changed)
 
 
-def test_a_warm_start_is_trained_once_and_then_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path))
-    scenes = DigitScenes("train", num_scenes=6)
-    steps: list[int] = []
-
-    def start(seed: int) -> tuple[Path, Tensor]:
-        torch.manual_seed(seed)
-        detector = build_detector("tiny", num_classes=len(CLASSES), input_size=64)
-        file = warm_start(
-            detector,
-            scenes,
-            scenes,
-            supervised.Config(num_steps=2, batch_size=2, validate_every=1),
-            continued.Config(num_steps=2, batch_size=2, validate_every=1),
-            identity={"seed": seed},
-            generator=torch.Generator().manual_seed(seed),
-            on_step=lambda step, metrics: steps.append(step),
-        )
-        return file, weight(detector)
-
-    file, trained = start(0)
-    assert steps == [1, 2, 3, 4]
-    assert start(0)[0] == file
-    assert torch.equal(start(0)[1], trained)
-    assert steps == [1, 2, 3, 4]
-    assert start(1)[0] != file
-    assert len(steps) == 8
+def test_the_strategy_trains_the_head_by_the_tasks_steps_and_rate(detector: Detector, data: EncodedDataset) -> None:
+    told = Told()
+    task = a_task(data, num_steps=4, validate_every=2, callbacks=[told], validation_ap=iter([0.1, 0.2, 0.3]).__next__)
+    strategy = Labels()
+    ending = strategy.tune(strategy.start(detector), task)
+    assert ending == Ending(reason="budget", update=4, best=0.3)
+    assert [update for update, metrics in told.lines if "val_AP" in metrics] == [0, 2, 4]
