@@ -82,8 +82,8 @@ def test_a_loss(monkeypatch: pytest.MonkeyPatch, detector: Detector, data: Split
     def mean_wrong_score(lists: ClassLists) -> Float[Tensor, ""]:
         return lists.scores.where(lists.counted[0] & ~lists.right[0], 0.0).mean()
 
-    monkeypatch.setitem(surrogate.SURROGATES, "mean_wrong_score", mean_wrong_score)
-    strategy = rl_det.Surrogate("mean_wrong_score", policy="rescore")  # type: ignore[arg-type]
+    monkeypatch.setitem(surrogate.SURROGATES, "blackbox", mean_wrong_score)  # a name of its own goes into the Literal too
+    strategy = rl_det.Surrogate("blackbox", policy="rescore")
     result = rl_det.finetune(detector, data, strategy, budget=BUDGET, out=tmp_path, baselines=False)
     assert result.rows["surrogate"].ending.reason == "budget"
 
@@ -96,9 +96,9 @@ class LoudPolicy(RescorePolicy):
 
 
 def test_a_policy(monkeypatch: pytest.MonkeyPatch, detector: Detector, data: Splits, tmp_path: Path) -> None:
-    loud: Any = "loud"
-    monkeypatch.setitem(build.POLICIES, loud, Kind(LoudPolicy, "rl_det/RescoreDetections-v0"))
-    result = rl_det.finetune(detector, data, rl_det.PPO(policy=loud), budget=BUDGET, out=tmp_path, baselines=False)
+    kind = Kind(LoudPolicy, "rl_det/RescoreDetections-v0")
+    monkeypatch.setitem(build.POLICIES, "rescore", kind)  # a name of its own goes into the Literal too
+    result = rl_det.finetune(detector, data, rl_det.PPO(policy="rescore"), budget=BUDGET, out=tmp_path, baselines=False)
     assert isinstance(result.rows["ppo"].tuned.policy, LoudPolicy)  # type: ignore[union-attr]
     assert isinstance(rl_det.load_tuned(tmp_path / "ppo").policy, LoudPolicy)
 
