@@ -231,17 +231,19 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
 
 
 @contextlib.contextmanager
-def program() -> Iterator[None]:
+def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
     """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
 
-    Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
+    `again` is the flag that the command has to be given then: --overwrite where it can only begin anew, none where it needs no
+    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
     """
     try:
         with interruptible():
             yield
     except Interrupted as interrupted:
-        again = shlex.join([*sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
-        print(f"\nstopped; what is done is kept, and this goes on: {again}", file=sys.stderr)
+        command = shlex.join([*sys.argv, *([again] if again and again not in sys.argv else [])])
+        kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
+        print(f"\nstopped; {kept}: {command}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except (ValueError, OSError) as error:
         if os.environ.get("RL_DET_DEBUG"):
@@ -253,7 +255,9 @@ def program() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command's entry point."""
     commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
-    with program():
+    named = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    flags_of = COMMANDS.get(named, (object,))[0]
+    with program(again="--resume" if "resume" in getattr(flags_of, "__dataclass_fields__", {}) else ""):
         tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=arguments)
 
 
