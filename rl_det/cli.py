@@ -238,17 +238,19 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
 
 
 @contextlib.contextmanager
-def program() -> Iterator[None]:
+def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
     """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
 
-    Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
+    `again` is the flag that the command has to be given then: --overwrite where it can only begin anew, none where it needs no
+    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
     """
     try:
         with interruptible():
             yield
     except Interrupted as interrupted:
-        again = shlex.join([*sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
-        print(f"\nstopped; what is done is kept, and this goes on: {again}", file=sys.stderr)
+        command = shlex.join([*sys.argv, *([again] if again and again not in sys.argv else [])])
+        kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
+        print(f"\nstopped; {kept}: {command}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except (ValueError, OSError) as error:
         if os.environ.get("RL_DET_DEBUG"):
@@ -278,11 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given and given[0] in COMMANDS:
         flags_type, run = COMMANDS[given[0]]
-        with program():
+        resumes = "resume" in {f.name for f in dataclasses.fields(flags_type)}
+        with program(again="--resume" if resumes else ""):
             run(parse(flags_type, given[1:], prog=f"rl-det {given[0]}"))
         return
     commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
-    with program():
+    with program(again=""):
         tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=given)
 
 

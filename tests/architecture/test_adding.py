@@ -82,7 +82,9 @@ def test_a_loss(monkeypatch: pytest.MonkeyPatch, detector: Detector, data: Split
     def mean_wrong_score(lists: ClassLists) -> Float[Tensor, ""]:
         return lists.scores.where(lists.counted[0] & ~lists.right[0], 0.0).mean()
 
-    monkeypatch.setitem(surrogate.SURROGATES, "blackbox", mean_wrong_score)  # a name of its own goes into the Literal too
+    monkeypatch.setitem(
+        surrogate.SURROGATES, "blackbox", mean_wrong_score
+    )  # a name of its own goes into the Literal too
     strategy = rl_det.Surrogate("blackbox", policy="rescore")
     result = rl_det.finetune(detector, data, strategy, budget=BUDGET, out=tmp_path, baselines=False)
     assert result.rows["surrogate"].ending.reason == "budget"
