@@ -1,0 +1,53 @@
+"""Question: what does a tuned detector see in test scenes that the shipped one does not?
+
+Command: python experiments/before_after.py --before RUN/continued_supervised --after RUN/ppo --out experiments/before_after.png
+Minutes: less than one, after `make demo`, whose run is RUN. This is how the README's picture was made.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import rl_det
+from rl_det.cli import program
+from rl_det.report.pictures import draw_outcome
+from rl_det.storage.files import write_with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is drawn, and where to."""
+
+    before: Path
+    """A folder that a run has exported: the detector before."""
+    after: Path
+    """The same: the detector after."""
+    out: Path
+    """The picture to write, a PNG."""
+    indices: tuple[int, ...] = (0, 1, 2)
+    """Test scenes, by position."""
+    threshold: float = 0.5
+    """Detections from this score on are drawn."""
+
+
+def main(arguments: Arguments) -> None:
+    """Two rows: before and after."""
+    test = rl_det.digit_scenes(train=1, val=1, test=max(arguments.indices) + 1).test
+    samples = [test[index] for index in arguments.indices]
+    figure = Figure(figsize=(4 * len(samples), 8.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(2, len(samples), squeeze=False)
+    for row, (title, folder) in enumerate((("before", arguments.before), ("after", arguments.after))):
+        tuned = rl_det.load_tuned(folder)
+        found = tuned.detect([sample.image for sample in samples])
+        for axes, sample, own in zip(places[row], samples, found, strict=True):
+            draw_outcome(axes, sample, own, tuned.classes, arguments.threshold, title)
+    write_with(arguments.out, lambda file: figure.savefig(file, dpi=70, format="png"))
+
+
+if __name__ == "__main__":
+    with program(again=""):
+        main(tyro.cli(Arguments))
