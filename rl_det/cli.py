@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import io
 import os
+import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,7 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
-from rl_det.report.detections import draw_and_write
+from rl_det.report.detections import draw_and_write, image_files
 from rl_det.report.tables import markdown_table
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -31,6 +34,7 @@ from rl_det.strategies.strategy import Strategy
 from rl_det.strategies.supervised import Supervised
 from rl_det.strategies.surrogate import Surrogate
 from rl_det.training.interrupts import Interrupted, interruptible
+from rl_det.training.progress import bar, tell
 
 StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
 
@@ -161,7 +165,7 @@ class DetectFlags:
     detector: tyro.conf.Positional[Path]
     """A folder that a run has exported."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files."""
+    """Image files, or folders of them."""
     out: Path = Path("detections")
     """The folder to write to."""
     threshold: float = 0.5
@@ -213,10 +217,12 @@ def run_report(flags: ReportFlags) -> None:
 def run_detect(flags: DetectFlags) -> None:
     """`rl-det detect`."""
     tuned = load_tuned(flags.detector, device=flags.device)
-    for file in draw_and_write(
-        tuned.detect, tuned.classes, tuned.category_ids, flags.images, flags.out, flags.threshold
-    ):
-        print(file)
+    files = image_files(flags.images)
+    with bar("detect", len(files)) as shown:
+        written = draw_and_write(
+            tuned.detect, tuned.classes, tuned.category_ids, files, flags.out, flags.threshold, on_image=shown.advance
+        )
+    print(f"{len(files)} pictures and {written.name} are in {flags.out}")
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
@@ -230,21 +236,26 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
 """A new command is one pair here."""
 
 
-@contextlib.contextmanager
-def program() -> Iterator[None]:
-    """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
+class UsageError(ValueError):
+    """Flags that cannot be read."""
 
-    Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
+
+@contextlib.contextmanager
+def program(going_on: Sequence[str] = ()) -> Iterator[None]:
+    """A user's mistake ends the program with one line and exit code 2; a signal, with the command `going_on`, if there is one.
+
+    Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
     """
     try:
-        with interruptible():
+        with interruptible(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
             yield
     except Interrupted as interrupted:
-        again = shlex.join([*sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
-        print(f"\nstopped; what is done is kept, and this goes on: {again}", file=sys.stderr)
+        again = f"; what is done is kept, and this goes on: {shlex.join(going_on)}" if going_on else ""
+        print(f"\nstopped{again}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except (ValueError, OSError) as error:
-        if os.environ.get("RL_DET_DEBUG"):
+        if os.environ.get("RL_DET_DEBUG") and not isinstance(error, UsageError):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -252,18 +263,54 @@ def program() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command's entry point."""
-    commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
+    given = sys.argv[1:] if arguments is None else list(arguments)
     with program():
-        tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=arguments)
-
-
-def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., None]:
-    """A function whose one parameter's fields are the command's flags, without a prefix."""
-
-    def command(flags: object) -> None:
+        flags, run = parsed(given)
+    with program(_going_on(given) if hasattr(flags, "resume") else ()):
         run(flags)
 
-    command.__annotations__ = {"flags": Annotated[flags_type, tyro.conf.arg(name="")], "return": None}
+
+def parsed(arguments: Sequence[str]) -> tuple[object, Callable[..., None]]:
+    """A command's flags, and the command. Raises `UsageError`, in one line, for flags that are wrong; help ends the program."""
+    commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            found: tuple[object, Callable[..., None]] = tyro.extras.subcommand_cli_from_dict(
+                commands, prog="rl-det", description=__doc__, args=arguments
+            )
+    except SystemExit as ending:
+        if not ending.code:
+            raise
+        named = [*arguments[:1]] if arguments and arguments[0] in COMMANDS else []
+        raise UsageError(
+            f"{_without_frame(printed.getvalue())}; see {shlex.join(['rl-det', *named, '--help'])}"
+        ) from None
+    return found
+
+
+def _without_frame(text: str) -> str:
+    """tyro's first box as one line."""
+    body = re.split(r"─{10,} *│", text.partition("\n")[2])[0]
+    line = " ".join(re.sub("[│╭╰─╮╯]", " ", body).split()).removesuffix(".")
+    return re.sub(r"Error parsing (?:\S*flags\.?)?(\S*): ", lambda found: found[1] and f"{found[1]}: ", line)
+
+
+def _going_on(arguments: Sequence[str]) -> list[str]:
+    """The command line that goes on with a run that these arguments began."""
+    module = Path(sys.argv[0]).name == Path(__file__).name
+    command = [sys.executable, "-m", "rl_det.cli"] if module else [sys.argv[0]]
+    kept = [argument for argument in arguments if argument not in ("--overwrite", "--no-resume", "--resume")]
+    return [*command, *kept, "--resume"]
+
+
+def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., tuple[object, Callable[..., None]]]:
+    """A function whose one parameter's fields are the command's flags, without a prefix."""
+
+    def command(flags: object) -> tuple[object, Callable[..., None]]:
+        return flags, run
+
+    command.__annotations__ = {"flags": Annotated[flags_type, tyro.conf.arg(name="")], "return": tuple}
     command.__doc__ = flags_type.__doc__
     return command
 
