@@ -10,10 +10,8 @@ policy votes, the first two are shown with votes that nobody trained as well: wh
 
 from dataclasses import dataclass, field
 
-import tyro
-
 from rl_det import PPO
-from rl_det.cli import PolicyFlags, program
+from rl_det.cli import PolicyFlags, parse, program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,5 +24,5 @@ class Flags(PolicyFlags):
 
 if __name__ == "__main__":
     with program():
-        flags = tyro.cli(Flags)
+        flags = parse(Flags)
         flags.run(flags.shared(flags.ppo))

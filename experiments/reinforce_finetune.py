@@ -9,10 +9,8 @@ images as the control. A pass costs more than PPO's, as every gradient step need
 
 from dataclasses import dataclass, field
 
-import tyro
-
 from rl_det import Reinforce
-from rl_det.cli import PolicyFlags, program
+from rl_det.cli import PolicyFlags, parse, program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,5 +23,5 @@ class Flags(PolicyFlags):
 
 if __name__ == "__main__":
     with program():
-        flags = tyro.cli(Flags)
+        flags = parse(Flags)
         flags.run(flags.shared(flags.reinforce))

@@ -8,10 +8,8 @@ and kept by validation, where the warm start is the first candidate; judged by p
 class's AP and precision-recall curve go to the run's folder.
 """
 
-import tyro
-
-from rl_det.cli import SupervisedFlags, program, run_supervised
+from rl_det.cli import SupervisedFlags, parse, program, run_supervised
 
 if __name__ == "__main__":
     with program():
-        run_supervised(tyro.cli(SupervisedFlags))
+        run_supervised(parse(SupervisedFlags))

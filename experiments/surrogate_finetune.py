@@ -9,10 +9,8 @@ compared. The detector's own losses are mixed into the surrogate.
 
 from dataclasses import dataclass, field
 
-import tyro
-
 from rl_det import Surrogate
-from rl_det.cli import PolicyFlags, program
+from rl_det.cli import PolicyFlags, parse, program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,5 +23,5 @@ class Flags(PolicyFlags):
 
 if __name__ == "__main__":
     with program():
-        flags = tyro.cli(Flags)
+        flags = parse(Flags)
         flags.run(flags.shared(flags.surrogate))

@@ -34,5 +34,5 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with program():
+    with program(again=""):  # it goes on where it was stopped by itself
         main(tyro.cli(Arguments))

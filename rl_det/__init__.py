@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from rl_det.strategies.reinforce import Reinforce
     from rl_det.strategies.supervised import Supervised
     from rl_det.strategies.surrogate import Surrogate
+    from rl_det.training.loop import Callback
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "Budget": "finetuning.budget",
+    "Callback": "training.loop",
     "Exploration": "policies.exploration",
     "HandSetVotes": "strategies.hand_set",
     "Labels": "strategies.labels",
@@ -57,6 +59,7 @@ _ROOMS = {
 __all__ = [
     "PPO",
     "Budget",
+    "Callback",
     "Exploration",
     "HandSetVotes",
     "Labels",

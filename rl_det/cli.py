@@ -1,5 +1,6 @@
 """The command `rl-det`: finetune, supervised, compare, check, report, detect. Every setting of the library is a flag."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -11,12 +12,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
 from rl_det.data.open import open_data
-from rl_det.finetuning.budget import Budget
+from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.inspection import check
@@ -36,6 +37,7 @@ from rl_det.strategies.surrogate import Surrogate
 from rl_det.training.interrupts import Interrupted, interruptible
 from rl_det.training.progress import bar, tell
 
+Flags = TypeVar("Flags")
 StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
 
 
@@ -51,15 +53,20 @@ class RunFlags(Request):
     """Go on where a run with the same flags was stopped, if there was one."""
     overwrite: bool = False
     """Replace the run that the folder holds, if there is one."""
+    limits: tyro.conf.AvoidSubcommands[Budget | None] = None
+    """The budget's numbers; each may be set by itself."""
+    recipe: tyro.conf.AvoidSubcommands[Recipe | None] = None
+    """How a detector of the data is trained from labels, in a warm start and as the control; each may be set by itself."""
 
-    def run(self, *strategies: Strategy, baselines: bool = True, budget: Budget | None = None) -> Results:
+    def run(self, *strategies: Strategy, baselines: bool = True) -> Results:
         """Open the data and the detector, tune, print the table."""
         data, detector = self.open()
         results = finetune(
             detector,
             data,
             *strategies,
-            budget=budget or self.budget,
+            budget=self.limits or self.budget,
+            recipe=self.recipe,
             seed=self.seed,
             out=self.out,
             resume=self.resume,
@@ -241,18 +248,20 @@ class UsageError(ValueError):
 
 
 @contextlib.contextmanager
-def program(going_on: Sequence[str] = ()) -> Iterator[None]:
-    """A user's mistake ends the program with one line and exit code 2; a signal, with the command `going_on`, if there is one.
+def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
+    """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
 
-    Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
+    `again` is the flag that the command has to be given then: --overwrite where it can only begin anew, none where it needs no
+    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
     """
     try:
         with interruptible(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
             yield
     except Interrupted as interrupted:
-        again = f"; what is done is kept, and this goes on: {shlex.join(going_on)}" if going_on else ""
-        print(f"\nstopped{again}", file=sys.stderr)
+        command = shlex.join(_again(again))
+        kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
+        print(f"\nstopped; {kept}: {command}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except (ValueError, OSError) as error:
         if os.environ.get("RL_DET_DEBUG") and not isinstance(error, UsageError):
@@ -261,56 +270,77 @@ def program(going_on: Sequence[str] = ()) -> Iterator[None]:
         sys.exit(2)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command's entry point."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    with program():
-        flags, run = parsed(given)
-    with program(_going_on(given) if hasattr(flags, "resume") else ()):
-        run(flags)
+def _again(flag: str) -> list[str]:
+    """This program's command line, with the flag and without one that the flag contradicts."""
+    known = ("--resume", "--no-resume", "--overwrite", "--no-overwrite")
+    kept = [argument for argument in sys.argv[1:] if not flag or argument not in known]
+    program = [sys.executable, sys.argv[0]] if sys.argv[0].endswith(".py") else [sys.argv[0]]
+    if Path(sys.argv[0]).resolve() == Path(__file__).resolve():
+        program = [sys.executable, "-m", "rl_det.cli"]
+    return [*program, *kept, *([flag] if flag else [])]
 
 
-def parsed(arguments: Sequence[str]) -> tuple[object, Callable[..., None]]:
-    """A command's flags, and the command. Raises `UsageError`, in one line, for flags that are wrong; help ends the program."""
-    commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
+@contextlib.contextmanager
+def one_line(prog: str | None) -> Iterator[None]:
+    """What tyro has to say of wrong flags, in several lines and a frame, becomes a `UsageError` of one."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            found: tuple[object, Callable[..., None]] = tyro.extras.subcommand_cli_from_dict(
-                commands, prog="rl-det", description=__doc__, args=arguments
-            )
+            yield
     except SystemExit as ending:
         if not ending.code:
             raise
-        named = [*arguments[:1]] if arguments and arguments[0] in COMMANDS else []
-        raise UsageError(
-            f"{_without_frame(printed.getvalue())}; see {shlex.join(['rl-det', *named, '--help'])}"
-        ) from None
-    return found
+        text = re.split(r"─{10,} *│", printed.getvalue().partition("\n")[2])[0]  # the first frame, without its title
+        line = " ".join(re.sub("[│╭╰─╮╯]", " ", text).split()).removesuffix(".")
+        line = re.sub(r"Error parsing (?:\S*flags\.?)?(\S*): ", lambda found: found[1] and f"{found[1]}: ", line)
+        raise UsageError(f"{line}; see {prog or Path(sys.argv[0]).name} --help") from None
 
 
-def _without_frame(text: str) -> str:
-    """tyro's first box as one line."""
-    body = re.split(r"─{10,} *│", text.partition("\n")[2])[0]
-    line = " ".join(re.sub("[│╭╰─╮╯]", " ", body).split()).removesuffix(".")
-    return re.sub(r"Error parsing (?:\S*flags\.?)?(\S*): ", lambda found: found[1] and f"{found[1]}: ", line)
+def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog: str | None = None) -> Flags:
+    """The flags of a command; the budget's and the recipe's numbers begin at what `--budget` and `--data` say.
+
+    Raises `UsageError`, in one line, for flags that are wrong.
+    """
+    with one_line(prog):
+        return tyro.cli(flags_type, args=arguments, prog=prog, default=_defaults(flags_type, arguments))
 
 
-def _going_on(arguments: Sequence[str]) -> list[str]:
-    """The command line that goes on with a run that these arguments began."""
-    module = Path(sys.argv[0]).name == Path(__file__).name
-    command = [sys.executable, "-m", "rl_det.cli"] if module else [sys.argv[0]]
-    kept = [argument for argument in arguments if argument not in ("--overwrite", "--no-resume", "--resume")]
-    return [*command, *kept, "--resume"]
+def _defaults(flags_type: type[Flags], arguments: Sequence[str] | None) -> Flags:
+    nothing: Flags = tyro.MISSING  # type: ignore[assignment]  # tyro's word for no default
+    if not issubclass(flags_type, RunFlags):
+        return nothing
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--budget", choices=tuple(BUDGETS), default="full")
+    early.add_argument("--data")
+    try:
+        known, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError:  # which tyro says better
+        return nothing
+    recipe = DIGIT_RECIPE if known.data is None else PHOTO_RECIPE
+    return flags_type(budget=known.budget, limits=BUDGETS[known.budget], recipe=recipe)
 
 
-def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., tuple[object, Callable[..., None]]]:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command's entry point."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and given[0] in COMMANDS:
+        flags_type, run = COMMANDS[given[0]]
+        resumes = "resume" in {f.name for f in dataclasses.fields(flags_type)}
+        with program(again="--resume" if resumes else ""):
+            run(parse(flags_type, given[1:], prog=f"rl-det {given[0]}"))
+        return
+    commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
+    with program(again=""), one_line("rl-det"):
+        tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=given)
+
+
+def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., None]:
     """A function whose one parameter's fields are the command's flags, without a prefix."""
 
-    def command(flags: object) -> tuple[object, Callable[..., None]]:
-        return flags, run
+    def command(flags: object) -> None:
+        run(flags)
 
-    command.__annotations__ = {"flags": Annotated[flags_type, tyro.conf.arg(name="")], "return": tuple}
+    command.__annotations__ = {"flags": Annotated[flags_type, tyro.conf.arg(name="")], "return": None}
     command.__doc__ = flags_type.__doc__
     return command
 

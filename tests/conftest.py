@@ -8,7 +8,8 @@ from pathlib import Path
 LIBRARY = Path(__file__).parents[1] / "rl_det"
 
 # numba compiles anew what was edited, but not what calls it from another file.
-source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(LIBRARY.rglob("*.py"))))
+contents = [file.read_bytes() for file in sorted(LIBRARY.rglob("*.py"))]
+source = hashlib.sha256(b"".join(content for content in contents if b"compiled" in content))
 os.environ.setdefault("NUMBA_CACHE_DIR", str(LIBRARY / "__pycache__" / source.hexdigest()[:16]))
 
 if "PYTEST_XDIST_WORKER" in os.environ:

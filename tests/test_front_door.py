@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import rl_det_envs
 
 import rl_det
-import rl_det_envs
 
 
 def run(program: str, *flags: str) -> str:
@@ -48,7 +48,7 @@ def test_both_packages_say_that_they_are_typed() -> None:
         assert (Path(package.__file__).parent / "py.typed").is_file()
 
 
-CONSUMER = '''
+CONSUMER = """
 import rl_det
 
 data = rl_det.open_data("path/to/folder")
@@ -60,7 +60,7 @@ reveal_type(result.best)
 reveal_type(rl_det.load_tuned("better/").detect([data.test[0].image]))
 rl_det.PPO(clip="wide")
 rl_det.finetune(detector, data, rl_det.PPO)
-'''
+"""
 
 
 def test_a_consumers_type_checker_finds_the_types_and_the_mistakes(tmp_path: Path) -> None:

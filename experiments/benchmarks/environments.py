@@ -38,11 +38,12 @@ from jaxtyping import Float64  # noqa: E402
 from peers.peer import Images, Peer  # noqa: E402
 from peers.ways import LENT, UNAIDED  # noqa: E402
 from rich import print_json  # noqa: E402
+from rl_det.agents import ppo  # noqa: E402
+from rl_det.training.continued import supervised_loss  # noqa: E402
 from rl_det_envs.sb3 import DetectorVecEnv  # noqa: E402
 from stable_baselines3 import PPO  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv  # noqa: E402
 
-from rl_det.agents import ppo  # noqa: E402
 from rl_det.candidates import SHIFT_OF_ONE  # noqa: E402
 from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
 from rl_det.detectors import Detector, build_detector  # noqa: E402
@@ -50,7 +51,6 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import Edits, Reward  # noqa: E402
-from rl_det.training.continued import supervised_loss  # noqa: E402
 
 RESCORE, SELECT, TUNE = (
     f"rl_det/{name}-v0" for name in ("RescoreDetections", "SelectDetections", "TunePostprocessing")

@@ -37,17 +37,17 @@ import gymnasium  # noqa: E402
 import rl_det_envs  # noqa: E402, F401  (registers the environments)
 import torch  # noqa: E402
 import tyro  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
 from rl_det.agents import ppo  # noqa: E402
 from rl_det.agents.rollouts import collect  # noqa: E402
+from rl_det.training.supervised import labelled  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
 from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
 from rl_det.detectors import Detector, build_detector  # noqa: E402
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E402
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.training import continued, surrogate  # noqa: E402
-from rl_det.training.supervised import labelled  # noqa: E402
 from rl_det.types import Sample  # noqa: E402
 
 

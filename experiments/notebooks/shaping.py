@@ -16,11 +16,11 @@ import numpy as np
 import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
 from jaxtyping import Float
+from rl_det.agents import ppo
+from rl_det.agents.rollouts import collect
 from roles import roles
 from torch import Tensor, nn
 
-from rl_det.agents import ppo
-from rl_det.agents.rollouts import collect
 from rl_det.ap.padding import pad_targets
 from rl_det.boxes import moved
 from rl_det.candidates import clipped

@@ -1,8 +1,8 @@
 """A path, or a user's own data sets -> the three splits of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rl_det.data import Dataset
 from rl_det.data.coco import open_coco
@@ -14,6 +14,17 @@ from rl_det.types import Sample
 DIGIT_SCENES = "digit_scenes"
 TUNING_SEED = 2
 """The digit scenes' seed for tuning; the shipped warm start was trained on those of another."""
+
+
+class Format(NamedTuple):
+    """A layout of files: whether a folder has it, and what opens it."""
+
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path, str | None], Splits]
+
+
+FORMATS: dict[str, Format] = {"coco": Format(lambda path: (path / "train.json").exists(), open_coco)}
+"""The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line here."""
 
 Source = str | Path | Splits | Sequence[Dataset | PairDataset]
 
@@ -29,7 +40,9 @@ def open_data(source: Source, *, classes: Sequence[str] | None = None, name: str
     if isinstance(source, Splits):
         return source
     if isinstance(source, str | Path):
-        return open_coco(Path(source), name)
+        path = Path(source)
+        known = next((form for form in FORMATS.values() if form.recognises(path)), FORMATS["coco"])
+        return known.open(path, name)  # COCO's reader says best what is missing
     datasets = tuple(source)
     if len(datasets) != 3:
         raise ValueError(f"data must be a folder, or three data sets (train, val, test); got {len(datasets)} of them")

@@ -14,7 +14,7 @@ import numpy as np
 
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
-from rl_det.finetuning.budget import Budget, budget_named
+from rl_det.finetuning.budget import Budget, budget_named, recipe_for
 from rl_det.finetuning.finetune import Job, prepare
 from rl_det.finetuning.job import JobFile, strategy_of
 from rl_det.finetuning.request import Request
@@ -53,8 +53,9 @@ def compare(
     check_writable(out)
     data, detector = request.open()
     budget = budget or budget_named(request.budget)
+    recipe = recipe_for(data)
     jobs = {
-        (name, seed): prepare(detector, data, [strategy_of(name, reward)], budget, seed, baselines=False)
+        (name, seed): prepare(detector, data, [strategy_of(name, reward)], budget, recipe, seed, baselines=False)
         for seed in seeds
         for name in strategies
     }

@@ -25,14 +25,15 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, recipe_for
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tested
+from rl_det.finetuning.pages import PAGES, Findings
 from rl_det.finetuning.results import Results, Row, write_detections
 from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
-from rl_det.report.precision_recall import curves_of_batch, draw_curves
+from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
-from rl_det.storage.run import DETECTIONS, PARTS, TENSORBOARD, Run, check_run_folder
+from rl_det.storage.run import PARTS, TENSORBOARD, Run, check_run_folder
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
@@ -48,6 +49,7 @@ def finetune(
     data: Source,
     *strategies: Strategy,
     budget: BudgetName | Budget = "full",
+    recipe: Recipe | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -59,18 +61,21 @@ def finetune(
     """Tune copies of the detector by each strategy, `PPO()` if none is named, and compare them with the control.
 
     The detector stays as it is. Where it is not trained for the data's classes yet, a supervised warm start comes first, which
-    is kept for later runs. `out` is the run's folder, by default one in `runs/` that is named after what is run; a folder that
-    holds a run already is refused, unless `resume` goes on with that very run or `overwrite` replaces it. `baselines=False`
-    leaves out the warm start and the control. `encodings` is a folder in which the frozen part's results are kept and found
-    again; left out, they lie in memory. `callbacks` hear of every update of every strategy.
+    is kept for later runs; `recipe` says how, and at which rate the head learns, and follows the data if it is left out. `out`
+    is the run's folder, by default one in `runs/` that is named after what is run. A folder that holds a run already is
+    refused, unless `resume` goes on with that very run or `overwrite` replaces it. `baselines=False` leaves out the warm start
+    and the control. `encodings` is a folder in which the frozen part's results are kept and found again; left out, they lie in
+    memory. `callbacks` hear of every update of every strategy.
 
     Sets torch's global seed. Raises ValueError, with nothing written, for what does not fit together.
     """
+    splits, chosen = open_data(data), strategies or (PPO(),)
     job = prepare(
         copy.deepcopy(detector),
-        open_data(data),
-        strategies or (PPO(),),
+        splits,
+        chosen,
         budget_named(budget),
+        recipe or recipe_for(splits),
         seed,
         baselines=baselines,
     )
@@ -160,7 +165,14 @@ class Job:
 
 
 def prepare(
-    detector: Detector, data: Splits, strategies: Sequence[Strategy], budget: Budget, seed: int, *, baselines: bool
+    detector: Detector,
+    data: Splits,
+    strategies: Sequence[Strategy],
+    budget: Budget,
+    recipe: Recipe,
+    seed: int,
+    *,
+    baselines: bool,
 ) -> Job:
     """Check that all fits together, before any image is decoded."""
     _check_kinds(detector, strategies)
@@ -175,7 +187,7 @@ def prepare(
         "detector": {**asdict(detector.architecture), "weights": state_fingerprint(detector.plain())},
         "strategies": [settings_of(strategy) for strategy in strategies],
         "budget": vars(budget),
-        "recipe": vars(recipe_for(data)),
+        "recipe": vars(recipe),
         "seed": seed,
         "baselines": baselines,
     }
@@ -184,7 +196,7 @@ def prepare(
         data=data,
         strategies=strategies,
         budget=budget,
-        recipe=recipe_for(data),
+        recipe=recipe,
         seed=seed,
         baselines=baselines,
         identity=identity,
@@ -354,12 +366,13 @@ def _judged(rows: _Rows, job: Job, run: Run) -> Results:
     )
     for name, row in found.items():
         write_detections(run.folder, name, row.detections)
-        draw_curves(curves[name], run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
     exported = {*(strategy.name for strategy in job.strategies), results.best.name, *({CONTROL} & results.rows.keys())}
     with bar("export", len(exported)) as shown:
         for name in sorted(exported):
             results.rows[name].export(run.folder / name)
             shown.advance()
+    for page in PAGES.values():
+        page(Findings(results=results, curves=curves, folder=run.folder))
     run.write_results(results.to_json())
     tell(
         f"the tuned detectors, the metrics and results.json are in {run.folder}; "

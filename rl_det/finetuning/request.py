@@ -27,6 +27,8 @@ class Request:
     """tiny, torchvision's name of a Faster R-CNN, a file of weights, or a folder that a run has exported."""
     weights: str | None = None
     """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
+    input_size: int | None = None
+    """The shorter side to which the detector resizes images, in pixels; left out: the detector's own."""
     budget: BudgetName = "full"
     """How long: within a minute, five minutes or a quarter of an hour on two CPU cores."""
     device: Device = "auto"
@@ -38,4 +40,6 @@ class Request:
     def open(self) -> tuple[Splits, Detector]:
         """The data and the detector. Raises ValueError, and nothing is trained or written, where one is no good."""
         splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else open_data(self.data)
-        return splits, load_detector(self.detector, splits, weights=self.weights, device=self.device)
+        return splits, load_detector(
+            self.detector, splits, weights=self.weights, input_size=self.input_size, device=self.device
+        )

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
+WIDTH = 240
+"""Columns that a table may take; it takes as many as its texts are long."""
 HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE")
-WIDTH = 200
-"""At most so many columns of a terminal; a table is as wide as its longest names need."""
 
 
 def table_text(runs: Sequence[dict[str, Any]]) -> str:
@@ -24,7 +24,7 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=WIDTH, file=io.StringIO(), color_system=None)  # a terminal wraps; cells stay whole
+    console = Console(width=WIDTH, file=io.StringIO(), color_system=None)
     with console.capture() as captured:
         console.print(table)
     return captured.get()

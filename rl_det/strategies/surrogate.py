@@ -14,7 +14,7 @@ their objects, and is constant under a policy that moves none.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -75,8 +75,8 @@ class Surrogate:
     """The gradient is scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(SurrogateName):
-            raise ValueError(f"loss must be one of {', '.join(get_args(SurrogateName))}; got {self.loss!r}")
+        if self.loss not in SURROGATES:
+            raise ValueError(f"loss must be one of {', '.join(SURROGATES)}; got {self.loss!r}")
         if self.num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 96 is usual")
 

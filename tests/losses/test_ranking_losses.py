@@ -63,8 +63,9 @@ def test_small_steps_along_the_gradient_sort_the_list(loss: Loss) -> None:
 @settings(max_examples=15, deadline=None)
 @given(lists=listings())
 def test_the_order_of_entries_does_not_matter(loss: Loss, lists: Listing) -> None:
-    if len(lists.scores.unique()) < lists.scores.numel():
-        return  # of ties, some losses take the first
+    gaps = (lists.scores[:, :, None] - lists.scores[:, None]).abs()
+    if len(lists.scores.unique()) < lists.scores.numel() or (gaps == 1).any():
+        return  # of ties, some losses take the first; blackbox makes some of a gap that is its margin
     order = torch.randperm(lists.scores.shape[1], generator=torch.Generator().manual_seed(0))
     value, gradient = value_and_gradient(loss, lists)
     assert_same(value_and_gradient(loss, Listing(*(part[:, order] for part in lists))), (value, gradient[:, order]))

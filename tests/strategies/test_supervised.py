@@ -1,6 +1,7 @@
 """Supervised training led by validation mAP: which weights stay, and what a missing or NaN metric may not do."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +12,34 @@ from torch import Tensor
 from rl_det.data.augment import Augmentations, augmented, flipped
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
-from rl_det.training import supervised
+from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner, batches, labelled
+from rl_det.training.descent import Descent
+from rl_det.training.loop import Callback, Ending, FitRun, fit
 
 SCENES = DigitScenes("train", num_scenes=6)
+PLAN = BatchPlan(num_steps=4, batch_size=2)
 
 
-def config(**changes: Any) -> supervised.Config:
-    return replace(supervised.Config(num_steps=4, batch_size=2, validate_every=1), **changes)
+def config(**changes: Any) -> Supervised:
+    plain = {"ema": 0.0, "validate_start": False, "learning_rate": 2e-3, "validate_every": 1}
+    return Supervised(**plain | {"num_steps": 4, "batch_size": 2} | changes)
+
+
+class Validated(Callback):
+    """The updates after which a validation brought a figure of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.updates = name, list[int]()
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        if f"val_{self.name}" in metrics:
+            self.updates.append(run.update)
 
 
 def trained(
     aps: list[float | None], *, name: str = "AP", steps: list[int] | None = None, **changes: Any
-) -> tuple[float, Tensor, list[Tensor]]:
-    """The best AP, the weights that stayed, and the weights at each validation, which tells the given APs.
+) -> tuple[Ending, Tensor, list[Tensor]]:
+    """How it ended, the weights that stayed, and the weights at each validation, which tells the given APs.
 
     `steps` is filled with those at which there was a validation that told something.
     """
@@ -37,15 +53,13 @@ def trained(
         ap = next(told)
         return {"AR1": 0.5} if ap is None else {name: ap, "AR1": 0.5}
 
-    def on_step(step: int, metrics: dict[str, float]) -> None:
-        if steps is not None and f"val_{name}" in metrics:
-            steps.append(step)
-
-    generator = torch.Generator().manual_seed(0)
-    best = supervised.train(
-        detector, SCENES, config(**changes), generator=generator, validate=validate, on_step=on_step
-    )
-    return best, weight(detector), seen
+    own, validated = config(**changes), Validated(name)
+    plan = BatchPlan(num_steps=own.num_steps or 0, batch_size=own.batch_size or 0)
+    learner = SupervisedLearner(detector, SCENES, plan, generator=torch.Generator().manual_seed(0), validate=validate)
+    ending = fit(learner, own.loop(plan, 1.0, 1, len(SCENES)), name="supervised", callbacks=[validated])
+    if steps is not None:
+        steps += validated.updates
+    return ending, weight(detector), seen
 
 
 def weight(detector: Detector) -> Tensor:
@@ -69,30 +83,30 @@ def weight_of(detector: Detector) -> Tensor:
     ],
 )
 def test_the_weights_of_the_best_validation_stay(aps: list[float | None], kept: int, best: float) -> None:
-    found, weights, seen = trained(aps)
-    assert found == best
+    ending, weights, seen = trained(aps)
+    assert ending == Ending(reason="budget", update=4, best=best)
     assert len(seen) == 4
     assert torch.equal(weights, seen[kept])
     assert not any(torch.equal(weights, other) for step, other in enumerate(seen) if step != kept)
 
 
 def test_without_any_metric_the_last_weights_stay() -> None:
-    best, weights, seen = trained([None, math.nan, None, None])
-    assert best == -math.inf
+    ending, weights, seen = trained([None, math.nan, None, None])
+    assert ending.best is None
     assert torch.equal(weights, seen[-1])
 
 
 def test_it_stops_when_patience_is_used_up_and_progress_below_min_delta_is_none() -> None:
     assert len(trained([0.1, 0.2, 0.15, 0.15], patience=1)[2]) == 3
-    best, weights, seen = trained([0.1, 0.105, 0.108, 0.2], patience=2, min_delta=0.01)
+    ending, weights, seen = trained([0.1, 0.105, 0.108, 0.2], patience=2, min_delta=0.01)
     assert len(seen) == 3
-    assert best == 0.1
+    assert ending == Ending(reason="patience", update=3, best=0.1)
     assert torch.equal(weights, seen[0])
 
 
 def test_validations_in_the_warm_up_do_not_count() -> None:
-    best, weights, seen = trained([0.9, 0.1, 0.2, 0.1], warm_up=1, patience=2)
-    assert best == 0.2
+    ending, weights, seen = trained([0.9, 0.1, 0.2, 0.1], warm_up=1, patience=2)
+    assert ending.best == 0.2
     assert torch.equal(weights, seen[2])
 
 
@@ -112,16 +126,16 @@ def test_the_start_is_a_candidate_where_that_is_asked_for() -> None:
     torch.manual_seed(0)
     start = weight(build_detector("tiny", num_classes=len(CLASSES), input_size=64)).clone()
     steps: list[int] = []
-    best, weights, seen = trained([0.4, 0.1, 0.4, 0.3, 0.2], steps=steps, validate_start=True)
+    ending, weights, seen = trained([0.4, 0.1, 0.4, 0.3, 0.2], steps=steps, validate_start=True)
     assert steps == [0, 1, 2, 3, 4]
-    assert best == 0.4
+    assert ending.best == 0.4
     assert torch.equal(weights, start)
     assert torch.equal(seen[2], trained([0.1] * 4)[2][1])  # and training is what it is without
 
 
 def test_an_error_that_is_monitored_should_fall() -> None:
-    best, weights, seen = trained([0.5, 0.3, 0.4, 0.35], name="moLRP", monitor="moLRP")
-    assert best == 0.3
+    ending, weights, seen = trained([0.5, 0.3, 0.4, 0.35], name="moLRP", monitor="moLRP")
+    assert ending.best == 0.3
     assert torch.equal(weights, seen[1])
 
 
@@ -163,33 +177,53 @@ def test_the_gradient_is_clipped_and_the_schedule_is_the_one_that_was_asked_for(
 def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_next_one_is_made() -> None:
     torch.manual_seed(0)
     detector = build_detector("tiny", num_classes=len(CLASSES), input_size=64)
-    state = supervised.beginning(detector.plain(), SCENES, config(), torch.Generator())
-    state.scaler = torch.amp.GradScaler("cpu")
+    learner = SupervisedLearner(detector, SCENES, PLAN, generator=torch.Generator(), validate=dict)
+    descent = Descent(
+        learner.trainable, num_updates=4, learning_rate=2e-3, weight_decay=0.02, schedule="cosine", max_grad_norm=5.0,
+        mixed=False, average=None,
+    )  # fmt: skip
+    descent.scaler = torch.amp.GradScaler("cpu")
     too_large = weight_of(detector).register_hook(lambda gradient: gradient * math.inf)
-    before, rate = weight(detector).clone(), state.optimizer.param_groups[0]["lr"]
-    supervised.learn(state, [SCENES[0], SCENES[1]], config())
+    before, rate = weight(detector).clone(), descent.optimizer.param_groups[0]["lr"]
+    learner.update(1, descent)
+    descent.end_update()
     assert torch.equal(weight(detector), before)
-    assert state.optimizer.param_groups[0]["lr"] == rate
-    assert state.scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale() / 2
+    assert descent.optimizer.param_groups[0]["lr"] == rate
+    assert descent.scaler.get_scale() == torch.amp.GradScaler("cpu").get_scale() / 2
     too_large.remove()
-    supervised.learn(state, [SCENES[0], SCENES[1]], config())
+    learner.update(2, descent)
+    descent.end_update()
     assert not torch.equal(weight(detector), before)
-    assert state.optimizer.param_groups[0]["lr"] < rate
+    assert descent.optimizer.param_groups[0]["lr"] < rate
 
 
-@pytest.mark.parametrize("wrong", [{"ema": 1.0}, {"learning_rate": 0.0}, {"num_steps": 0}, {"validate_every": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ema": 1.0},
+        {"learning_rate": 0.0},
+        {"num_steps": 0},
+        {"batch_size": 0},
+        {"validate_every": 0},
+        {"weight_decay": -0.1},
+        {"schedule": "linear"},
+        {"patience": 0},
+    ],
+)
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
         config(**wrong)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_images() -> None:
-    with pytest.raises(ValueError, match=r"finite.*step \d, images \[\d, \d\]"):
-        trained([0.1] * 4, learning_rate=1e30)
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_best_weights_and_names_update_and_images() -> None:
+    ending, weights, seen = trained([0.1, 0.2, 0.3, 0.4], learning_rate=1e30, validate_start=True)
+    assert ending.reason == "not finite"
+    assert re.search(r"in update \d, images \[\d, \d\]; lower the learning rate|images .* in update", ending.detail)
+    assert torch.equal(weights, seen[ending.update - 1])
 
 
 def test_every_image_comes_once_before_any_comes_again() -> None:
-    shown = supervised.batches(SCENES, config(num_steps=6), torch.Generator().manual_seed(0))
+    shown = batches(SCENES, replace(PLAN, num_steps=6), torch.Generator().manual_seed(0))
     ids = [sample.target.image_id for samples in shown for sample in samples]
     assert sorted(ids[:6]) == sorted(ids[6:]) == [1, 2, 3, 4, 5, 6]
     assert ids[:6] != ids[6:]
@@ -200,8 +234,8 @@ LIVELY = {"flip": True, "augmentations": Augmentations(scale=(0.5, 2.0), photome
 
 def shown(first: int = 0, **changes: Any) -> list[tuple[int, float]]:
     """The image, and a sum that tells what became of it, of all that is shown."""
-    batches = supervised.batches(SCENES, config(**changes), torch.Generator().manual_seed(0), first=first)
-    return [(sample.target.image_id, float(sample.image.sum())) for samples in batches for sample in samples]
+    found = batches(SCENES, replace(PLAN, **changes), torch.Generator().manual_seed(0), first=first)
+    return [(sample.target.image_id, float(sample.image.sum())) for samples in found for sample in samples]
 
 
 def test_reading_ahead_in_a_process_of_its_own_changes_nothing() -> None:
@@ -245,6 +279,6 @@ def test_crowds_are_not_trained_on() -> None:
     crowd = torch.zeros_like(sample.target.iscrowd)
     crowd[1] = True
     marked = replace(sample, target=replace(sample.target, iscrowd=crowd))
-    kept = supervised.labelled(marked, torch.device("cpu"))
+    kept = labelled(marked, torch.device("cpu"))
     assert len(kept["labels"]) == len(crowd) - 1
     assert torch.equal(kept["boxes"][1], sample.target.boxes[2])

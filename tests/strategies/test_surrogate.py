@@ -1,42 +1,45 @@
 """Fine-tuning by surrogates of AP: what is ranked, what counts as right, which way gradient goes, and that it is learned."""
 
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import pytest
 import torch
 from contract.families import NUM_CLASSES, retinanet
+from strategies.scenes import Told, shipped, train_data
 from torch import Tensor
 
 from rl_det.ap import match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.candidates import nms, select_candidates
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import Detector, OneStage, build_detector
-from rl_det.detectors.encodings import EncodedDataset, encode_dataset
-from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+from rl_det.detectors import Detector, OneStage
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.losses.ap import ap_loss
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.policies.voting_module import VotingModule
-from rl_det.training import continued, surrogate
+from rl_det.strategies.class_lists import MatchedCandidates, class_lists, match_candidates
+from rl_det.strategies.labels import LabelsLearner, supervised_loss
+from rl_det.strategies.surrogate import SURROGATES, Surrogate, SurrogateName, model_losses, policy_losses
+from rl_det.training.loop import LoopConfig, fit
 from rl_det.types import Candidates, Target
 
-NAMES = get_args(surrogate.SurrogateName)
+NAMES = get_args(SurrogateName)
 NUM_CANDIDATES = 80
 NMS_IOU = 0.6
 
 
 @pytest.fixture
 def detector() -> Detector:
-    return build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+    return shipped()
 
 
 @pytest.fixture(scope="module")
 def data() -> EncodedDataset:
-    shipped = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
-    return encode_dataset(shipped, DigitScenes("train", num_scenes=8))
+    return train_data()
 
 
 def voting(detector: Detector) -> VotingPolicy:
@@ -44,8 +47,8 @@ def voting(detector: Detector) -> VotingPolicy:
     return VotingPolicy(detector, VotingModule(), sigma=0.5, box_sigma=0.2)
 
 
-def config(**changes: object) -> surrogate.Config:
-    return replace(surrogate.Config(num_candidates=NUM_CANDIDATES), **changes)  # type: ignore[arg-type]
+def config(**changes: object) -> Surrogate:
+    return replace(Surrogate(num_candidates=NUM_CANDIDATES), **changes)  # type: ignore[arg-type]
 
 
 def candidates_of(detector: Detector, data: EncodedDataset) -> Candidates:
@@ -53,13 +56,13 @@ def candidates_of(detector: Detector, data: EncodedDataset) -> Candidates:
     return select_candidates(detector.head(encoded), encoded.mask, NUM_CANDIDATES)
 
 
-def matched(candidates: Candidates, targets: list[Target]) -> surrogate.MatchedCandidates:
-    return surrogate.match_candidates(candidates.boxes, candidates.logits, candidates, targets, len(CLASSES), NMS_IOU)
+def matched(candidates: Candidates, targets: list[Target]) -> MatchedCandidates:
+    return match_candidates(candidates.boxes, candidates.logits, candidates, targets, len(CLASSES), NMS_IOU)
 
 
-def losses_of(policy: Policy, data: EncodedDataset, own: surrogate.Config) -> dict[str, Tensor]:
+def losses_of(policy: Policy, data: EncodedDataset, own: Surrogate) -> dict[str, Tensor]:
     encoded = data.batch(torch.arange(len(data)), "cpu")
-    return surrogate.policy_losses(policy, encoded, policy.detector.head(encoded), data.targets, own)
+    return policy_losses(policy, encoded, policy.detector.head(encoded), data.targets, own)
 
 
 def test_what_is_ranked_is_what_a_user_sees_and_right_is_what_coco_calls_right(
@@ -93,10 +96,10 @@ def test_a_second_detection_of_an_object_is_wrong() -> None:
     assert not found.right[:, 0, 1:].any()
     torch.testing.assert_close(found.iou, torch.tensor([[0.9, 0.6, 0.0]]))
     assert found.object_box[0].tolist() == [[0, 0, 20, 20], [0, 0, 20, 20], boxes[0, 2].tolist()]
-    lists = surrogate.class_lists(found, pair.logits, torch.zeros(1, 3))
+    lists = class_lists(found, pair.logits, torch.zeros(1, 3))
     assert lists.scores.tolist() == [[2.0, 1.0]]  # of class 4, nothing is there to be found
     assert lists.num_positives.tolist() == [1.0]
-    assert float(surrogate.SURROGATES["ap"](lists)) == pytest.approx(0.0)
+    assert float(SURROGATES["ap"](lists)) == pytest.approx(0.0)
 
 
 def test_class_lists_hold_every_shown_candidate_of_a_class_that_is_there(
@@ -104,7 +107,7 @@ def test_class_lists_hold_every_shown_candidate_of_a_class_that_is_there(
 ) -> None:
     candidates = candidates_of(detector, data)
     found = matched(candidates, data.targets)
-    lists = surrogate.class_lists(found, candidates.logits, 1 - found.iou)
+    lists = class_lists(found, candidates.logits, 1 - found.iou)
     mask = lists.counted[0]
     for row, label in enumerate((found.positives > 0).nonzero().flatten() + 1):
         own = found.kept & (found.labels == label)
@@ -146,25 +149,24 @@ def test_a_surrogate_alone_moves_scores_and_no_boxes(name: str, detector: Detect
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_surrogate_is_learned_by_head_and_module(name: str, detector: Detector, data: EncodedDataset) -> None:
-    policy = voting(detector)
-    before, seen = policy.state_dict(), []
-    surrogate.train(
+    policy, told = voting(detector), Told()
+    before = {key: value.clone() for key, value in policy.trainable.state_dict().items()}
+    learner = LabelsLearner(
         policy,
         data,
-        config(loss=name),
-        continued.Config(num_steps=12, batch_size=8, learning_rate=1e-3, validate_every=12),
+        partial(policy_losses, config=config(loss=name)),
+        batch_size=8,
         generator=torch.Generator().manual_seed(0),
         validate=iter([0.1, 0.2]).__next__,
-        on_step=lambda step, metrics: seen.append(metrics),
     )
+    loop = LoopConfig(num_updates=12, learning_rate=1e-3, validate_every=12)
+    fit(learner, loop, name=name, callbacks=[told])
+    seen = [metrics for update, metrics in told.lines if update]
     assert seen[-1][name] < seen[0][name]
     assert seen[-1]["boxes"] < seen[0]["boxes"]
     assert seen[-1]["val_AP"] == 0.2
-    after = policy.state_dict()
-    assert all(
-        any(not torch.equal(after[part][key], before[part][key]) for key in before[part])
-        for part in ("detector", "module")
-    )
+    changed = {key for key, value in policy.trainable.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.split(".")[0] for key in changed} == {"head", "module"}
 
 
 def test_the_control_is_continued_training_by_the_losses_that_come_by_default(
@@ -172,9 +174,7 @@ def test_the_control_is_continued_training_by_the_losses_that_come_by_default(
 ) -> None:
     losses = losses_of(RescorePolicy(detector, sigma=0.5), data, config())
     encoded = data.batch(torch.arange(len(data)), "cpu")
-    supervised = continued.supervised_loss(
-        RescorePolicy(detector, sigma=0.5), encoded, detector.head(encoded), data.targets
-    )
+    supervised = supervised_loss(RescorePolicy(detector, sigma=0.5), encoded, detector.head(encoded), data.targets)
     torch.testing.assert_close(losses["supervised"], supervised)
     halved = losses_of(RescorePolicy(detector, sigma=0.5), data, config(supervised_weight=0.5))
     torch.testing.assert_close(halved["supervised"], supervised / 2)
@@ -200,7 +200,7 @@ def test_images_without_a_true_box_teach_nothing_and_break_nothing(
     losses = losses_of(voting(detector), replace(data, targets=bare), config(loss=name))
     assert float(losses[name].detach()) == 0.0
     sum(losses.values()).backward()  # type: ignore[union-attr]
-    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.head_parameters())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.trainable.parameters())
 
 
 def test_an_unknown_surrogate_is_refused_with_the_known_ones() -> None:
@@ -214,19 +214,19 @@ def test_a_one_stage_detector_is_tuned_as_well() -> None:
     scenes = [DigitScenes("train", num_scenes=2)[index] for index in range(2)]
     targets = [replace(scene.target, labels=scene.target.labels % NUM_CLASSES + 1) for scene in scenes]
     encoded = detector.encode([scene.image for scene in scenes])
-    losses = surrogate.policy_losses(
+    losses = policy_losses(
         RescorePolicy(detector, sigma=0.5), encoded, detector.head(encoded), targets, config(num_candidates=20_000)
     )
     assert float(losses["smooth_ap"].detach()) > 0
     sum(losses.values()).backward()  # type: ignore[union-attr]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.head_parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.trainable.parameters())
 
 
 def test_training_from_the_start_adds_the_surrogate_to_the_models_own_losses_and_reaches_the_backbone(
     detector: Detector,
 ) -> None:
     samples = [DigitScenes("train", num_scenes=2)[index] for index in range(2)]
-    losses = surrogate.model_losses(detector, samples, config(supervised_weight=0.5))
+    losses = model_losses(detector, samples, config(supervised_weight=0.5))
     assert {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "smooth_ap"} < set(losses)
     losses["smooth_ap"].backward(retain_graph=True)
     weight = detector.plain().backbone.stem[0][0].weight

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from task import Bar
 from torch import Tensor
+
+from rl_det.training.progress import bar
 
 DETECTIONS = (6, 12, 24)
 """Limits on the grid, besides none."""
 STEPS = (0.075, 0.1, 0.25, 0.06)
 """How far from the grid's best point, in actions, its refinement looks first: half a step of the grid; then half as far."""
-REFINEMENTS = {"smoke": 1, "short": 4, "full": 5}
 
 
 def as_action(envs: Any, threshold: float, nms_iou: float, decay: float, num_detections: int) -> Float[Tensor, "4"]:
@@ -23,26 +23,26 @@ def as_action(envs: Any, threshold: float, nms_iou: float, decay: float, num_det
 
 
 def judged(envs: Any, choose: Callable[[Tensor], Tensor]) -> Float64[np.ndarray, " D"]:
-    """Each image's reward, in the data's order."""
+    """Each image's reward, in the data's order; `choose` makes actions of all images' descriptions."""
     seen, _ = envs.reset(options={"indices": list(range(envs.num_envs))})
     rewards: Float64[np.ndarray, " D"] = envs.step(choose(seen))[1].double().numpy(force=True)
     return rewards
 
 
-def best_on_grid(val: Any, budget: str) -> Float[Tensor, "4"]:
-    """The one action for all images with the highest mean reward on validation."""
+def best_on_grid(envs: Any, *, refinements: int, stride: int = 1) -> Float[Tensor, "4"]:
+    """The one action for all images with the highest mean reward: of each `stride`-th point of a grid, then around the best."""
     thresholds, ious, decays = np.linspace(0.05, 0.95, 13), np.linspace(0.1, 0.9, 9), (0.0, 0.125, 0.25, 0.5, 0.75)
-    numbers = [number for number in DETECTIONS if number < val.num_candidates] + [val.num_candidates]
-    grid = [as_action(val, *settings) for settings in itertools.product(thresholds, ious, decays, numbers)]
-    grid, rounds = grid[:: 50 if budget == "smoke" else 1], REFINEMENTS[budget]
+    numbers = [number for number in DETECTIONS if number < envs.num_candidates] + [envs.num_candidates]
+    grid = [as_action(envs, *settings) for settings in itertools.product(thresholds, ious, decays, numbers)][::stride]
     ways = torch.tensor(list(itertools.product((0.0, -1.0, 1.0), repeat=len(STEPS))))
-    with Bar("grid", len(grid) + rounds * len(ways)) as bar:
+    with bar("grid", len(grid) + refinements * len(ways)) as shown:
 
-        def best(actions: list[Tensor]) -> Tensor:
-            bar.advance(len(actions))
-            return max(actions, key=lambda action: judged(val, lambda seen: action.expand(len(seen), -1)).mean())
+        def worth(action: Tensor) -> float:
+            shown.advance()
+            return float(judged(envs, lambda seen: action.expand(len(seen), -1)).mean())
 
-        found = best(grid)
-        for number in range(rounds):
-            found = best(list((found + torch.tensor(STEPS) / 2**number * ways).clamp(-1, 1)))
+        found = max(grid, key=worth)
+        for number in range(refinements):
+            around = (found + torch.tensor(STEPS) / 2**number * ways).clamp(-1, 1)
+            found = max(list(around), key=worth)
     return found

@@ -1,0 +1,30 @@
+"""What a run's folder shows beside its table: pages that are made of the results, each by a function of `rl_det.report`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_det.finetuning.results import Results
+from rl_det.report.precision_recall import Curves, draw_curves
+from rl_det.storage.run import DETECTIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What pages are made of."""
+
+    results: Results
+    curves: Mapping[str, Curves]
+    """Each row's precision-recall curves on the test split."""
+    folder: Path
+    """The run's folder."""
+
+
+def precision_recall(findings: Findings) -> None:
+    """A picture of each row's curves, beside its detections."""
+    for name, curves in findings.curves.items():
+        draw_curves(curves, findings.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
+
+
+PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall}
+"""What is made at the end of each run. A new page is one function in `rl_det.report` and one line here."""

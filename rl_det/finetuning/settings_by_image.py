@@ -1,0 +1,195 @@
+"""A detector that stays as it is, and data -> how good its detections are under fixed post-processing and under SB3's choice.
+
+Four methods. `default`: the detector's own NMS and a score threshold of a half. `fixed_by_grid`: the score threshold, NMS IoU,
+1 / sigma and number of detections that are best on validation, by a grid that is refined around its best point. `sb3_ppo`:
+settings by image (`rl_det.strategies.settings_by_image`), started at the grid's point and chosen by validation. As the
+start is the luckiest of thousands on these very images, `sb3_ppo_last` shows the end of the training too, which nobody chose.
+All are judged by the mean reward of the test images.
+"""
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import rl_det_envs  # noqa: F401  (registers the environments)
+import torch
+from jaxtyping import Float64
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rl_det.ap.data_set import coco_figures
+from rl_det.ap.padding import pad_targets
+from rl_det.data import Split
+from rl_det.data.open import Source, open_data
+from rl_det.data.splits import Splits
+from rl_det.detectors import Detector
+from rl_det.detectors.encodings import encode_dataset
+from rl_det.finetuning.budget import BudgetName, budget_named, recipe_for
+from rl_det.finetuning.circumstances import circumstances
+from rl_det.finetuning.warm_start import warm_start
+from rl_det.metrics.outcomes import image_counts
+from rl_det.rewards import check_reward
+from rl_det.storage.run import Run, check_run_folder
+from rl_det.storage.weights import state_fingerprint
+from rl_det.strategies.fixed_settings import as_action, best_on_grid, judged
+from rl_det.strategies.settings_by_image import SettingsByImage, chosen_by, learn
+from rl_det.training.progress import bar
+
+NUM_ENVS = 64
+"""At a time, in training."""
+Choose = Callable[[Tensor], Tensor]
+"""Descriptions of images [B, 32] -> actions [B, 4]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How long settings are looked for."""
+
+    refinements: int
+    """Of the grid around its best point, each half as far as the one before."""
+    stride: int = 1
+    """Each so many-th point of the grid is looked at."""
+    ppo: SettingsByImage = field(default_factory=SettingsByImage)
+    """SB3's PPO."""
+
+
+SEARCHES: dict[BudgetName, Search] = {
+    "smoke": Search(refinements=1, stride=50, ppo=SettingsByImage(num_steps=1024)),
+    "short": Search(refinements=4, ppo=SettingsByImage(num_steps=60_000)),
+    "full": Search(refinements=5),
+}
+
+
+def compare_settings(
+    detector: Detector,
+    data: Source,
+    *,
+    reward: str = "f1",
+    budget: BudgetName = "full",
+    search: Search | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Default, grid, SB3's PPO: what `results.json` holds, whatever it says.
+
+    `out` is the run's folder, by default one in `runs/`; in its `checkpoints/`, SB3's models. `search` is what the budget
+    has time for, if it is left out. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for what does
+    not fit together.
+    """
+    check_reward(reward)
+    splits, search = open_data(data), search or SEARCHES[budget]
+    identity = {
+        "experiment": "settings by image",
+        "data": {"name": splits.name, **splits.fingerprints()},
+        "detector": {**asdict(detector.architecture), "weights": state_fingerprint(detector.plain())},
+        "reward": reward, "budget": budget, "search": asdict(search), "seed": seed,
+    }  # fmt: skip
+    folder = out or Path("runs") / f"settings-{splits.name}-{detector.architecture.name}-{budget}-seed{seed}"
+    check_run_folder(folder, identity, resume=False, overwrite=overwrite)
+    if not detector.is_trained:
+        warm_start(detector, splits, recipe_for(splits).scaled(budget_named(budget).warm_start_share))
+    train, val, test = (environment(detector, splits, split, reward) for split in ("train", "val", "test"))
+    with Run(folder, identity, circumstances(), overwrite=overwrite) as run:
+        choices, seconds = chosen(train, val, search, seed, run)
+        facts = {
+            "seed": seed,
+            "data": splits.name,
+            "detector": detector.architecture.name,
+            "device": str(detector.device),
+            "reward": reward,
+            "budget": budget,
+        }
+        results = facts | told(choices, seconds, val, test)
+        run.write_results(results)
+    return results
+
+
+def environment(detector: Detector, data: Splits, split: Split, reward: str) -> Any:
+    """The vector environment on a split: one sub-environment for each image, but for training."""
+    with bar(f"encode {split}", len(data[split])) as shown:
+        encoded = encode_dataset(detector, data[split], on_batch=shown.advance)
+    return gymnasium.make_vec(
+        "rl_det/TunePostprocessing-v0",
+        num_envs=min(NUM_ENVS, len(encoded)) if split == "train" else len(encoded),
+        vectorization_mode="vector_entry_point",
+        detector=detector,
+        dataset=encoded,
+        reward=reward,
+        device=detector.device,
+    ).unwrapped
+
+
+def chosen(train: Any, val: Any, search: Search, seed: int, run: Run) -> tuple[dict[str, Choose], dict[str, float]]:
+    """Each method's way to choose, and what it cost."""
+    started = time.perf_counter()
+    grid = best_on_grid(val, refinements=search.refinements, stride=search.stride)
+    seconds = {"default": 0.0, "fixed_by_grid": time.perf_counter() - started}
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        run.log(step, "sb3_ppo", metrics)
+
+    models = learn(train, val, grid, search.ppo, seed=seed, folder=run.checkpoints, log=log)
+    own = as_action(val, 0.5, val.nms_iou, 0.0, val.num_candidates)
+    choices = {"default": always(own), "fixed_by_grid": always(grid)}
+    choices |= {name: chosen_by(model) for name, model in zip(("sb3_ppo", "sb3_ppo_last"), models, strict=True)}
+    return choices, seconds | dict.fromkeys(("sb3_ppo", "sb3_ppo_last"), time.perf_counter() - started)
+
+
+def always(action: Tensor) -> Choose:
+    """The same action for all images."""
+    return lambda seen: action.expand(len(seen), -1)
+
+
+def told(choices: dict[str, Choose], seconds: dict[str, float], val: Any, test: Any) -> dict[str, Any]:
+    """Each method's figures on the test split, and what SB3's are above the grid's, image by image."""
+    figured = {name: figures(test, choose) for name, choose in choices.items()}
+    rewards = {name: of_images for name, (_, of_images) in figured.items()}
+    gains = {name: rewards[name] - rewards["fixed_by_grid"] for name in ("sb3_ppo", "sb3_ppo_last")}
+    settings = val.settings(choices["fixed_by_grid"](torch.zeros(1, 1)))  # the same for every image
+    return {
+        "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
+        "grid_settings": {name: value.item() for name, value in vars(settings).items()},
+        "methods": {name: own for name, (own, _) in figured.items()},
+        "over_grid": {
+            name: {"mean": gain.mean(), "standard_error": gain.std(ddof=1) / len(gain) ** 0.5}
+            for name, gain in gains.items()
+        },
+    }
+
+
+def figures(envs: Any, choose: Choose) -> tuple[dict[str, float], Float64[np.ndarray, " D"]]:
+    """The mean reward, F1 of all images together and AP; and each image's reward."""
+    rewards = judged(envs, choose)
+    found, truths, num_classes = envs.drawn()[1], pad_targets(envs.data.targets), envs.detector.num_classes
+    c = image_counts(found, truths, num_classes=num_classes)
+    own = {
+        "reward": float(rewards.mean()),
+        "F1": float(2 * c.found.sum() / max(1, (2 * c.found + c.spurious + c.missed).sum())),
+        "AP": coco_figures(found, truths, num_classes=num_classes)["AP"],
+    }
+    return own, rewards
+
+
+def settings_text(results: dict[str, Any]) -> str:
+    """The methods, times 100, and what PPO is above the grid, as text for a terminal."""
+    table = Table(title=f"{results['data']}, {results['detector']}, seed {results['seed']}: test split, x 100")
+    for name in ("method", f"mean {results['reward']}", "F1 of all", "AP", "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for name, values in results["methods"].items():
+        table.add_row(name, *(f"{100 * value:.2f}" for value in values.values()), f"{results['seconds'][name]:.0f}")
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [
+        f"{name} over fixed_by_grid, image by image: {100 * gain['mean']:+.2f}, "
+        f"standard error {100 * gain['standard_error']:.2f}\n"
+        for name, gain in results["over_grid"].items()
+    ]
+    return captured.get() + "".join(lines)
