@@ -3,9 +3,12 @@
 import argparse
 import contextlib
 import dataclasses
+import io
 import os
+import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +25,7 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
-from rl_det.report.detections import draw_and_write
+from rl_det.report.detections import draw_and_write, image_files
 from rl_det.report.tables import markdown_table
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -32,6 +35,7 @@ from rl_det.strategies.strategy import Strategy
 from rl_det.strategies.supervised import Supervised
 from rl_det.strategies.surrogate import Surrogate
 from rl_det.training.interrupts import Interrupted, interruptible
+from rl_det.training.progress import bar, tell
 
 Flags = TypeVar("Flags")
 StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
@@ -168,7 +172,7 @@ class DetectFlags:
     detector: tyro.conf.Positional[Path]
     """A folder that a run has exported."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files."""
+    """Image files, or folders of them."""
     out: Path = Path("detections")
     """The folder to write to."""
     threshold: float = 0.5
@@ -220,10 +224,12 @@ def run_report(flags: ReportFlags) -> None:
 def run_detect(flags: DetectFlags) -> None:
     """`rl-det detect`."""
     tuned = load_tuned(flags.detector, device=flags.device)
-    for file in draw_and_write(
-        tuned.detect, tuned.classes, tuned.category_ids, flags.images, flags.out, flags.threshold
-    ):
-        print(file)
+    files = image_files(flags.images)
+    with bar("detect", len(files)) as shown:
+        written = draw_and_write(
+            tuned.detect, tuned.classes, tuned.category_ids, files, flags.out, flags.threshold, on_image=shown.advance
+        )
+    print(f"{len(files)} pictures and {written.name} are in {flags.out}")
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
@@ -237,42 +243,81 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
 """A new command is one pair here."""
 
 
+class UsageError(ValueError):
+    """Flags that cannot be read."""
+
+
 @contextlib.contextmanager
 def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
     """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
 
     `again` is the flag that the command has to be given then: --overwrite where it can only begin anew, none where it needs no
-    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too.
+    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
     """
     try:
-        with interruptible():
+        with interruptible(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
             yield
     except Interrupted as interrupted:
-        command = shlex.join([*sys.argv, *([again] if again and again not in sys.argv else [])])
+        command = shlex.join(_again(again))
         kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
         print(f"\nstopped; {kept}: {command}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except (ValueError, OSError) as error:
-        if os.environ.get("RL_DET_DEBUG"):
+        if os.environ.get("RL_DET_DEBUG") and not isinstance(error, UsageError):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
+def _again(flag: str) -> list[str]:
+    """This program's command line, with the flag and without one that the flag contradicts."""
+    known = ("--resume", "--no-resume", "--overwrite", "--no-overwrite")
+    kept = [argument for argument in sys.argv[1:] if not flag or argument not in known]
+    program = [sys.executable, sys.argv[0]] if sys.argv[0].endswith(".py") else [sys.argv[0]]
+    if Path(sys.argv[0]).resolve() == Path(__file__).resolve():
+        program = [sys.executable, "-m", "rl_det.cli"]
+    return [*program, *kept, *([flag] if flag else [])]
+
+
+@contextlib.contextmanager
+def one_line(prog: str | None) -> Iterator[None]:
+    """What tyro has to say of wrong flags, in several lines and a frame, becomes a `UsageError` of one."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    except SystemExit as ending:
+        if not ending.code:
+            raise
+        text = re.split(r"─{10,} *│", printed.getvalue().partition("\n")[2])[0]  # the first frame, without its title
+        line = " ".join(re.sub("[│╭╰─╮╯]", " ", text).split()).removesuffix(".")
+        line = re.sub(r"Error parsing (?:\S*flags\.?)?(\S*): ", lambda found: found[1] and f"{found[1]}: ", line)
+        raise UsageError(f"{line}; see {prog or Path(sys.argv[0]).name} --help") from None
+
+
 def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog: str | None = None) -> Flags:
-    """The flags of a command; the budget's and the recipe's numbers begin at what `--budget` and `--data` say."""
+    """The flags of a command; the budget's and the recipe's numbers begin at what `--budget` and `--data` say.
+
+    Raises `UsageError`, in one line, for flags that are wrong.
+    """
+    with one_line(prog):
+        return tyro.cli(flags_type, args=arguments, prog=prog, default=_defaults(flags_type, arguments))
+
+
+def _defaults(flags_type: type[Flags], arguments: Sequence[str] | None) -> Flags:
+    nothing: Flags = tyro.MISSING  # type: ignore[assignment]  # tyro's word for no default
     if not issubclass(flags_type, RunFlags):
-        return tyro.cli(flags_type, args=arguments, prog=prog)
+        return nothing
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--budget", choices=tuple(BUDGETS), default="full")
     early.add_argument("--data")
     try:
         known, _ = early.parse_known_args(arguments)
     except argparse.ArgumentError:  # which tyro says better
-        return tyro.cli(flags_type, args=arguments, prog=prog)
+        return nothing
     recipe = DIGIT_RECIPE if known.data is None else PHOTO_RECIPE
-    default = flags_type(budget=known.budget, limits=BUDGETS[known.budget], recipe=recipe)
-    return tyro.cli(flags_type, args=arguments, prog=prog, default=default)
+    return flags_type(budget=known.budget, limits=BUDGETS[known.budget], recipe=recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -285,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run(parse(flags_type, given[1:], prog=f"rl-det {given[0]}"))
         return
     commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
-    with program(again=""):
+    with program(again=""), one_line("rl-det"):
         tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=given)
 
 

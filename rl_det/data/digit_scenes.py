@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
 from rl_det.data import Split
 from rl_det.types import Sample, Target
@@ -49,6 +48,8 @@ class DigitScenes:
 @cache
 def source_digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """The scans [n, 8, 8] in [0, 1] and digits [n] that belong to one split, by a permutation fixed for ever."""
+    from sklearn.datasets import load_digits  # slow to import
+
     digits = load_digits()
     order = np.random.default_rng(20_260_101).permutation(len(digits.images))
     ends = np.round(np.cumsum([0.0, *SOURCE_FRACTIONS.values()]) * len(order)).astype(int)
@@ -60,6 +61,8 @@ def source_digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def photographs() -> tuple[Image.Image, ...]:
     """scikit-learn's two bundled photographs."""
+    from sklearn.datasets import load_sample_images  # slow to import
+
     return tuple(Image.fromarray(photograph) for photograph in load_sample_images().images)
 
 

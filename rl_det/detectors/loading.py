@@ -2,12 +2,13 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from rl_det.data.digit_scenes import CLASSES as DIGITS
@@ -30,7 +31,7 @@ TINY_INPUT_SIZE = 192
 """The shorter side to which `tiny` resizes images that are not digit scenes, in pixels."""
 NUM_COCO_CLASSES = 90
 """That torchvision's own weights know, without the background."""
-MODEL_CARD = "model.json"
+MODEL_CARD, DETECTOR = "model.json", "detector.pt"
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -122,6 +123,11 @@ def of_model(model: nn.Module, num_classes: int) -> Detector:
     else:
         known = ", ".join(f"{family.__module__}.{family.__name__}" for family in FAMILIES)
         raise ValueError(f"a model must be one of {known}; got a {type(model).__module__}.{type(model).__name__}")
+    return _knowing(num_classes, detector)
+
+
+def _knowing(num_classes: int, detector: Detector) -> Detector:
+    """The detector, its box predictor fresh where it knows another number of classes. ValueError where it cannot have one."""
     if detector.num_classes == num_classes:
         return detector
     if not isinstance(detector, TwoStage):
@@ -130,7 +136,8 @@ def of_model(model: nn.Module, num_classes: int) -> Detector:
             "give it a head for them"
         )
     replace_predictor(detector.model, num_classes)
-    return TwoStage(detector.model, is_trained=False)
+    architecture = replace(detector.architecture, num_classes=num_classes)
+    return TwoStage(detector.model, architecture=architecture, is_trained=False)
 
 
 def _named(name: str, classes: tuple[str, ...], weights: str | Path | None, input_size: int | None) -> Detector:
@@ -138,15 +145,28 @@ def _named(name: str, classes: tuple[str, ...], weights: str | Path | None, inpu
     num_classes = len(classes)
     if name != "tiny":
         weights = "DEFAULT" if weights is None else weights
-        return build_detector(name, num_classes=num_classes, input_size=input_size, weights=weights)
+        return _built(name, num_classes, weights, input_size)
     on_digits = classes == DIGITS
     size = input_size if input_size is not None or on_digits else TINY_INPUT_SIZE
     if weights is None and on_digits:
         weights = SHIPPED_WEIGHTS
-    detector = build_detector(name, num_classes=num_classes, input_size=size, weights=weights)
+    detector = _built(name, num_classes, weights, size)
     if weights is None:
         _start_from_digits(detector)
     return detector
+
+
+def _built(name: str, num_classes: int, weights: str | Path | None, input_size: int | None) -> Detector:
+    """The detector of this name; its box predictor starts afresh where a file's weights know another number of classes."""
+    file = state_file(weights)
+    known = num_classes if file is None else _classes_known(read_state(file), num_classes)
+    return _knowing(num_classes, build_detector(name, num_classes=known, input_size=input_size, weights=weights))
+
+
+def _classes_known(state: Mapping[str, Tensor], otherwise: int) -> int:
+    """For how many classes a Faster R-CNN's weights are, without the background; `otherwise` where they are no such."""
+    bias = state.get("roi_heads.box_predictor.cls_score.bias")
+    return otherwise if bias is None or len(bias) < 2 else len(bias) - 1
 
 
 def _start_from_digits(detector: Detector) -> None:
@@ -159,30 +179,39 @@ def _start_from_digits(detector: Detector) -> None:
 
 def _of_path(path: Path, num_classes: int, input_size: int | None) -> Detector:
     """What an exported folder or a file of weights holds."""
-    card = (path if path.is_dir() else path.parent) / MODEL_CARD
-    if card.is_file():
-        architecture = read_card(card)[1]
-        model = build_model(architecture)
-        load_state(model, card.parent / "detector.pt")
-        detector: Detector = TwoStage(model, architecture=architecture)
-        return detector if architecture.num_classes == num_classes else of_model(detector.plain(), num_classes)
+    exported = path.is_dir() or (path.is_file() and path.name == DETECTOR)
+    folder = path if path.is_dir() else path.parent
+    if exported and (folder / MODEL_CARD).is_file():
+        _refuse(input_size=input_size)
+        return _exported(folder, num_classes)
     if state_file(path) is None or not path.is_file():
         raise ValueError(
             f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .safetensors), "
-            "a folder that was exported, or a model; there is no such file"
+            f"a folder that was exported, or a model; {'it is none' if path.exists() else 'there is no such file'}"
         )
-    name = _architecture_of(path, num_classes)
-    return build_detector(name, num_classes=num_classes, input_size=input_size, weights=path)
+    return _built(_architecture_of(path, num_classes), num_classes, path, input_size)
+
+
+def _exported(folder: Path, num_classes: int) -> Detector:
+    """The detector in a folder that was exported, at its own input size."""
+    architecture = read_card(folder / MODEL_CARD)[1]
+    if architecture.library == "own":
+        raise ValueError(
+            f"{folder}: the detector is a {architecture.name} of your own code; load its {DETECTOR} into such a model, and "
+            "give load_detector the model"
+        )
+    model = build_model(architecture)
+    load_state(model, folder / DETECTOR)
+    return _knowing(num_classes, TwoStage(model, architecture=architecture))
 
 
 def _architecture_of(path: Path, num_classes: int) -> str:
     """The one known architecture whose entries a file of weights has. ValueError where there is none, or several."""
     state, fitting = read_state(path), []
+    known = _classes_known(state, num_classes)
     for name in DETECTORS:
         with torch.device("meta"):
-            model = build_model(
-                Architecture(library="torchvision", name=name, num_classes=num_classes, input_size=None)
-            )
+            model = build_model(Architecture(library="torchvision", name=name, num_classes=known, input_size=None))
         try:
             check_state(model, state, path)
         except ValueError:
@@ -191,7 +220,7 @@ def _architecture_of(path: Path, num_classes: int) -> str:
     if len(fitting) != 1:
         found = f"it fits {' and '.join(fitting)}" if fitting else "it fits none of them"
         raise ValueError(
-            f"{path}: must hold the weights of one of {', '.join(DETECTORS)} for {num_classes} classes; {found}; "
+            f"{path}: must hold the weights of one of {', '.join(DETECTORS)}; {found}; "
             "name the detector, and give the file as its weights"
         )
     return fitting[0]

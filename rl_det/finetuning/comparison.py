@@ -168,7 +168,7 @@ def _compared(
     folder: Path, matches: dict[str, list[Matches]], seeds: Sequence[int], facts: dict[str, str]
 ) -> dict[str, Any]:
     """Every strategy's figures by seed, and its AP and difference to the control with intervals."""
-    with bar("intervals", NUM_DRAWS) as shown:
+    with bar("intervals", NUM_DRAWS + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
     methods = {}
     for name in matches:

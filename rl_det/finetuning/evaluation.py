@@ -87,7 +87,7 @@ def intervals(
     """Each row's AP, and its difference to the reference's, with 95 % intervals over redrawn test images."""
     truths = pad_targets(targets)
     matches = {name: [match(row.detections, truths, num_classes=num_classes)] for name, row in rows.items()}
-    with bar("intervals", num_draws) as shown:
+    with bar("intervals", num_draws + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=num_draws, rng=np.random.default_rng(0), on_draw=shown.advance)
     return {
         name: {"AP": interval(values), "over_control": interval(values - redrawn[reference])}

@@ -6,6 +6,7 @@ A run that was stopped goes on from its folder to the same end, bit for bit.
 """
 
 import copy
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,7 +33,7 @@ from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
-from rl_det.storage.run import TENSORBOARD, Run, check_run_folder
+from rl_det.storage.run import PARTS, TENSORBOARD, Run, check_run_folder
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
@@ -174,12 +175,8 @@ def prepare(
     baselines: bool,
 ) -> Job:
     """Check that all fits together, before any image is decoded."""
-    names = [strategy.name for strategy in strategies]
-    reserved = [WARM_START, CONTROL] if baselines else []
-    if twice := next((name for name in names if (names + reserved).count(name) > 1), None):
-        raise ValueError(
-            f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`"
-        )
+    _check_kinds(detector, strategies)
+    _check_names(strategies, baselines=baselines)
     if detector.num_classes != len(data.classes):
         raise ValueError(
             f"the detector must know the data's classes; it knows {detector.num_classes}, and {data.name} has "
@@ -211,6 +208,37 @@ VOTED = "_voted"
 """Behind the name of a row: the same head, with votes that nobody trained."""
 
 
+def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
+    """ValueError for a model that is no Detector yet, and for a strategy's name or class in place of an object."""
+    if not isinstance(detector, Detector):
+        raise ValueError(
+            f"the detector must be what load_detector gives; got a {type(detector).__name__}; "
+            "load_detector(model, data) makes one of a model"
+        )
+    for strategy in strategies:
+        if isinstance(strategy, type) or not callable(getattr(strategy, "tune", None)):
+            got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
+            raise ValueError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
+
+
+def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
+    """ValueError for names that are there twice, are those of the baselines, or could not name a folder of the run."""
+    names = [strategy.name for strategy in strategies]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(
+            f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`"
+        )
+    baseline_names = (WARM_START, CONTROL, WARM_START + VOTED, CONTROL + VOTED) if baselines else ()
+    for strategy, name in zip(strategies, names, strict=True):
+        if name in baseline_names and strategy != Labels():
+            raise ValueError(f"{name!r} is the row of a baseline; give the {type(strategy).__name__} another `name`")
+        if name in PARTS or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(
+                f"a strategy's name must be letters, digits and _.+-, and none of {', '.join(PARTS)}, as it names a folder "
+                f"of the run; got {name!r}"
+            )
+
+
 @dataclass(kw_only=True)
 class _Rows:
     """The policies of a run, and what each cost."""
@@ -230,14 +258,13 @@ def _run(job: Job, run: Run, callbacks: Sequence[Callback]) -> Results:
     if not job.detector.is_trained:
         warm_start(job.detector, job.data, job.recipe.scaled(job.budget.warm_start_share))
     rows = _Rows()
-    first = job.strategies[0]
+    of_heads = [strategy for strategy in job.strategies if strategy.trains == "head"]
     torch.manual_seed(job.seed)
-    warm = first.start(job.detector)
+    warm = (of_heads or job.strategies)[0].start(job.detector)
     if job.baselines:
         rows.add(WARM_START, warm, time.perf_counter() - started, Ending(reason="budget"))
-        control = Labels() if first.trains == "head" else None
-        if control is not None:
-            _add(rows, control, warm, job, run, callbacks)
+        if of_heads and CONTROL not in {strategy.name for strategy in job.strategies}:
+            _add(rows, Labels(), warm, job, run, callbacks)
     for strategy in job.strategies:
         torch.manual_seed(job.seed)
         _add(rows, strategy, strategy.start(job.detector), job, run, callbacks)
@@ -332,18 +359,23 @@ def _judged(rows: _Rows, job: Job, run: Run) -> Results:
             "data": job.data.name,
             "detector": job.detector.architecture.name,
             "device": str(job.detector.device),
+            "budget": vars(job.budget),
             "strategies": job.identity["strategies"],
         },
         folder=run.folder,
     )
     for name, row in found.items():
         write_detections(run.folder, name, row.detections)
-    for strategy in job.strategies:
-        results.rows[strategy.name].export(run.folder / strategy.name)
-    if CONTROL in results.rows:
-        results.rows[CONTROL].export(run.folder / CONTROL)
+    exported = {*(strategy.name for strategy in job.strategies), results.best.name, *({CONTROL} & results.rows.keys())}
+    with bar("export", len(exported)) as shown:
+        for name in sorted(exported):
+            results.rows[name].export(run.folder / name)
+            shown.advance()
     for page in PAGES.values():
         page(Findings(results=results, curves=curves, folder=run.folder))
     run.write_results(results.to_json())
-    tell(f"the tuned detectors, the metrics and results.json are in {run.folder}")
+    tell(
+        f"the tuned detectors, the metrics and results.json are in {run.folder}; "
+        f"best on validation: {run.folder / results.best.name}"
+    )
     return results

@@ -1,6 +1,8 @@
 """What a run gave: a row for the warm start, the control and each strategy, with figures, intervals and why each ended."""
 
 import json
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rl_det.ap.batch import DetectionBatch
+from rl_det.detectors.loading import MODEL_CARD
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval
 from rl_det.report.tables import endings_text, table_text
@@ -40,14 +43,20 @@ class Row:
     """AP less the control's on the same images, with its interval."""
     tuned: Tuned | None = field(default=None, compare=False)
     """The detector itself; None in results that were read from a file."""
+    exported: Path | None = field(default=None, compare=False)
+    """Where the run has exported the detector, in results that were read from a file."""
 
     def export(self, folder: str | Path) -> Path:
-        """Write the detector for `load_tuned`. Raises ValueError for results that were read from a file."""
-        if self.tuned is None:
-            raise ValueError(
-                f"{self.name}: the run's own folder holds the detector of results that were read from a file"
-            )
-        return self.tuned.export(folder)
+        """Write the detector for `load_tuned`; returns the folder.
+
+        Results that were read from a file copy what the run has exported: the detectors of its strategies, of the control and
+        of the best row. Raises ValueError for another row of such results.
+        """
+        if self.tuned is not None:
+            return self.tuned.export(folder)
+        if self.exported is None or not (self.exported / MODEL_CARD).is_file():
+            raise ValueError(f"{self.name}: the run has not kept this row's detector; export it where the run is made")
+        return Path(shutil.copytree(self.exported, folder, dirs_exist_ok=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +79,9 @@ class Results:
     @property
     def best(self) -> Row:
         """The row with the highest AP on validation; the test split has no say in it."""
-        return max(self.rows.values(), key=lambda row: row.validation_ap)
+        return max(
+            self.rows.values(), key=lambda row: -math.inf if math.isnan(row.validation_ap) else row.validation_ap
+        )
 
     def table(self) -> str:
         """The rows as text: pycocotools' figures on the test split, times 100, and why a row ended early."""
@@ -132,10 +143,11 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
             seconds=told["seconds"][name],
             ending=Ending(**told["endings"][name]),
             f1_at_validations_threshold=told["F1_at_validations_threshold"][name],
-            validation_ap=told["validation_AP"][name],
+            validation_ap=_numbers(told["validation_AP"])[name],
             class_ap=_numbers(told["class_AP"][name]),
             ap=Interval(**_numbers(told["intervals"][name]["AP"])),
             over_control=Interval(**_numbers(told["intervals"][name]["over_control"])),
+            exported=folder / name,
         )
         for name, figures in told["methods"].items()
     }

@@ -8,20 +8,22 @@ import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+import rl_det
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.data.splits import Splits
+from rl_det.data.torch_dataset import image_tensor
 from rl_det.detectors import Detector, TwoStage, load_state
-from rl_det.detectors.loading import MODEL_CARD, Device, build_model, device_named, of_model, read_card
+from rl_det.detectors.loading import DETECTOR, MODEL_CARD, Device, build_model, device_named, of_model, read_card
 from rl_det.policies.build import build_policy, check_policy, name_of
 from rl_det.policies.detections import detect_images, on_host
-from rl_det.policies.export import DETECTOR, MODULE, export
+from rl_det.policies.export import MODULE, export
 from rl_det.policies.policy import Policy
-from rl_det.storage.files import as_json, write_whole
+from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.types import Detections
 
 
@@ -37,12 +39,16 @@ class Tuned:
     strategy: str = ""
     """The row of the table."""
 
-    def detect(self, images: Iterable[Float[Tensor, "3 _ _"]]) -> list[Detections]:
+    def detect(self, images: Iterable[Any]) -> list[Detections]:
         """What the row of the table rests on: boxes in pixels of each image, labels 1..C, scores, best first, on the CPU.
 
-        Images are RGB in [0, 1]. There is no score threshold: keep what your application needs.
+        Images are tensors [3, H, W], uint8 or floats in [0, 1], or PIL images. There is no score threshold: keep what your
+        application needs. Raises ValueError, naming the place, for what is no image.
         """
-        found = detect_images([self.policy], images, self.num_candidates)
+        if isinstance(images, Tensor) and images.ndim == 3:
+            raise ValueError("detect takes several images; got one tensor [3, H, W]; give [image]")
+        checked = (image_tensor(image, f"images[{place}]") for place, image in enumerate(images))
+        found = detect_images([self.policy], checked, self.num_candidates)
         return [on_host(each) for (batch,) in found for each in batch]
 
     @property
@@ -53,10 +59,11 @@ class Tuned:
     def export(self, folder: str | Path) -> Path:
         """Write `detector.pt`, `model.json` and the policy's modules; returns the folder, which `load_tuned` reads."""
         folder = Path(folder)
+        check_writable(folder)
         export(self.policy, folder, self.num_candidates)
         how = self.policy.postprocessing
         card = {
-            "rl_det": importlib.metadata.version("rl_det"),
+            "rl_det": rl_det.__version__,
             "torch": torch.__version__,
             "torchvision": importlib.metadata.version("torchvision"),
             "architecture": vars(self.policy.detector.architecture),

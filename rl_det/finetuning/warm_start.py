@@ -67,10 +67,13 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
 def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
     """About how long the first stage takes, by the time that encoding a few images takes."""
     few = [images[index].image for index in range(min(TIMED_IMAGES, len(images)))]
-    detector.encode(few)
-    started = time.perf_counter()
-    detector.encode(few)
-    each = (time.perf_counter() - started) / len(few)
+    with bar("how long", 2) as shown:
+        detector.encode(few)
+        shown.advance()
+        started = time.perf_counter()
+        detector.encode(few)
+        each = (time.perf_counter() - started) / len(few)
+        shown.advance()
     return FORWARD_AND_BACKWARD * each * recipe.num_steps * recipe.batch_size
 
 

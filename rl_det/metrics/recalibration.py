@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from rl_det.metrics.outcomes import Outcomes
 
@@ -17,6 +16,8 @@ class Recalibration(NamedTuple):
 
 def fit_recalibration(outcomes: Outcomes) -> Recalibration:
     """Platt's scaling of the logits by maximum likelihood (Platt 1999); the identity where nothing can be learned."""
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     identity, correct = Recalibration(1.0, 0.0), outcomes.correct
     if correct.all() or not correct.any():
         return identity

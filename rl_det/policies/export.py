@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from rl_det.detectors.loading import DETECTOR
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.storage.files import write_with
 from rl_det.storage.weights import save_state
 
-DETECTOR, MODULE = "detector.pt", "module.safetensors"
+MODULE = "module.safetensors"
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:

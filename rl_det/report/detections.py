@@ -1,6 +1,7 @@
 """Image files and a tuned detector -> pictures with boxes, and the detections as COCO results JSON."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,11 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-from rl_det.data.images import read_image
-from rl_det.storage.files import as_json, write_whole, write_with
+from rl_det.data.images import image_size, read_image
+from rl_det.storage.files import as_json, check_writable, write_whole, write_with
 from rl_det.types import Detections
 
 RESULTS = "detections.json"
+IMAGES_AT_A_TIME = 16
 COLOURS = ("deepskyblue", "orange", "lime", "magenta", "yellow", "red", "cyan", "white")
 
 
@@ -24,24 +26,60 @@ def draw_and_write(
     files: Sequence[Path],
     folder: Path,
     threshold: float,
-) -> list[Path]:
-    """One picture for each image, and `detections.json`; returns the files.
+    *,
+    on_image: Callable[[], object] = lambda: None,
+) -> Path:
+    """One picture for each image, and `detections.json`, whose path comes back; `on_image` hears of each that is done.
 
     The JSON is COCO's results: boxes x, y, width, height in the image's pixels, the data set's category ids, and as `image_id`
-    the file's name. ValueError names an image that cannot be read.
+    the file's name. ValueError, with nothing written, names an image that is none, or whose picture would be another's.
     """
-    if not files:
-        raise ValueError("detect needs an image at least")
-    images = [read_image(file, "the image") for file in files]
-    found = detect(images)
+    pictures = _pictures_of(files, folder)
+    for file in files:
+        image_size(file, "the image")
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{file.stem}.png" for file in files]
-    for image, own, path in zip(images, found, written, strict=True):
-        picture = drawn(image, own, classes, threshold)
-        write_with(path, lambda beside, picture=picture: picture.save(beside, format="PNG"))  # type: ignore[misc]
-    rows = [row for file, own in zip(files, found, strict=True) for row in coco_rows(file.name, own, category_ids)]
+    rows = []
+    for start in range(0, len(files), IMAGES_AT_A_TIME):
+        batch = files[start : start + IMAGES_AT_A_TIME]
+        images = [read_image(file, "the image") for file in batch]
+        for file, image, own in zip(batch, images, detect(images), strict=True):
+            picture = drawn(image, own, classes, threshold)
+            write_with(pictures[file], partial(picture.save, format="PNG"))
+            rows += coco_rows(file.name, own, category_ids)
+            on_image()
     write_whole(folder / RESULTS, as_json(rows))
-    return [*written, folder / RESULTS]
+    return folder / RESULTS
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, and of folders the image files, by name. ValueError where there is none."""
+    known = Image.registered_extensions()
+    found: list[Path] = []
+    for path in paths:
+        own = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
+        if not own:
+            raise ValueError(f"{path}: must hold image files; there is none")
+        found += own
+    if not found:
+        raise ValueError("detect needs an image at least")
+    return found
+
+
+def _pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each image's picture is written. ValueError where two would share one, or an image would be overwritten."""
+    pictures: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    for file in files:
+        picture = folder / f"{file.stem}.png"
+        if (other := taken.setdefault(picture, file)) != file:
+            raise ValueError(
+                f"{file}: its picture would be that of {other}, as pictures have the images' names; rename one"
+            )
+        if picture.resolve() == file.resolve():
+            raise ValueError(f"{file}: its picture would overwrite the image; give another folder (--out)")
+        pictures[file] = picture
+    return pictures
 
 
 def coco_rows(image_id: str | int, found: Detections, category_ids: Sequence[int]) -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
 WIDTH = 240
 """Columns that a table may take; it takes as many as its texts are long."""
-HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE", "AP over control")
+HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE")
 
 
 def table_text(runs: Sequence[dict[str, Any]]) -> str:
@@ -36,21 +36,33 @@ def endings_text(endings: Mapping[str, Any]) -> str:
     for name, ending in endings.items():
         if ending.reason != "budget":
             detail = f" ({ending.detail})" if ending.detail else ""
-            lines.append(f"{name} ended after {ending.update} updates: {ending.reason}{detail}\n")
+            updates = "1 update" if ending.update == 1 else f"{ending.update} updates"
+            lines.append(f"{name} ended after {updates}: {ending.reason}{detail}\n")
     return "".join(lines)
 
 
 def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
-    """The same methods over several seeds: the mean and, in brackets, the lowest and the highest."""
+    """The same methods over several seeds: the mean and, in brackets, the lowest and the highest.
+
+    Raises ValueError for runs of other methods, or of other data.
+    """
+    for run in runs[1:]:
+        for what, own, first in (
+            ("data", run["data"], runs[0]["data"]),
+            ("rows", list(run["methods"]), list(runs[0]["methods"])),
+        ):
+            if own != first:
+                raise ValueError(f"the runs must have the same {what}; got {first} and {own}")
     header, *rows = _rows(runs)
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
 def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
-    rows = [["method", *HEADERS, "seconds"]]
     first = runs[0]
     control = first["control"]
+    compared_with = control if control == next(iter(first["methods"])) else "control"  # a run without the control
+    rows = [["method", *HEADERS, f"AP over {compared_with}", "seconds"]]
     for method in first["methods"]:
         figures = [[run["methods"][method][name] for run in runs] for name in FIGURES]
         gains = [run["methods"][method]["AP"] - run["methods"][control]["AP"] for run in runs]

@@ -13,6 +13,8 @@ from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
+PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS)
+"""The folders of a run; those of its tuned detectors stand beside them."""
 
 
 class Run:
@@ -111,7 +113,7 @@ def _remove_run(folder: Path) -> None:
         return
     for tuned in folder.glob(f"*/{TUNED}"):
         shutil.rmtree(tuned.parent)
-    for part in (TENSORBOARD, CHECKPOINTS, DETECTIONS):
+    for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
     for name in (METRICS, RESULTS, CONFIG):
         (folder / name).unlink(missing_ok=True)

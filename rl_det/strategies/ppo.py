@@ -53,7 +53,7 @@ class PPO:
     policy: PolicyName = "voting"
     """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (adjust); or with a module beside the
     head by rescoring (context) or by rescoring and moving boxes (voting)."""
-    reward: Annotated[str | Reward, tyro.conf.arg(constructor=str)] = "pool_ap"
+    reward: Annotated[str | Reward, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
     """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`, or an object."""
     begin: Literal["warm_start", "hand_set_votes"] = "warm_start"
     """Where the voting policy begins: at the warm start, or where votes that nobody trained are best on validation."""

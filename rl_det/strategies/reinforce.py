@@ -39,7 +39,7 @@ class Reinforce:
     """The row of the table."""
     policy: PolicyName = "voting"
     """What acts, as for PPO."""
-    reward: Annotated[str | Reward, tyro.conf.arg(constructor=str)] = "pool_ap"
+    reward: Annotated[str | Reward, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
     """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`, or an object."""
     advantage: Advantage = "counterfactual"
     """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
