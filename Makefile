@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check clean
 
 demo: .venv/installed
-	$(BIN)/python experiments/ppo_finetune.py --budget short
+	$(BIN)/python experiments/ppo_finetune.py --budget short --resume
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile

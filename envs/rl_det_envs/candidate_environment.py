@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.padding import pad_targets
-from rl_det.candidates import observe, select_candidates
+from rl_det.candidates import observe, proposal_of, select_candidates
 from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
 from rl_det.types import HeadOutput
@@ -69,7 +69,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.context_candidates)
         whole: dict[str, Tensor] = dict(observe(self.candidates, self.encoded))  # type: ignore[arg-type]
         self.logits = whole["logits"]
-        proposal = self.candidates.index.div(self.detector.num_classes, rounding_mode="floor")
+        proposal = proposal_of(self.candidates.index, self.detector.num_classes)
         image = torch.arange(len(proposal), device=self.device)[:, None]
         whole["features"] = output.embeddings.detach()[image, proposal] * self.candidates.mask[..., None]
         acting = self.num_candidates

@@ -8,6 +8,16 @@ from torch.nn.functional import pad
 from rl_det.types import Candidates, HeadOutput
 
 
+def proposal_of(index: Int[Tensor, "*shape"], num_classes: int) -> Int[Tensor, "*shape"]:
+    """The proposal p of the pair index p * C + c - 1."""
+    return index.div(num_classes, rounding_mode="floor")
+
+
+def column_of(index: Int[Tensor, "*shape"], num_classes: int) -> Int[Tensor, "*shape"]:
+    """The class's column c - 1 of the pair index p * C + c - 1; its label is one more."""
+    return index % num_classes
+
+
 def select_candidates(output: HeadOutput, mask: Bool[Tensor, "B P"], num_candidates: int) -> Candidates:
     """The best pairs by logit, over all classes at once; no gradient.
 
@@ -20,7 +30,7 @@ def select_candidates(output: HeadOutput, mask: Bool[Tensor, "B P"], num_candida
     logits = pad(logits, (0, missing), value=-torch.inf)
     real = ~logits.isneginf()  # not `> -inf`: a NaN must stay in sight
     index = pad(index, (0, missing)).where(real, 0)
-    proposal, column = index.div(num_classes, rounding_mode="floor"), index % num_classes
+    proposal, column = proposal_of(index, num_classes), column_of(index, num_classes)
     image = torch.arange(len(index), device=index.device)[:, None]
     boxes = output.boxes.detach()[image, proposal, column] * real[..., None]
     return Candidates(boxes=boxes, labels=column + 1, logits=logits, mask=real, index=index)

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.candidates import Observation
+from rl_det.candidates import Observation, proposal_of
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.exploration import Exploration
@@ -30,7 +30,7 @@ class ContextPolicy(HeadWithModule, RescorePolicy):
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The head's logits with what the neighbours add; without meaning on padding."""
         alone = super().logits(observation, output)
-        proposal = observation["index"].div(output.logits.shape[-1], rounding_mode="floor")
+        proposal = proposal_of(observation["index"], output.logits.shape[-1])
         chosen = proposal[..., None].expand(-1, -1, output.embeddings.shape[-1])
         logits: Tensor = self.module(
             observation["boxes"], observation["labels"], alone, observation["mask"], output.embeddings.gather(1, chosen)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rl_det.candidates.selection import column_of, proposal_of
+
 LOGIT_RANGE = 12.0
 NEIGHBOUR_IOU = 0.5
 SHARPNESS, SOFTNESS = 0.1, 0.2
@@ -56,18 +58,18 @@ class VotingModule(nn.Module):
         num_candidates, num_classes = index.shape[1], all_logits.shape[-1]
         image, candidate, proposal = neighbours(boxes.detach(), index, all_boxes.detach())
         row = image * num_candidates + candidate
-        label = index.flatten()[row] % num_classes
+        column = column_of(index.flatten()[row], num_classes)
 
         def total(values: Tensor) -> Tensor:
             """Over each candidate's neighbours."""
             return values.new_zeros(index.numel(), *values.shape[1:]).index_add(0, row, values)
 
         own_boxes, own_logits = boxes.flatten(0, 1), logits.flatten()
-        voters, votes = all_boxes[image, proposal, label], all_logits[image, proposal, label]
+        voters, votes = all_boxes[image, proposal, column], all_logits[image, proposal, column]
         with torch.no_grad():
             seen = all_logits.clamp(-LOGIT_RANGE, LOGIT_RANGE)
             rivals = rival_logits(seen)
-            vote, rival = seen[image, proposal, label], rivals[image, proposal, label]
+            vote, rival = seen[image, proposal, column], rivals[image, proposal, column]
             own, own_rival = seen.flatten(1).gather(1, index).flatten(), rivals.flatten(1).gather(1, index).flatten()
             iou = pair_iou(voters, own_boxes[row])
             start = (iou - 1) / SHARPNESS + 0.5 * nn.functional.logsigmoid(vote)
@@ -107,14 +109,14 @@ def neighbours(
     """Image, candidate and proposal of each pair that overlaps, in the candidate's class; its own proposal always does."""
     num_classes = all_boxes.shape[2]
     image = torch.arange(index.shape[0], device=index.device)[:, None]
-    left, top, right, bottom = (side[image, index % num_classes] for side in all_boxes.permute(3, 0, 2, 1))
+    left, top, right, bottom = (side[image, column_of(index, num_classes)] for side in all_boxes.permute(3, 0, 2, 1))
     own_left, own_top, own_right, own_bottom = boxes[..., None, :].unbind(-1)
     width = (right.minimum(own_right) - left.maximum(own_left)).clamp(min=0)
     height = (bottom.minimum(own_bottom) - top.maximum(own_top)).clamp(min=0)
     shared = width * height
     union = (right - left) * (bottom - top) + (own_right - own_left) * (own_bottom - own_top) - shared
     near: Bool[Tensor, "B N P"] = shared > NEIGHBOUR_IOU * union
-    near.scatter_(2, index.div(num_classes, rounding_mode="floor")[..., None], True)
+    near.scatter_(2, proposal_of(index, num_classes)[..., None], True)
     image, candidate, proposal = near.nonzero(as_tuple=True)
     return image, candidate, proposal
 
