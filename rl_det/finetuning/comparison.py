@@ -15,8 +15,8 @@ import numpy as np
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
 from rl_det.finetuning.budget import Budget, budget_named, recipe_for
-from rl_det.finetuning.finetune import Job, prepare
 from rl_det.finetuning.job import JobFile, strategy_of
+from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.finetuning.warm_start import warm_start
@@ -54,16 +54,18 @@ def compare(
     data, detector = request.open()
     budget = budget or budget_named(request.budget)
     recipe = recipe_for(data)
-    jobs = {
-        (name, seed): prepare(detector, data, [strategy_of(name, reward)], budget, recipe, seed, baselines=False)
+    plans = {
+        (name, seed): plan_run(detector, data, [strategy_of(name, reward)], budget, recipe, seed, baselines=False)
         for seed in seeds
         for name in strategies
     }
-    waiting = [pair for pair, job in jobs.items() if not _is_done(out / folder_name(*pair), job, overwrite=overwrite)]
+    waiting = [
+        pair for pair, plan in plans.items() if not _is_done(out / folder_name(*pair), plan, overwrite=overwrite)
+    ]
     if waiting:
-        _encode(jobs[waiting[0]], out / "encodings")
-    with bar("compare", len(jobs)) as shown, ThreadPoolExecutor(workers) as pool:
-        shown.advance(len(jobs) - len(waiting))
+        _encode(plans[waiting[0]], out / "encodings")
+    with bar("compare", len(plans)) as shown, ThreadPoolExecutor(workers) as pool:
+        shown.advance(len(plans) - len(waiting))
         processes = _Processes(workers)
 
         def one(pair: tuple[str, int]) -> None:
@@ -138,12 +140,12 @@ class _Processes:
                 process.terminate()
 
 
-def _is_done(folder: Path, job: Job, *, overwrite: bool) -> bool:
-    """Whether the folder holds this very job's results. ValueError if it holds another's, unless that is to be replaced."""
+def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
+    """Whether the folder holds this very run's results. ValueError if it holds another's, unless that is to be replaced."""
     if not (folder / CONFIG).exists():
         return False
     try:
-        check_same(folder / CONFIG, read_identity(folder), job.identity)
+        check_same(folder / CONFIG, read_identity(folder), plan.identity)
     except ValueError:
         if not overwrite:
             raise
@@ -155,13 +157,13 @@ def _is_done(folder: Path, job: Job, *, overwrite: bool) -> bool:
     return (folder / RESULTS).exists()
 
 
-def _encode(job: Job, folder: Path) -> None:
+def _encode(plan: Plan, folder: Path) -> None:
     """The warm start, and the encodings that all processes share."""
-    if not job.detector.is_trained:
-        warm_start(job.detector, job.data, job.recipe.scaled(job.budget.warm_start_share))
-    job.encodings = folder
-    job.encode("train")
-    job.encode("val")
+    if not plan.detector.is_trained:
+        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
+    plan.encodings = folder
+    plan.encode("train")
+    plan.encode("val")
 
 
 def _compared(

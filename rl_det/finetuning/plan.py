@@ -1,0 +1,171 @@
+"""What was asked for -> a plan: all that a run's results depend on, checked before any image is decoded."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rl_det.data import Dataset
+from rl_det.data.augment import Views
+from rl_det.data.splits import Splits
+from rl_det.detectors import Detector
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.finetuning.budget import Budget, Recipe
+from rl_det.storage.run import PARTS
+from rl_det.storage.weights import state_fingerprint
+from rl_det.strategies.labels import CONTROL, Labels
+from rl_det.strategies.strategy import FromLabels, Strategy, Task, settings_of
+from rl_det.training.loop import Ending, Learner, LoopConfig
+from rl_det.training.progress import bar
+
+WARM_START = "warm_start"
+VOTED = "_voted"
+"""Behind the name of a row: the same head, with votes that nobody trained."""
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """Everything that a run's results depend on."""
+
+    detector: Detector
+    data: Splits
+    strategies: Sequence[Strategy]
+    budget: Budget
+    recipe: Recipe
+    seed: int
+    baselines: bool
+    identity: dict[str, Any]
+    encodings: Path | None = None
+    encoded: dict[str, EncodedDataset] = field(default_factory=dict)
+
+    def default_folder(self) -> Path:
+        """In `runs/`, named after what is run."""
+        names = "+".join(strategy.name for strategy in self.strategies)
+        updates = f"{self.budget.num_updates}updates"
+        name = f"{names}-{self.data.name}-{self.detector.architecture.name}-{updates}-seed{self.seed}"
+        return Path("runs") / name
+
+    def check_test_images(self) -> None:
+        """Decode the test images once, as hours later is late to find one broken."""
+        with bar("check test", len(self.data.test)) as shown:
+            for index in range(len(self.data.test)):
+                self.data.test[index]
+                shown.advance()
+
+    def images(self, split: Literal["train", "val"]) -> Dataset:
+        """A split's images as every strategy that trains the head is tuned on them: in several views where they are few."""
+        dataset = self.data[split]
+        num_views = self.budget.num_views(len(dataset)) if split == "train" else 1
+        return Views(dataset, num_views, self.budget.views) if num_views > 1 else dataset
+
+    def encode(self, split: Literal["train", "val"]) -> EncodedDataset:
+        """A split's encodings, made or found once."""
+        if split not in self.encoded:
+            images = self.images(split)
+            folder = None if self.encodings is None else self.encodings / split
+            if folder is not None:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+            with bar(f"encode {split}", len(images)) as shown:
+                self.encoded[split] = encode_dataset(self.detector, images, folder=folder, on_batch=shown.advance)
+        return self.encoded[split]
+
+    def task(self, tune: Callable[[Learner, LoopConfig], Ending]) -> Task:
+        """What a strategy works on."""
+        budget, recipe, num_images = self.budget, self.recipe, len(self.images("train"))
+        updates, each = budget.updates(num_images), budget.epochs_per_update
+        supervised_steps = min(
+            budget.supervised_steps,
+            -(-budget.supervised_passes * len(self.data.train) // recipe.batch_size),
+        )
+        return Task(
+            train_images=self.data.train,
+            val_images=self.data.val,
+            encode=self.encode,
+            num_steps=updates * each,
+            batch_size=min(budget.images_per_update, num_images),
+            learning_rate=recipe.head_learning_rate,
+            validate_every=-(-updates // budget.num_validations) * each,
+            validated_candidates=budget.validated_candidates,
+            evaluated_candidates=budget.evaluated_candidates,
+            from_labels=FromLabels(
+                num_steps=supervised_steps,
+                batch_size=recipe.batch_size,
+                learning_rate=recipe.learning_rate / 4,
+                flip=recipe.flip,
+                num_workers=recipe.num_workers,
+                validate_every=-(-supervised_steps // budget.supervised_validations),
+            ),
+            seed=self.seed,
+            fit=tune,
+        )
+
+
+def plan_run(
+    detector: Detector,
+    data: Splits,
+    strategies: Sequence[Strategy],
+    budget: Budget,
+    recipe: Recipe,
+    seed: int,
+    *,
+    baselines: bool,
+) -> Plan:
+    """Check that all fits together, before any image is decoded."""
+    _check_kinds(detector, strategies)
+    _check_names(strategies, baselines=baselines)
+    if detector.num_classes != len(data.classes):
+        raise ValueError(
+            f"the detector must know the data's classes; it knows {detector.num_classes}, and {data.name} has "
+            f"{len(data.classes)}; load_detector(model, data) gives it a box predictor for them"
+        )
+    identity = {
+        "data": {"name": data.name, "classes": data.classes, **data.fingerprints()},
+        "detector": {**asdict(detector.architecture), "weights": state_fingerprint(detector.plain())},
+        "strategies": [settings_of(strategy) for strategy in strategies],
+        "budget": vars(budget),
+        "recipe": vars(recipe),
+        "seed": seed,
+        "baselines": baselines,
+    }
+    return Plan(
+        detector=detector,
+        data=data,
+        strategies=strategies,
+        budget=budget,
+        recipe=recipe,
+        seed=seed,
+        baselines=baselines,
+        identity=identity,
+    )
+
+
+def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
+    """ValueError for a model that is no Detector yet, and for a strategy's name or class in place of an object."""
+    if not isinstance(detector, Detector):
+        raise ValueError(
+            f"the detector must be what load_detector gives; got a {type(detector).__name__}; "
+            "load_detector(model, data) makes one of a model"
+        )
+    for strategy in strategies:
+        if isinstance(strategy, type) or not callable(getattr(strategy, "tune", None)):
+            got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
+            raise ValueError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
+
+
+def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
+    """ValueError for names that are there twice, are those of the baselines, or could not name a folder of the run."""
+    names = [strategy.name for strategy in strategies]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(
+            f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`"
+        )
+    baseline_names = (WARM_START, CONTROL, WARM_START + VOTED, CONTROL + VOTED) if baselines else ()
+    for strategy, name in zip(strategies, names, strict=True):
+        if name in baseline_names and strategy != Labels():
+            raise ValueError(f"{name!r} is the row of a baseline; give the {type(strategy).__name__} another `name`")
+        if name in PARTS or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(
+                f"a strategy's name must be letters, digits and _.+-, and none of {', '.join(PARTS)}, as it names a folder "
+                f"of the run; got {name!r}"
+            )
