@@ -18,7 +18,7 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
-from rl_det.strategies.strategy import Task
+from rl_det.strategies.strategy import Task, given
 from rl_det.training.batches import ShuffledBatches
 from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending, LoopConfig
@@ -41,6 +41,9 @@ class Labels:
     """AdamW's peak rate; left out: that of the warm start's head."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        check_descent(self.learning_rate, self.max_grad_norm)
 
     @property
     def trains(self) -> Literal["head"]:
@@ -75,10 +78,15 @@ def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) 
     """The schedule of all strategies whose update is one step on one batch."""
     return LoopConfig(
         num_updates=task.num_steps,
-        learning_rate=task.learning_rate if learning_rate is None else learning_rate,
+        learning_rate=given(learning_rate, task.learning_rate),
         max_grad_norm=max_grad_norm,
         validate_every=task.validate_every,
     )
+
+
+def check_descent(learning_rate: float | None, max_grad_norm: float) -> None:
+    """ValueError for a rate or a norm that the loop would refuse."""
+    LoopConfig(num_updates=1, learning_rate=given(learning_rate, 1.0), max_grad_norm=max_grad_norm)
 
 
 class LabelsLearner:

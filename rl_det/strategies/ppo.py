@@ -36,7 +36,7 @@ from rl_det.policies.policy import Policy
 from rl_det.rewards import Reward, check_reward
 from rl_det.strategies.hand_set import set_best_votes
 from rl_det.strategies.rollouts import Rollout, collect, make_environment
-from rl_det.strategies.strategy import Task
+from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.surrogate import SurrogateName
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
@@ -107,6 +107,7 @@ class PPO:
             raise ValueError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
         if isinstance(self.reward, str):
             check_reward(self.reward)
+        self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
     def trains(self) -> Literal["head"]:
@@ -129,17 +130,18 @@ class PPO:
             validate=lambda: task.validation_ap(policy),
             supervised=taught(self.taught_by, policy, task) if self.supervised_weight else None,
         )
-        num_updates = self.num_updates or max(1, task.num_steps // self.num_epochs)
-        return task.fit(
-            learner,
-            LoopConfig(
-                num_updates=num_updates,
-                learning_rate=task.learning_rate if self.learning_rate is None else self.learning_rate,
-                max_grad_norm=self.max_grad_norm,
-                validate_every=max(1, task.validate_every // self.num_epochs),
-                patience=self.patience,
-                collapse_margin=self.collapse_margin,
-            ),
+        num_updates, every = (max(1, steps // self.num_epochs) for steps in (task.num_steps, task.validate_every))
+        return task.fit(learner, self.loop(num_updates, task.learning_rate, every))
+
+    def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
+        """The loop's part of the settings; number of updates and rate where they are left out."""
+        return LoopConfig(
+            num_updates=given(self.num_updates, num_updates),
+            learning_rate=given(self.learning_rate, learning_rate),
+            max_grad_norm=self.max_grad_norm,
+            validate_every=validate_every,
+            patience=self.patience,
+            collapse_margin=self.collapse_margin,
         )
 
 

@@ -25,7 +25,7 @@ from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.rewards import Reward, check_reward
 from rl_det.strategies.rollouts import collect, make_environment
-from rl_det.strategies.strategy import Task
+from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending, LoopConfig
@@ -72,6 +72,7 @@ class Reinforce:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if isinstance(self.reward, str):
             check_reward(self.reward)
+        self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
     def trains(self) -> Literal["head"]:
@@ -94,14 +95,6 @@ class Reinforce:
             context_candidates=self.context_candidates,
             credit=self.advantage == "counterfactual",
         )
-        config = LoopConfig(
-            num_updates=self.num_updates or task.num_steps,
-            learning_rate=task.learning_rate if self.learning_rate is None else self.learning_rate,
-            max_grad_norm=self.max_grad_norm,
-            validate_every=task.validate_every,
-            patience=self.patience,
-            collapse_margin=self.collapse_margin,
-        )
         learner = ReinforceLearner(
             policy,
             envs,
@@ -110,7 +103,18 @@ class Reinforce:
             validate=lambda: task.validation_ap(policy),
             supervised=taught(None, policy, task) if self.supervised_weight else None,
         )
-        return task.fit(learner, config)
+        return task.fit(learner, self.loop(task.num_steps, task.learning_rate, task.validate_every))
+
+    def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
+        """The loop's part of the settings; number of updates and rate where they are left out."""
+        return LoopConfig(
+            num_updates=given(self.num_updates, num_updates),
+            learning_rate=given(self.learning_rate, learning_rate),
+            max_grad_norm=self.max_grad_norm,
+            validate_every=validate_every,
+            patience=self.patience,
+            collapse_margin=self.collapse_margin,
+        )
 
 
 class ReinforceLearner:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from rl_det.data import Dataset
 from rl_det.detectors import Detector
@@ -12,6 +12,7 @@ from rl_det.policies.detections import mean_ap
 from rl_det.policies.policy import Policy
 from rl_det.training.loop import Ending, Learner, LoopConfig
 
+Value = TypeVar("Value")
 Fit = Callable[[Learner, LoopConfig], Ending]
 """`rl_det.training.loop.fit` with the run's name and callbacks."""
 
@@ -90,6 +91,11 @@ class Strategy(Protocol):
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in place, and leave it at its best validation."""
         ...
+
+
+def given(value: Value | None, usual: Value) -> Value:
+    """A setting, or what is usual where it is left out."""
+    return usual if value is None else value
 
 
 def settings_of(strategy: Strategy) -> dict[str, Any]:

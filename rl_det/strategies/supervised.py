@@ -20,7 +20,7 @@ from rl_det.metrics.evaluation import quick_evaluate
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_dataset
 from rl_det.policies.policy import Policy
-from rl_det.strategies.strategy import Task
+from rl_det.strategies.strategy import Task, given
 from rl_det.training.descent import Descent, NotFiniteError
 from rl_det.training.loop import Ending, LoopConfig
 from rl_det.training.schedules import ScheduleName
@@ -71,9 +71,8 @@ class Supervised:
     """So many validations at first do not count."""
 
     def __post_init__(self) -> None:
-        self.loop(
-            BatchPlan(num_steps=self.num_steps or 1, batch_size=self.batch_size or 1), 1.0, 1, 1
-        )  # refuses what is wrong
+        plan = BatchPlan(num_steps=given(self.num_steps, 1), batch_size=given(self.batch_size, 1))
+        self.loop(plan, 1.0, 1, 1)  # refuses what is wrong
 
     @property
     def trains(self) -> Literal["all"]:
@@ -94,11 +93,11 @@ class Supervised:
 
         usual = task.from_labels
         plan = BatchPlan(
-            num_steps=self.num_steps or usual.num_steps,
-            batch_size=self.batch_size or usual.batch_size,
-            flip=usual.flip if self.flip is None else self.flip,
+            num_steps=given(self.num_steps, usual.num_steps),
+            batch_size=given(self.batch_size, usual.batch_size),
+            flip=given(self.flip, usual.flip),
             augmentations=self.augmentations,
-            num_workers=usual.num_workers if self.num_workers is None else self.num_workers,
+            num_workers=given(self.num_workers, usual.num_workers),
         )
         generator = torch.Generator().manual_seed(task.seed)
         learner = SupervisedLearner(policy.detector, task.train_images, plan, generator=generator, validate=validate)
@@ -106,11 +105,11 @@ class Supervised:
 
     def loop(self, plan: "BatchPlan", learning_rate: float, validate_every: int, num_images: int) -> LoopConfig:
         """The loop's part of the settings; rate and interval where they are left out."""
-        every = self.validate_every or validate_every
+        every = given(self.validate_every, validate_every)
         in_epochs = self.validate_unit == "epochs"
         return LoopConfig(
             num_updates=plan.num_steps,
-            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
+            learning_rate=given(self.learning_rate, learning_rate),
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             max_grad_norm=self.max_grad_norm,

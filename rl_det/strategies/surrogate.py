@@ -36,7 +36,7 @@ from rl_det.losses.smooth_ap import smooth_ap
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.strategies.class_lists import ClassLists, class_lists, match_candidates
-from rl_det.strategies.labels import control_loop, labels_learner, supervised_loss
+from rl_det.strategies.labels import check_descent, control_loop, labels_learner, supervised_loss
 from rl_det.strategies.strategy import Task
 from rl_det.strategies.supervised import labelled
 from rl_det.training.loop import Ending
@@ -79,6 +79,7 @@ class Surrogate:
             raise ValueError(f"loss must be one of {', '.join(SURROGATES)}; got {self.loss!r}")
         if self.num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 96 is usual")
+        check_descent(self.learning_rate, self.max_grad_norm)
 
     @property
     def trains(self) -> Literal["head"]:

@@ -142,7 +142,7 @@ class Callback:
         """After update `run.update`; a validation's figures are among the metrics, as val_NAME. 0 is the start."""
 
     def on_validation(self, run: "FitRun", figures: Mapping[str, float]) -> None:
-        """After a validation, before `on_step`; the loop's state is whole."""
+        """After a validation and its `on_step`; the loop's state is whole."""
 
     def on_end(self, run: "FitRun", ending: Ending) -> None:
         """After the last update."""

@@ -85,7 +85,7 @@ def test_the_head_speaks_of_every_proposal_and_class_with_gradient(detector: Det
     assert output.logits.isfinite().all()
     assert output.logits[encoded.mask].std() > 0.1
     total = output.logits.square().sum() + output.boxes.sum() + output.embeddings.sum()
-    gradients = torch.autograd.grad(total, detector.head_parameters())
+    gradients = torch.autograd.grad(total, detector.trainable.parameters())
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
@@ -118,7 +118,7 @@ def test_one_training_pass_gives_the_models_losses_and_the_heads_output_with_gra
 def test_only_the_head_parameters_take_part_in_the_head(detector: Detector, encoded: Encoded) -> None:
     detector.plain().zero_grad()
     detector.head(encoded).logits.sum().backward()
-    own = {id(parameter) for parameter in detector.head_parameters()}
+    own = {id(parameter) for parameter in detector.trainable.parameters()}
     assert all(parameter.grad is None for parameter in detector.plain().parameters() if id(parameter) not in own)
     detector.plain().zero_grad()
 
@@ -202,7 +202,7 @@ def test_postprocessed_candidates_are_what_the_detector_detects(detector: Detect
 def test_its_losses_reach_every_parameter_of_the_head(detector: Detector, encoded: Encoded) -> None:
     losses = own_losses(detector, encoded, targets())
     total = torch.stack(list(losses.values())).sum()
-    gradients = torch.autograd.grad(total, detector.head_parameters())
+    gradients = torch.autograd.grad(total, detector.trainable.parameters())
     assert total > 0
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
@@ -225,7 +225,7 @@ def test_a_crowd_is_neither_an_object_nor_background(detector: Detector, encoded
 
 def test_the_losses_fall_when_the_head_learns(detector: Detector, encoded: Encoded) -> None:
     before = {name: tensor.clone() for name, tensor in detector.plain().state_dict().items()}
-    optimizer = torch.optim.Adam(detector.head_parameters(), lr=3e-5)
+    optimizer = torch.optim.Adam(detector.trainable.parameters(), lr=3e-5)
     totals = []
     with restored(detector):
         for _ in range(4):

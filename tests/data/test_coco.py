@@ -16,7 +16,7 @@ from PIL import Image
 
 from rl_det.data import Dataset
 from rl_det.data.check import DataError
-from rl_det.data.coco import CocoFolder, open_splits
+from rl_det.data.coco import CocoFolder, open_coco
 
 BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
 Document = dict[str, Any]
@@ -253,9 +253,16 @@ def test_an_image_that_changed_its_size_since_opening_is_refused(folder: Path) -
 def test_the_three_splits_of_a_folder_open_together(tmp_path: Path) -> None:
     for name in ("train", "val", "test"):
         write_folder(tmp_path, small_document(), name)
-    splits = open_splits(tmp_path)
-    assert [split.path.name for split in splits] == ["train.json", "val.json", "test.json"]
-    assert splits.train.category_ids == splits.test.category_ids
+    splits = open_coco(tmp_path)
+    opened = [splits.train, splits.val, splits.test]
+    assert [split.path.name for split in opened if isinstance(split, CocoFolder)] == [
+        "train.json", "val.json", "test.json",
+    ]  # fmt: skip
+    assert splits["val"] is splits.val
+    assert splits.category_ids == (2, 7)
+    assert splits.classes == splits.test.classes
+    assert splits.name == tmp_path.name
+    assert open_coco(tmp_path, "cells").name == "cells"
 
 
 @pytest.mark.parametrize(
@@ -270,15 +277,16 @@ def test_splits_that_disagree_in_their_categories_are_refused(tmp_path: Path, ca
         write_folder(tmp_path, small_document(), name)
     write_folder(tmp_path, small_document() | {"categories": categories}, "val")
     with pytest.raises(DataError, match=r"val\.json: categories: must be those of train\.json"):
-        open_splits(tmp_path)
+        open_coco(tmp_path)
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason=f"the blood cell images are not at {BCCD}")
 def test_blood_cells_are_read_whole() -> None:
-    splits = open_splits(BCCD)
-    assert [len(split) for split in splits] == [205, 87, 72]
+    splits = open_coco(BCCD)
+    opened = [splits.train, splits.val, splits.test]
+    assert [len(split) for split in opened] == [205, 87, 72]
     assert splits.train.classes == ("RBC", "WBC", "Platelets")
     sample = splits.train[0]
     assert sample.image.shape == (3, 480, 640)
     assert torch.tensor([68.0, 315.0, 286.0, 480.0]) in sample.target.boxes
-    assert sum(len(split._targets[index].boxes) for split in splits for index in range(len(split))) == 4886
+    assert sum(len(split._targets[index].boxes) for split in opened for index in range(len(split))) == 4886

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import encode_dataset
@@ -10,7 +11,7 @@ from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.metrics.coco import coco_summary
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
-from rl_det.policies.detections import detections, mean_ap
+from rl_det.policies.detections import detect_dataset, detect_encoded, detect_images, detections, mean_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.types import Detections
@@ -34,7 +35,7 @@ def policy(request: pytest.FixtureRequest, detector: Detector) -> Policy:
 
 def test_on_all_pairs_it_detects_what_the_plain_model_detects(policy: Policy, detector: Detector) -> None:
     images = [SCENES[index].image for index in range(4)]
-    ours = detections(policy, detector.encode(images), ALL_PAIRS, nms_iou=detector.nms_iou)
+    ours = detections(policy, detector.encode(images), ALL_PAIRS)
     theirs: list[Detections] = detector.plain()(images)
     for found, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(found["boxes"], expected["boxes"], atol=1e-3, rtol=0)
@@ -42,9 +43,32 @@ def test_on_all_pairs_it_detects_what_the_plain_model_detects(policy: Policy, de
         assert torch.equal(found["labels"], expected["labels"])
 
 
-def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector) -> None:
+@pytest.mark.parametrize("nms_iou", [0.3, 0.5])
+def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, nms_iou: float) -> None:
     data = encode_dataset(detector, SCENES)
-    found = detections(policy, data.encoded.to("cpu", torch.float32), 64, nms_iou=0.5)
+    policy = policy.copy()
+    policy.postprocessing = PostProcessing(nms_iou=nms_iou)
+    found = detections(policy, data.encoded.to("cpu", torch.float32), 64)
     expected = coco_summary(found, data.targets, num_classes=len(CLASSES))["AP"]
-    assert mean_ap(policy, data, 64, nms_iou=0.5) == pytest.approx(expected, abs=1e-9)
+    assert mean_ap(policy, data, 64) == pytest.approx(expected, abs=1e-9)
     assert 0.3 < expected < 0.9
+
+
+def test_a_data_set_is_detected_in_as_its_encodings_are(policy: Policy, detector: Detector) -> None:
+    found, targets = detect_dataset(policy, SCENES, 64)
+    cached = detect_encoded(policy, encode_dataset(detector, SCENES), 64)
+    assert [target.image_id for target in targets] == [SCENES[index].target.image_id for index in range(len(SCENES))]
+    assert len(found) == len(cached) == len(SCENES)
+    for ours, theirs in zip(found, cached, strict=True):
+        torch.testing.assert_close(ours["scores"][:20], theirs["scores"][:20], atol=0.02, rtol=0)  # cached by halves
+
+
+def test_policies_that_share_the_frozen_part_detect_by_one_pass_of_it(policy: Policy, detector: Detector) -> None:
+    passes: list[None] = []
+    images = [SCENES[index].image for index in range(3)]
+    with detector.plain().backbone.register_forward_hook(lambda *_: passes.append(None)):  # type: ignore[operator, union-attr]
+        (batch,) = detect_images([policy, policy.copy()], images, 32)
+    assert len(passes) == 1
+    for ours, theirs in zip(*batch, strict=True):
+        assert torch.equal(ours["boxes"], theirs["boxes"])
+        assert torch.equal(ours["scores"], theirs["scores"])

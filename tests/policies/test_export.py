@@ -16,6 +16,7 @@ from rl_det.policies.export import export
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.policies.voting_module import VotingModule
+from rl_det.storage.weights import load_state
 
 NUM_CLASSES = 3
 NUM_CANDIDATES = 20
@@ -69,9 +70,11 @@ def asked(policy: ContextPolicy, num_images: int) -> tuple[Input, Tensor]:
     return given, policy.logits(seen, output)
 
 
-def test_both_files_work_in_a_process_that_does_not_know_this_library(tmp_path: Path) -> None:
+def test_detector_and_program_work_in_a_process_that_does_not_know_this_library(tmp_path: Path) -> None:
     policy = context_policy(MOBILENET)
-    assert export(policy, tmp_path, NUM_CANDIDATES) == [tmp_path / "detector.pt", tmp_path / "context.pt2"]
+    assert export(policy, tmp_path, NUM_CANDIDATES) == [
+        tmp_path / name for name in ("detector.pt", "module.safetensors", "context.pt2")
+    ]
     few, many = asked(policy, 1), asked(policy, 5)
     torch.save((images(2), [few[0], many[0]]), tmp_path / "input.pt")
     subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path), MOBILENET], check=True, cwd=tmp_path, timeout=120)
@@ -96,8 +99,8 @@ def folder(policy: ContextPolicy, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_the_folder_holds_these_two_files_and_nothing_half_written(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["context.pt2", "detector.pt"]
+def test_the_folder_holds_these_three_files_and_nothing_half_written(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["context.pt2", "detector.pt", "module.safetensors"]
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 5])
@@ -126,6 +129,14 @@ def test_a_policy_without_a_module_exports_the_detector_alone(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["detector.pt"]
 
 
+def test_the_modules_weights_load_into_a_module_of_its_kind(policy: ContextPolicy, folder: Path) -> None:
+    fresh = ContextModule(
+        num_classes=NUM_CLASSES, embedding_size=policy.detector.embedding_size, width=16, num_layers=2
+    )
+    load_state(fresh, folder / "module.safetensors")
+    assert all(torch.equal(value, policy.module.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
 def test_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> None:
     exported, other = context_policy("tiny"), context_policy("tiny")
     exported.module.train()
@@ -134,7 +145,7 @@ def test_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> Non
     assert exported.module.training
     for some in (exported, other):
         train_a_little(some)
-    for own, wanted in zip(exported.parameters(), other.parameters(), strict=True):
+    for own, wanted in zip(exported.trainable.parameters(), other.trainable.parameters(), strict=True):
         assert torch.equal(own, wanted)
 
 
@@ -162,7 +173,9 @@ torch.save(output, "output.pt")
 
 def test_the_exported_vote_needs_torch_alone_and_any_number_of_candidates_proposals_and_images(tmp_path: Path) -> None:
     policy = voting_policy()
-    assert export(policy, tmp_path, NUM_CANDIDATES) == [tmp_path / "detector.pt", tmp_path / "voting.pt2"]
+    assert export(policy, tmp_path, NUM_CANDIDATES) == [
+        tmp_path / name for name in ("detector.pt", "module.safetensors", "voting.pt2")
+    ]
     given, wanted = [], []
     for num_images, num_candidates in ((1, 7), (3, NUM_CANDIDATES)):
         encoded = policy.detector.encode(images(num_images))
@@ -182,7 +195,7 @@ def test_the_exported_vote_needs_torch_alone_and_any_number_of_candidates_propos
 def train_a_little(policy: ContextPolicy) -> None:
     encoded = policy.detector.encode(images(2))
     seen = observe(policy.detector.propose(encoded, NUM_CANDIDATES), encoded)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(policy.trainable.parameters(), lr=1e-4)
     for _ in range(2):
         optimizer.zero_grad()
         policy.logits(seen, policy.detector.head(encoded)).square().sum().backward()

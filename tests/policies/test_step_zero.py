@@ -6,17 +6,21 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from unchecked import unchecked
 
 from rl_det.candidates import Observation, gather_logits, observe
 from rl_det.detectors import Detector, build_detector
 from rl_det.policies.adjust import AdjustPolicy
+from rl_det.policies.build import POLICIES, build_policy, name_of
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy, apply_policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.policies.voting_module import VotingModule
+from rl_det.training.averaging import copied
 from rl_det.types import Candidates, Encoded
 
 NUM_CLASSES = 3
@@ -83,7 +87,7 @@ def real(tensor: Tensor, case: Case) -> Tensor:
 def awake(policy: Policy) -> Policy:
     """As after some training: nothing in it is zero any more."""
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in policy.trainable.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
     return policy
 
@@ -132,7 +136,7 @@ def gradients(policy: Policy, case: Case) -> list[Tensor]:
     """Of a total in which no parameter's share cancels."""
     weights = torch.rand(case.candidates.mask.shape, generator=torch.Generator().manual_seed(3))
     total = (logits(policy, case) * weights)[case.candidates.mask].sum()
-    found = torch.autograd.grad(total, policy.parameters(), allow_unused=True)
+    found = torch.autograd.grad(total, list(policy.trainable.parameters()), allow_unused=True)
     return [torch.zeros(()) if gradient is None else gradient for gradient in found]
 
 
@@ -140,7 +144,9 @@ def test_at_step_zero_the_head_gets_gradient(policy: Policy, case: Case) -> None
     classifier = case.detector.plain().roi_heads
     wanted = [*classifier.box_head.parameters(), *classifier.box_predictor.cls_score.parameters()]
     reached = {
-        id(p) for p, gradient in zip(policy.parameters(), gradients(policy, case), strict=True) if gradient.any()
+        id(p)
+        for p, gradient in zip(policy.trainable.parameters(), gradients(policy, case), strict=True)
+        if gradient.any()
     }
     assert all(id(parameter) in reached for parameter in wanted)
 
@@ -149,7 +155,7 @@ def test_the_contexts_residual_is_zero_at_the_start_and_gets_gradient(case: Case
     policy = context(case.detector)
     assert not policy.module.residual.weight.any()
     assert not policy.module.residual.bias.any()
-    found = dict(zip(map(id, policy.parameters()), gradients(policy, case), strict=True))
+    found = dict(zip(map(id, policy.trainable.parameters()), gradients(policy, case), strict=True))
     assert found[id(policy.module.residual.weight)].abs().max() > 0
     assert found[id(policy.module.residual.bias)].abs().max() > 0
 
@@ -157,20 +163,20 @@ def test_the_contexts_residual_is_zero_at_the_start_and_gets_gradient(case: Case
 def test_after_a_step_all_of_the_module_gets_gradient(case: Case) -> None:
     policy = context(case.detector)
     nn.init.normal_(policy.module.residual.weight)
-    found = dict(zip(map(id, policy.parameters()), gradients(policy, case), strict=True))
+    found = dict(zip(map(id, policy.trainable.parameters()), gradients(policy, case), strict=True))
     assert all(found[id(parameter)].any() for parameter in policy.module.parameters())
 
 
-def test_a_state_brings_back_the_logits_and_later_training_does_not_reach_it(policy: Policy, case: Case) -> None:
-    before, state = logits(policy, case), policy.state_dict()
+def test_a_state_brings_back_the_logits(policy: Policy, case: Case) -> None:
+    before, state = logits(policy, case), copied(policy.trainable.state_dict())
     awake(policy)
     assert not torch.equal(logits(policy, case), before)
-    policy.load_state_dict(state)
+    policy.trainable.load_state_dict(state)
     assert torch.equal(logits(policy, case), before)
 
 
 def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, case: Case) -> None:
-    trained = awake(policy).state_dict()
+    trained = awake(policy).trainable.state_dict()
     build: Callable[[Detector], Policy] = {
         RescorePolicy: rescore,
         SelectPolicy: select,
@@ -180,20 +186,20 @@ def test_a_state_loads_into_another_policy_of_its_kind(policy: Policy, case: Cas
     }[type(policy)]
     torch.manual_seed(7)
     other = build(build_detector("tiny", num_classes=NUM_CLASSES, input_size=64))
-    other.load_state_dict(trained)
+    other.trainable.load_state_dict(trained)
     output = other.detector.head(case.encoded)
     assert torch.equal(other.logits(case.observation, output), logits(policy, case))
 
 
 def test_every_trained_parameter_is_there_once(policy: Policy) -> None:
-    held = [id(parameter) for parameter in policy.parameters()]
+    held = [id(parameter) for parameter in policy.trainable.parameters()]
     assert len(set(held)) == len(held)
-    assert {id(parameter) for parameter in policy.detector.head_parameters()} <= set(held)
+    assert {id(parameter) for parameter in policy.detector.trainable.parameters()} <= set(held)
 
 
 def test_a_step_of_an_optimizer_lowers_the_logits_that_it_is_asked_to_lower(policy: Policy, case: Case) -> None:
     before = logits(policy, case).detach()
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
+    optimizer = torch.optim.SGD(policy.trainable.parameters(), lr=1e-6)
     real(logits(policy, case), case).sum().backward()
     optimizer.step()
     assert real(logits(policy, case), case).sum() < real(before, case).sum()
@@ -238,3 +244,21 @@ def test_a_sigma_that_is_not_positive_is_refused(case: Case, sigma: float) -> No
         RescorePolicy(case.detector, sigma=sigma)
     with pytest.raises(ValueError, match="sigma must be positive; got"):
         ContextPolicy(case.detector, context(case.detector).module, sigma=sigma)
+
+
+@pytest.mark.parametrize("changes", [{"sigma": 0.0}, {"box_sigma": -1.0}, {"sigma": float("nan")}])
+def test_an_exploration_that_draws_nothing_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"sigma and box_sigma must be positive; got .* are usual"):
+        Exploration(**changes)
+
+
+def test_every_policy_is_built_by_name_and_explores_as_it_is_asked_to(case: Case) -> None:
+    explored = Exploration(sigma=0.25, box_sigma=0.125, keep_bias=3.0)
+    for name in POLICIES:
+        policy = build_policy(name, case.detector, explored)
+        assert isinstance(policy, Policy)
+        assert name_of(policy) == name
+        for width in ("sigma", "box_sigma", "keep_bias"):
+            assert getattr(policy, width, getattr(explored, width)) == getattr(explored, width)
+    with pytest.raises(ValueError, match=r"policy must be one of rescore, .*; got 'vote'"), unchecked():
+        build_policy("vote", case.detector)  # type: ignore[arg-type]

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from rich.console import Console
-
-from rl_det.report.tables import markdown_table, print_table
+from rl_det.report.tables import endings_text, markdown_table, table_text
+from rl_det.training.loop import Ending
 
 
 def results(ppo: float, **missing: None) -> dict[str, Any]:
@@ -13,18 +12,15 @@ def results(ppo: float, **missing: None) -> dict[str, Any]:
 
     methods = {"warm_start": figures(0.5), "continued_supervised": figures(0.52), "ppo": figures(ppo)}
     seconds = {"warm_start": 0.1, "continued_supervised": 60.0, "ppo": 300.4}
-    return {"data": "digit_scenes", "detector": "tiny", "seed": 0, "methods": methods, "seconds": seconds}
-
-
-def printed(found: dict[str, Any]) -> str:
-    console = Console(width=100, record=True, quiet=False)
-    with console.capture() as capture:
-        print_table(found, console)
-    return capture.get()
+    control = "continued_supervised"
+    return {
+        "data": "digit_scenes", "detector": "tiny", "seed": 0, "control": control, "methods": methods,
+        "seconds": seconds,
+    }  # fmt: skip
 
 
 def test_a_run_is_printed_times_100_with_the_gain_over_the_control() -> None:
-    text = printed(results(0.5312))
+    text = table_text([results(0.5312)])
     row = next(line for line in text.splitlines() if " ppo " in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "ppo", "53.12", "80.00", "60.00", "70.00", "1.00", "1.12", "300",
@@ -44,9 +40,42 @@ def test_a_figure_that_is_missing_is_a_dash() -> None:
     assert "| - |" in markdown_table([results(0.53, AP75=None)])
 
 
-def test_without_the_control_the_first_method_is_compared_with() -> None:
-    run = results(0.53)
-    del run["methods"]["continued_supervised"]
-    rows = markdown_table([run]).splitlines()
-    assert "| 0.00 |" in rows[-2]
+def test_the_control_is_the_method_that_the_run_names() -> None:
+    rows = markdown_table([results(0.53) | {"control": "warm_start"}]).splitlines()
+    assert "| 2.00 |" in rows[-2]
     assert "| 3.00 |" in rows[-1]
+
+
+def test_a_runs_intervals_stand_beside_its_ap_and_its_gain_and_seeds_have_none() -> None:
+    def interval(value: float | None) -> dict[str, float | None]:
+        return {"value": value, "low": None if value is None else value - 0.01, "high": 0.6}
+
+    run = results(0.53)
+    run["intervals"] = {
+        name: {"AP": interval(figures["AP"]), "over_control": interval(figures["AP"] - 0.52)}
+        for name, figures in run["methods"].items()
+    }
+    run["intervals"]["warm_start"]["over_control"] = interval(None)
+    rows = markdown_table([run]).splitlines()
+    assert "| 53.00 (52.00 to 60.00) |" in rows[-1]
+    assert "| +1.00 (+0.00 to +60.00) |" in rows[-1]
+    assert "| - |" in rows[2]
+    assert "| 53.00 |" in markdown_table([run, run]).splitlines()[-1]
+
+
+def test_seconds_that_are_not_known_are_a_dash() -> None:
+    run = results(0.53)
+    del run["seconds"]["ppo"]
+    assert markdown_table([run, results(0.53)]).splitlines()[-1].endswith("| - |")
+
+
+def test_only_rows_that_did_not_end_as_planned_are_told_of() -> None:
+    endings = {
+        "labels": Ending(reason="budget", update=40, best=0.5),
+        "ppo": Ending(reason="collapse", update=12, best=0.5, detail="AP fell from 0.5 to 0.4"),
+        "surrogate": Ending(reason="patience", update=20, best=0.5),
+    }
+    assert endings_text(endings).splitlines() == [
+        "ppo ended after 12 updates: collapse (AP fell from 0.5 to 0.4)",
+        "surrogate ended after 20 updates: patience",
+    ]

@@ -1,34 +1,75 @@
-"""A run's folder: whole files or none, metrics there at once, and one clear error where it cannot be written."""
+"""A run's folder: whole files or none, metrics there at once, and one clear error where it cannot be entered."""
 
 import json
 import math
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from safetensors.torch import save_file
 
 from rl_det.storage.cache import cache_folder, fingerprint
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import check_writable, write_whole, write_with
-from rl_det.storage.run import Run
+from rl_det.storage.run import Run, read_identity
 
 
 def test_a_run_keeps_its_configuration_metrics_checkpoints_and_results(tmp_path: Path) -> None:
-    with Run(tmp_path / "run", {"budget": "smoke", "out": tmp_path}, seed=3) as run:
+    with Run(tmp_path / "run", {"budget": "smoke", "data": tmp_path}, {"torch": "2.8"}) as run:
         run.log(1, "ppo", {"loss": 0.5, "val_AP": math.nan})
         lines = (run.folder / "metrics.jsonl").read_text().splitlines()  # there before the run ends
-        checkpoint = run.save_checkpoint("ppo", {"weight": torch.ones(2)})
+        assert run.checkpoints.is_dir()
         run.write_results({"methods": {"ppo": {"AP": math.nan}}})
     assert [json.loads(line) for line in lines] == [{"stage": "ppo", "step": 1, "loss": 0.5, "val_AP": None}]
-    assert json.loads((run.folder / "config.json").read_text()) == {"budget": "smoke", "out": str(tmp_path), "seed": 3}
-    assert torch.equal(torch.load(checkpoint)["weight"], torch.ones(2))
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config == {"run": {"budget": "smoke", "data": str(tmp_path)}, "circumstances": {"torch": "2.8"}}
+    assert read_identity(run.folder) == config["run"]
     assert json.loads((run.folder / "results.json").read_text()) == {"methods": {"ppo": {"AP": None}}}
-    assert any(file.name.startswith("events") for file in (run.folder / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("make", [check_writable, lambda folder: Run(folder, {}, 0)])
+def test_a_folder_with_a_run_is_entered_to_go_on_with_the_same_run_or_to_replace_it(tmp_path: Path) -> None:
+    with Run(tmp_path, {"seed": 0}, {"host": "one"}) as run:
+        run.log(1, "ppo", {"loss": 0.5})
+        (run.checkpoints / "ppo.pt").write_text("state")
+        (tmp_path / "ppo").mkdir()
+        (tmp_path / "ppo" / "model.json").write_text("{}")
+        run.write_results({})
+    (tmp_path / "notes.txt").write_text("the user's own")
+    with pytest.raises(ValueError, match=r"holds a run already; resume .*overwrite .*another folder"):
+        Run(tmp_path, {"seed": 0})
+    with pytest.raises(ValueError, match=r"config\.json: .*seed was 0 and is 1"):
+        Run(tmp_path, {"seed": 1}, resume=True)
+    with Run(tmp_path, {"seed": 0}, {"host": "another"}, resume=True):
+        assert json.loads((tmp_path / "config.json").read_text())["circumstances"] == {"host": "one"}
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+        assert (tmp_path / "checkpoints" / "ppo.pt").exists()
+    with Run(tmp_path, {"seed": 1}, overwrite=True):
+        assert read_identity(tmp_path) == {"seed": 1}
+        assert (tmp_path / "metrics.jsonl").read_text() == ""
+        assert not any((tmp_path / "checkpoints").iterdir())
+        assert not (tmp_path / "results.json").exists()
+        assert not (tmp_path / "ppo").exists()
+        assert (tmp_path / "notes.txt").read_text() == "the user's own"
+
+
+def test_a_resumed_run_in_an_empty_folder_begins(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", {"seed": 0}, resume=True):
+        assert read_identity(tmp_path / "run") == {"seed": 0}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": 3}'])
+def test_a_configuration_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: .*--overwrite begins anew"):
+        Run(tmp_path, {"seed": 0}, resume=True)
+    with Run(tmp_path, {"seed": 0}, overwrite=True):
+        assert read_identity(tmp_path) == {"seed": 0}
+
+
+@pytest.mark.parametrize("make", [check_writable, lambda folder: Run(folder, {})])
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, make: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file/run"):
@@ -54,31 +95,41 @@ def test_a_write_that_fails_leaves_the_former_file_and_nothing_else(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_run_that_goes_on_keeps_the_metrics_up_to_where_it_was_stopped(tmp_path: Path) -> None:
-    with Run(tmp_path, {}, seed=0) as run:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "results.json", "{}")
+        write_with(tmp_path / "state.safetensors", lambda file: save_file({"weight": torch.ones(2)}, file))
+        write_with(tmp_path / "state.pt", lambda file: torch.save({"weight": torch.ones(2)}, file))
+    finally:
+        os.umask(before)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
+
+
+def test_a_stage_that_goes_on_drops_its_lines_beyond_its_step_and_one_that_was_cut_off(tmp_path: Path) -> None:
+    with Run(tmp_path, {}) as run:
         for step in (1, 2, 3):
             run.log(step, "supervised", {"loss": 0.5 / step})
-        run.log(2, "test", {"AP": 0.1})
+        run.log(4, "ppo", {"loss": 0.2})
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"stage": "supervised", "st')  # cut off by a crash
-    with Run(tmp_path, {}, seed=0, going_on={"supervised": 2}) as run:
+    with Run(tmp_path, {}, resume=True) as run:
+        run.drop_metrics_after("supervised", 2)
         run.log(3, "supervised", {"loss": 0.1})
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [(line["stage"], line["step"], line["loss"]) for line in lines] == [
-        ("supervised", 1, 0.5), ("supervised", 2, 0.25), ("supervised", 3, 0.1),
+        ("supervised", 1, 0.5), ("supervised", 2, 0.25), ("ppo", 4, 0.2), ("supervised", 3, 0.1),
     ]  # fmt: skip
-    with Run(tmp_path, {}, seed=0):
-        assert metrics.read_text() == ""
 
 
 def test_a_list_is_a_curve(tmp_path: Path) -> None:
-    with Run(tmp_path, {}, seed=0) as run:
+    with Run(tmp_path, {}) as run:
         run.log(1, "test", {"precision": [1.0, 0.5, math.nan]})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"stage": "test", "step": 1, "precision": [1.0, 0.5, None]}
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("test/precision")][:2] == [(0, 1.0), (1, 0.5)]
 
 
 def test_what_differs_from_what_was_stopped_is_named(tmp_path: Path) -> None:

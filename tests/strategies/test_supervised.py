@@ -206,7 +206,6 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_next_one_is_
         {"batch_size": 0},
         {"validate_every": 0},
         {"weight_decay": -0.1},
-        {"schedule": "linear"},
         {"patience": 0},
     ],
 )

@@ -1,0 +1,65 @@
+"""Recalibration of a tuned policy: better probabilities at no cost of AP, and left out where it would cost."""
+
+import pytest
+import torch
+
+from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.detectors import build_detector
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+from rl_det.metrics.calibration import detection_calibration_error
+from rl_det.metrics.outcomes import outcomes
+from rl_det.policies.build import PolicyName, build_policy
+from rl_det.policies.detections import detect_encoded, mean_ap
+from rl_det.policies.policy import Policy
+from rl_det.policies.recalibration import COST_OF_CALIBRATION, recalibrated
+from rl_det.training.averaging import copied
+
+NUM_CANDIDATES = 48
+
+
+@pytest.fixture(scope="module")
+def val() -> EncodedDataset:
+    shipped = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+    return encode_dataset(shipped, DigitScenes("val", num_scenes=12))
+
+
+def policy_named(name: PolicyName) -> Policy:
+    torch.manual_seed(0)
+    return build_policy(name, build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS))
+
+
+def calibration_error(policy: Policy, val: EncodedDataset) -> float:
+    found = pad_detections(detect_encoded(policy, val, NUM_CANDIDATES))
+    return detection_calibration_error(outcomes(found, pad_targets(val.targets), num_classes=len(CLASSES)))
+
+
+@pytest.mark.parametrize("name", ["rescore", "voting"])
+def test_a_recalibrated_copy_is_better_calibrated_at_no_cost_and_the_policy_stays(
+    name: PolicyName, val: EncodedDataset
+) -> None:
+    policy = policy_named(name)
+    policy.recalibrate(3.0, 1.0)  # far too sure of itself
+    before = copied(policy.trainable.state_dict())
+
+    def validation_ap(one: Policy) -> float:
+        return mean_ap(one, val, NUM_CANDIDATES)
+
+    found = recalibrated(policy, val, NUM_CANDIDATES, validation_ap)
+    assert found is not policy
+    assert calibration_error(found, val) < 0.7 * calibration_error(policy, val)
+    assert validation_ap(found) >= validation_ap(policy) - COST_OF_CALIBRATION
+    assert all(torch.equal(value, before[key]) for key, value in policy.trainable.state_dict().items())
+
+
+def test_a_recalibration_that_costs_ap_is_left_out(val: EncodedDataset) -> None:
+    policy = policy_named("rescore")
+    assert recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5 if one is policy else 0.4) is policy
+
+
+def test_under_soft_nms_scores_stay_as_they_are(val: EncodedDataset) -> None:
+    policy = policy_named("rescore")
+    policy.postprocessing = PostProcessing.soft(0.5, 2.0)
+    assert recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5) is policy

@@ -1,0 +1,117 @@
+"""PPO and REINFORCE as strategies: what they refuse, where they begin, and what holds them to their start."""
+
+from typing import Any
+
+import pytest
+import torch
+from strategies.scenes import Told, a_task, shipped, train_data
+from unchecked import unchecked
+
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.policies.build import PolicyName
+from rl_det.policies.detections import mean_ap
+from rl_det.policies.exploration import Exploration
+from rl_det.policies.voting import VotingPolicy
+from rl_det.rewards import PoolAp
+from rl_det.strategies.hand_set import HandSetVotes
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.reinforce import Reinforce
+
+LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 24, "context_candidates": 8}
+
+
+@pytest.fixture(scope="module")
+def data() -> EncodedDataset:
+    return train_data()
+
+
+@pytest.mark.parametrize("strategy", [PPO, Reinforce])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"reward": "map"}, r"reward must be one of .*'pool_ap'.*; got 'map'"),
+        ({"samples_per_image": 0}, "samples_per_image must be at least 1; got 0"),
+        ({"num_candidates": 0}, "num_candidates must be at least 1; got 0"),
+        ({"num_updates": 0}, "num_updates must be at least 1; got 0"),
+        ({"learning_rate": -1.0}, r"learning_rate must be positive; got -1\.0"),
+        ({"max_grad_norm": 0.0}, r"max_grad_norm must be positive; got 0\.0"),
+        ({"patience": 0}, "patience must be at least 1 evaluation; got 0"),
+        ({"collapse_margin": 0.0}, r"collapse_margin must be positive; got 0\.0"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_read(
+    strategy: type[PPO] | type[Reinforce], wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        strategy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs must be at least 1; got 0"),
+        ({"clip": 0.0}, r"clip must lie between 0 and 1; got 0\.0"),
+        ({"clip": 1.0}, r"clip must lie between 0 and 1; got 1\.0"),
+        ({"begin": "hand_set_votes", "policy": "rescore"}, "only the voting policy can begin .*; got policy 'rescore'"),
+    ],
+)
+def test_impossible_settings_of_ppo_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PPO(**wrong)
+
+
+def test_a_reward_of_ones_own_and_the_known_names_are_taken() -> None:
+    assert PPO(reward=PoolAp()).reward == PoolAp()
+    assert PPO(reward="image_ap").reward == "image_ap"
+    assert PPO(begin="hand_set_votes").policy == "voting"
+
+
+@pytest.mark.parametrize("name", ["rescore", "adjust", "voting"])
+def test_a_price_of_leaving_the_start_is_paid_by_a_reference_of_its_own(name: PolicyName, data: EncodedDataset) -> None:
+    distances = {}
+    for weight in (0.0, 0.01, 100.0):
+        told, strategy = Told(), PPO(policy=name, kl_weight=weight, num_epochs=1, supervised_weight=0.0, **LITTLE)
+        torch.manual_seed(0)
+        policy = strategy.start(shipped())
+        task = a_task(data, num_steps=4, validate_every=4, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)
+        strategy.tune(policy, task)
+        distances[weight] = [metrics.get("kl_start") for update, metrics in told.lines if update]
+    assert distances[0.0] == [None] * 4
+    free, held = distances[0.01], distances[100.0]
+    assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the policy is the reference"
+    assert 0 < held[-1] < free[-1]
+
+
+def test_ppo_may_begin_at_the_votes_that_are_best_on_validation(data: EncodedDataset) -> None:
+    strategy, task = PPO(begin="hand_set_votes", learning_rate=1e-9, **LITTLE), a_task(data, num_steps=2)
+    policy = strategy.start(shipped())
+    start = task.validation_ap(policy)
+    ending = strategy.tune(policy, task)
+    assert isinstance(policy, VotingPolicy)
+    assert float(policy.module.verdict.bias[1]) == pytest.approx(1.0, abs=1e-6)
+    plain = HandSetVotes()
+    other = plain.start(shipped())
+    assert plain.tune(other, task).best == pytest.approx(ending.best, abs=1e-6)
+    assert ending.best is not None
+    assert ending.best > start
+
+
+@pytest.mark.parametrize("strategy", [PPO(**LITTLE), Reinforce(policy="rescore", **LITTLE)])
+def test_a_strategy_leaves_the_policy_at_its_best_validation(strategy: PPO | Reinforce, data: EncodedDataset) -> None:
+    told, task = Told(), a_task(data, num_steps=4, validate_every=2)
+    task.fit = a_task(data, callbacks=[told]).fit
+    policy = strategy.start(shipped())
+    ending = strategy.tune(policy, task)
+    aps = [metrics["val_AP"] for _, metrics in told.lines if "val_AP" in metrics]
+    assert ending.best == max(aps) == pytest.approx(mean_ap(policy, task.val, task.validated_candidates), abs=1e-9)
+    assert {"reward", "signal", "mean_shift", "supervised", "grad_norm"} <= told.lines[1][1].keys()
+
+
+def test_a_policy_explores_as_widely_as_the_strategy_says() -> None:
+    policy: Any = PPO(exploration=Exploration(sigma=0.125, box_sigma=0.25)).start(shipped())
+    assert (policy.sigma, policy.box_sigma) == (0.125, 0.25)
+
+
+def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"policy must be one of rescore, .*; got 'vote'"), unchecked():
+        PPO(policy="vote").start(shipped())  # type: ignore[arg-type]

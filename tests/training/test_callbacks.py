@@ -1,0 +1,185 @@
+"""What happens around a run's updates: checkpoints, metrics on disk and in TensorBoard, and a bar."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training.toy import StopAt, ToyLearner, Watch, config
+
+from rl_det.storage.run import Run
+from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
+from rl_det.training.loop import Callback, Ending, FitRun, LoopConfig, fit
+
+FIGURES = [0.1, 0.2, 0.5, 0.4, 0.3]
+LOOP = config(num_updates=8, validate_every=2, validate_start=True)
+
+
+class KilledError(Exception):
+    """A run's violent end."""
+
+
+def kill(run: FitRun) -> None:
+    raise KilledError
+
+
+def outcome(loop: LoopConfig, figures: list[Any], *callbacks: Callback, seed: int = 0) -> tuple[Any, ...]:
+    """All by which two runs can differ, and their lines; the ending is None where it was killed."""
+    torch.manual_seed(seed)
+    learner, watch = ToyLearner(list(figures)), Watch()
+    ending = None
+    try:
+        ending = fit(learner, loop, name="toy", callbacks=[*callbacks, watch])
+    except KilledError:
+        pass
+    random = torch.get_rng_state().tolist(), learner.generator.get_state().tolist()
+    lines = [(update, json.dumps(metrics)) for (event, update), metrics in zip(
+        [e for e in watch.events if e[0] == "step"], watch.metrics, strict=True)]  # fmt: skip
+    return ending, learner.trainable.value, random, lines
+
+
+VARIANTS = {
+    "plain": LOOP,
+    "mean": replace(LOOP, ema=0.9),
+    "mixed": replace(LOOP, mixed=True, schedule="step"),
+    "patience": replace(LOOP, patience=2),
+    "warm up": replace(LOOP, warm_up=2, min_delta=0.01),
+    "collapse": replace(LOOP, collapse_margin=0.15),
+    "no start": replace(LOOP, validate_start=False),
+}
+
+
+@pytest.mark.parametrize("killed_at", range(9))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_killed_at_any_update_and_resumed_it_ends_as_if_it_had_never_been_stopped(
+    tmp_path: Path, name: str, killed_at: int
+) -> None:
+    loop, file = VARIANTS[name], tmp_path / "toy.pt"
+    figures = [0.2, 0.5, 0.4, 0.3] if name == "no start" else FIGURES
+    whole = outcome(loop, figures)
+    killed = outcome(loop, figures, Checkpoint(file, every_seconds=1e9), StopAt(killed_at, kill))
+    done = len(killed[3])
+    if killed[0] is not None:  # it had ended before
+        assert killed == whole
+        return
+    first = 0 if loop.validate_start else 1
+    kept = 2 * ((killed_at - 1) // 2) if killed_at else -1
+    kept = kept if kept > 0 or (kept == 0 and loop.validate_start) else -1
+    told = 0 if kept < 0 else kept // 2 + (1 if loop.validate_start else 0)
+    resumed = outcome(loop, figures[told:], Checkpoint(file), seed=99 if kept >= 0 else 0)
+    assert resumed[:3] == whole[:3]
+    assert killed[3] == whole[3][:done]
+    assert resumed[3] == whole[3][kept + 1 - first if kept >= 0 else 0 :]
+
+
+def test_a_run_that_has_ended_does_not_begin_again(tmp_path: Path) -> None:
+    file = tmp_path / "toy.pt"
+    for loop in (LOOP, replace(LOOP, patience=1)):
+        file.unlink(missing_ok=True)
+        ended = outcome(loop, FIGURES, Checkpoint(file))
+        again = outcome(loop, [], Checkpoint(file))
+        assert again[:2] == ended[:2]
+        assert again[3] == []
+
+
+def test_between_validations_it_is_written_when_enough_time_has_gone(tmp_path: Path) -> None:
+    file = tmp_path / "toy.pt"
+    outcome(LOOP, FIGURES, Checkpoint(file, every_seconds=0.0), StopAt(3, kill))
+    assert outcome(LOOP, FIGURES[2:], Checkpoint(file))[3][0][0] == 4
+    assert [file] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.2}, r"learning_rate was 0\.1 and is 0\.2"),
+        ({"ema": 0.9}, r"ema was 0\.0 and is 0\.9"),
+        ({"num_updates": 9}, r"num_updates was 8 and is 9"),
+        ({"patience": 3}, r"patience was None and is 3"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_named_with_what_differs(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / "toy.pt"
+    outcome(LOOP, FIGURES, Checkpoint(file), StopAt(3, kill))
+    with pytest.raises(ValueError, match=rf"toy\.pt: .*{message}.*start afresh"):
+        outcome(replace(LOOP, **changes), FIGURES, Checkpoint(file))
+
+
+@pytest.mark.parametrize("content", [b"", b"weights, please"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "toy.pt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"toy\.pt: must be a readable checkpoint.*start afresh"):
+        outcome(LOOP, FIGURES, Checkpoint(file))
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.ones(1)}, [1, 2]])
+def test_other_weights_are_no_state_of_a_run(tmp_path: Path, content: Any) -> None:
+    file = tmp_path / "toy.pt"
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"toy\.pt: "):
+        outcome(LOOP, FIGURES, Checkpoint(file))
+
+
+def lines(folder: Path) -> list[tuple[str, int, float | None]]:
+    told = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["stage"], line["step"], line.get("val_AP")) for line in told]
+
+
+def test_a_run_has_a_line_for_each_update_and_one_that_goes_on_drops_those_that_come_again(tmp_path: Path) -> None:
+    with Run(tmp_path, {}) as folder:
+        folder.log(3, "another", {"loss": 1.0})
+        outcome(LOOP, FIGURES, Checkpoint(folder.checkpoints / "toy.pt"), MetricsLog(folder), StopAt(5, kill))
+    assert [step for stage, step, _ in lines(tmp_path) if stage == "toy"] == [0, 1, 2, 3, 4, 5]
+    with Run(tmp_path, {}, resume=True) as folder:
+        outcome(LOOP, FIGURES[3:], Checkpoint(folder.checkpoints / "toy.pt"), MetricsLog(folder))
+    aps = {0: 0.1, 2: 0.2, 4: 0.5, 6: 0.4, 8: 0.3}
+    assert lines(tmp_path) == [("another", 3, None), *(("toy", step, aps.get(step)) for step in range(9))]
+
+
+def test_a_run_that_begins_again_drops_all_of_its_lines(tmp_path: Path) -> None:
+    with Run(tmp_path, {}) as folder:
+        outcome(LOOP, FIGURES, MetricsLog(folder), StopAt(3, kill))
+    with Run(tmp_path, {}, resume=True) as folder:
+        outcome(LOOP, FIGURES, MetricsLog(folder))
+    assert [step for _, step, _ in lines(tmp_path)] == list(range(9))
+
+
+def test_tensorboard_has_a_curve_for_each_figure_without_what_came_again(tmp_path: Path) -> None:
+    file = tmp_path / "toy.pt"
+    outcome(LOOP, FIGURES, Checkpoint(file), TensorBoardLog(tmp_path / "tensorboard"), StopAt(5, kill))
+    outcome(LOOP, FIGURES[3:], Checkpoint(file), TensorBoardLog(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "toy"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val_AP")] == [0, 2, 4, 6, 8]
+    assert [event.value for event in events.Scalars("val_AP")] == pytest.approx(FIGURES)
+
+
+def test_a_bar_shows_the_name_the_updates_and_the_latest_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome(LOOP, FIGURES, ProgressBar())
+    shown = capsys.readouterr().err
+    assert "toy" in shown
+    assert "8/8" in shown
+    assert "val AP 30.00" in shown
+
+
+def test_a_bar_of_a_run_that_goes_on_begins_where_the_run_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "toy.pt"
+    outcome(LOOP, FIGURES, Checkpoint(file), StopAt(5, kill))
+    capsys.readouterr()
+    outcome(LOOP, FIGURES[3:], Checkpoint(file), ProgressBar())
+    assert "4/8" in capsys.readouterr().err
+
+
+def test_an_ending_that_was_kept_is_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "toy.pt"
+    ended = outcome(replace(LOOP, patience=1), [0.3, 0.2], Checkpoint(file))
+    assert ended[0] == Ending(reason="patience", update=2, best=0.3)
+    assert outcome(replace(LOOP, patience=1), [], Checkpoint(file))[0] == ended[0]

@@ -1,0 +1,227 @@
+"""The training loop: why a run ends, when it validates, which weights stay, and what callbacks hear."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from training.toy import StopAt, ToyLearner, Watch, config
+from unchecked import unchecked
+
+from rl_det.training.descent import Descent, NotFiniteError
+from rl_det.training.loop import Ending, FitRun, LoopConfig, fit
+
+
+def run(learner: ToyLearner, **changes: Any) -> Ending:
+    torch.manual_seed(0)
+    return fit(learner, config(**changes), name="toy")
+
+
+def test_a_run_ends_with_its_budget_at_the_best_weights() -> None:
+    learner = ToyLearner([0.1, 0.3, 0.2, 0.1])
+    assert run(learner) == Ending(reason="budget", update=4, best=0.3)
+    assert learner.trainable.value == learner.seen[1]
+    assert len(set(learner.seen)) == 4
+
+
+def test_a_run_ends_when_validations_bring_no_progress() -> None:
+    learner = ToyLearner([0.3, 0.2, 0.3])
+    assert run(learner, patience=2) == Ending(reason="patience", update=3, best=0.3)
+    assert learner.trainable.value == learner.seen[0]
+
+
+def test_a_run_ends_when_the_figure_falls_far_under_the_starts() -> None:
+    learner = ToyLearner([0.5, 0.6, 0.55, 0.4])
+    ending = run(learner, validate_start=True, collapse_margin=0.05, num_updates=9)
+    assert ending == Ending(reason="collapse", update=3, best=0.6, detail="AP fell from 0.5000 to 0.4000")
+    assert learner.trainable.value == learner.seen[1]
+
+
+def test_an_error_collapses_when_it_rises() -> None:
+    learner = ToyLearner([0.5, 0.3, 0.56], name="moLRP")
+    ending = run(learner, validate_start=True, collapse_margin=0.05, num_updates=9, monitor="moLRP")
+    assert ending == Ending(reason="collapse", update=2, best=0.3, detail="moLRP fell from 0.5000 to 0.5600")
+
+
+def test_a_run_without_any_gradient_ends_at_its_first_validation() -> None:
+    learner = ToyLearner([0.5, 0.5], scale=0.0)
+    ending = run(learner, validate_start=True, validate_every=3, num_updates=9)
+    assert ending == Ending(reason="nothing to learn", update=3, best=0.5)
+
+
+def test_one_update_with_a_gradient_is_enough_to_go_on() -> None:
+    learner = ToyLearner([0.5] * 3, scale=0.0)
+
+    def wake(number: int) -> None:
+        learner.scale = float(number == 2)
+
+    learner.before = wake
+    assert run(learner, validate_every=3, num_updates=9).reason == "budget"
+
+
+def test_an_updates_own_signal_counts_before_its_gradient() -> None:
+    class Signalled(ToyLearner):
+        def update(self, number: int, descent: Descent) -> dict[str, float]:
+            return super().update(number, descent) | {"signal": 0.0}
+
+    assert run(Signalled([0.5])).reason == "nothing to learn"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_best_weights(value: float) -> None:
+    learner = ToyLearner([0.1, 0.3, 0.2])
+
+    def break_it(number: int) -> None:
+        learner.scale = value if number == 4 else 1.0
+
+    learner.before = break_it
+    ending = run(learner, num_updates=9)
+    assert ending == Ending(reason="not finite", update=4, best=0.3, detail=f"the loss is {value} in update 4")
+    assert learner.trainable.value == learner.seen[1]
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
+    learner = ToyLearner([])
+    descent = FitRun(learner, config(), "toy").descent
+    with pytest.raises(NotFiniteError, match="gradient's norm is inf"):
+        descent.step(learner.trainable.weight * 0 + (learner.trainable.weight * 1e-30 * 1e30 - 5).sqrt())
+    assert learner.trainable.value == 5.0
+
+
+def test_a_callback_ends_the_run_after_the_update_and_the_best_weights_stay() -> None:
+    learner, watch = ToyLearner([0.3, 0.2]), Watch()
+    ending = fit(learner, config(num_updates=9), name="toy", callbacks=[StopAt(2), watch])
+    assert ending == watch.ending == Ending(reason="stopped", update=2, best=0.3, detail="enough")
+    assert learner.trainable.value == learner.seen[0]
+
+
+def test_the_first_reason_stays() -> None:
+    fit_run = FitRun(ToyLearner([]), config(), "toy")
+    fit_run.stop("first")
+    fit_run.end("budget")
+    assert fit_run.ending is not None
+    assert (fit_run.ending.reason, fit_run.ending.detail) == ("stopped", "first")
+
+
+def test_without_any_figure_the_last_weights_stay_and_cost_no_patience() -> None:
+    learner = ToyLearner([None, math.nan, None, None])
+    assert run(learner, patience=1) == Ending(reason="budget", update=4)
+    assert learner.trainable.value == learner.seen[-1]
+
+
+def test_the_start_is_validated_where_that_is_asked_for_and_training_is_the_same() -> None:
+    without, learner = ToyLearner([0.1] * 4), ToyLearner([0.4, 0.1, 0.4, 0.3, 0.2])
+    run(without)
+    assert run(learner, validate_start=True) == Ending(reason="budget", update=4, best=0.4)
+    assert learner.trainable.value == learner.seen[0] == 5.0
+    assert learner.seen[1:] == without.seen
+
+
+def test_a_figure_where_less_is_better_is_led_downwards() -> None:
+    learner = ToyLearner([0.5, 0.3, 0.4, 0.35], name="calibration_error")
+    assert run(learner, monitor="calibration_error").best == 0.3
+    assert learner.trainable.value == learner.seen[1]
+
+
+@pytest.mark.parametrize(
+    ("every", "due"),
+    [
+        (2, [2, 4, 6, 7]),
+        (10, [7]),
+        (Fraction(6, 4), [2, 3, 5, 6, 7]),  # 6 images by 4: the last of epoch 1 is the second of update 2
+        (Fraction(1, 2), [1, 2, 3, 4, 5, 6, 7]),  # two epochs an update: one validation all the same
+        (Fraction(10, 3), [4, 7]),
+    ],
+)
+def test_validation_is_due_when_an_interval_is_full_and_at_the_end(every: int | Fraction, due: list[int]) -> None:
+    loop = config(num_updates=7, validate_every=every)
+    assert [update for update in range(1, 8) if loop.is_due(update)] == due
+    learner, watch = ToyLearner([0.1] * 7), Watch()
+    fit(learner, loop, name="toy", callbacks=[watch])
+    assert [update for event, update in watch.events if event == "validation"] == due
+
+
+def test_the_running_mean_of_the_weights_is_what_is_validated_and_kept() -> None:
+    plain, learner = ToyLearner([0.1, 0.2, 0.3, 0.4]), ToyLearner([0.1, 0.2, 0.3, 0.2])
+    run(plain)
+    run(learner, ema=0.999)
+    mean = plain.seen[0]
+    assert learner.seen[0] == pytest.approx(mean)
+    for count, current in enumerate(plain.seen[1:], 1):
+        decay = (1 + count) / (10 + count)
+        mean = decay * mean + (1 - decay) * current
+        assert learner.seen[count] == pytest.approx(mean)  # and the training itself went on from its own weights
+    assert learner.trainable.value == learner.seen[2]
+
+
+def test_without_any_figure_the_last_running_mean_stays() -> None:
+    learner = ToyLearner([None] * 4)
+    run(learner, ema=0.9)
+    assert learner.trainable.value == learner.seen[-1]
+
+
+def test_the_rate_follows_the_schedule_whatever_the_number_of_steps_in_an_update() -> None:
+    class Twice(ToyLearner):
+        def update(self, number: int, descent: Descent) -> dict[str, float]:
+            super().update(number, descent)
+            return super().update(number, descent)
+
+    rates = []
+    for learner in (ToyLearner([0.1] * 4), Twice([0.1] * 4)):
+        watch = Watch()
+        own: list[float] = []
+        learner.before = lambda number, own=own, watch=watch: own.append(
+            watch.run.descent.optimizer.param_groups[0]["lr"]
+        )  # type: ignore[misc]
+        fit(learner, config(), name="toy", callbacks=[watch])
+        rates.append(own)
+    assert rates[1] == [rate for rate in rates[0] for _ in range(2)]
+    assert rates[0] == sorted(rates[0], reverse=True)
+
+
+def test_callbacks_hear_of_a_run_in_this_order() -> None:
+    watch = Watch()
+    ending = fit(
+        ToyLearner([0.1, 0.2]),
+        config(num_updates=2, validate_every=2, validate_start=True),
+        name="toy",
+        callbacks=[watch],
+    )
+    assert watch.events == [
+        ("start", 0), ("step", 0), ("validation", 0), ("step", 1), ("step", 2), ("validation", 2), ("end", 2),
+    ]  # fmt: skip
+    assert [set(metrics) for metrics in watch.metrics] == [
+        {"val_AP"}, {"loss", "grad_norm"}, {"loss", "grad_norm", "val_AP"},
+    ]  # fmt: skip
+    assert watch.ending == ending
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_updates": 0},
+        {"validate_every": 0},
+        {"validate_every": Fraction(-1, 2)},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"weight_decay": -0.1},
+        {"max_grad_norm": 0.0},
+        {"schedule": "linear"},
+        {"ema": 1.0},
+        {"ema": -0.1},
+        {"collapse_margin": 0.0},
+        {"patience": 0},
+        {"min_delta": -0.1},
+        {"warm_up": -1},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must .*got"), unchecked():
+        config(**wrong)
+
+
+def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"AP, AP50.*moLRP; got 'mAP'"):
+        LoopConfig(num_updates=1, learning_rate=0.1, monitor="mAP")
