@@ -1,7 +1,7 @@
 """A user's own `torch.utils.data.Dataset` of torchvision's (image, {"boxes", "labels"}) -> a checked data set."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from rl_det.data.images import rgb
 from rl_det.types import Sample, Target
 
 
+@runtime_checkable
 class PairDataset(Protocol):
     """What torchvision's references train on: an image, and a dictionary with its boxes (xyxy, pixels) and labels (from 1)."""
 

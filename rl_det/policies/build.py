@@ -1,6 +1,6 @@
 """A policy's name -> the policy on a detector, and its environment. A new policy is one file and one line here."""
 
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.adjust import AdjustPolicy
@@ -14,6 +14,7 @@ from rl_det.policies.voting import VotingPolicy
 PolicyName = Literal["rescore", "select", "context", "adjust", "voting"]
 
 
+@runtime_checkable
 class PolicyClass(Protocol):
     """A class of policies."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_det.data import Dataset
 from rl_det.detectors import Detector
@@ -69,6 +69,7 @@ class Task:
         return mean_ap(policy, self.val, self.validated_candidates)
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """A way of raising the metric, with its settings: a frozen dataclass whose fields are keywords and flags."""
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not fini
 a loss was NaN; a callback stopped it; a signal did."""
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What a strategy gives the loop."""
 
