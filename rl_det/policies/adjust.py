@@ -1,7 +1,5 @@
 """Candidates -> a Gaussian shift of each one's logit and a Gaussian move of its box, about what the head says now."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +25,7 @@ class AdjustPolicy(Head):
         self.sigma, self.box_sigma = sigma, box_sigma
 
     @classmethod
-    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+    def at_start(cls, detector: Detector, exploration: Exploration) -> "AdjustPolicy":
         """The policy at the warm start."""
         return cls(detector, sigma=exploration.sigma, box_sigma=exploration.box_sigma)
 

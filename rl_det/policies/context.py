@@ -1,7 +1,5 @@
 """Candidates -> a Gaussian shift of each one's logit; the mean is the head's logit and what the neighbours add to it."""
 
-from typing import Self
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,7 +22,7 @@ class ContextPolicy(HeadWithModule, RescorePolicy):
         self.module = module
 
     @classmethod
-    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+    def at_start(cls, detector: Detector, exploration: Exploration) -> "ContextPolicy":
         """The policy at the warm start, whose module leaves the logits as they are."""
         module = ContextModule(num_classes=detector.num_classes, embedding_size=detector.embedding_size)
         return cls(detector, module.to(detector.device), sigma=exploration.sigma)

@@ -1,7 +1,7 @@
 """Candidates -> the logits that the detector's own head gives them now, with gradient; its state and its parameters."""
 
 from copy import deepcopy
-from typing import Self
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from rl_det.candidates import Observation, gather_logits
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors.protocol import Detector
 from rl_det.types import HeadOutput
+
+Own = TypeVar("Own", bound="Head")
+"""Not `Self`, which the checks of shapes in the tests do not know."""
 
 
 class Head:
@@ -35,7 +38,7 @@ class Head:
         """What fine-tuning trains, as one module: the detector's head."""
         return nn.ModuleDict({"head": self.detector.trainable})
 
-    def copy(self) -> Self:
+    def copy(self: Own) -> Own:
         """The same policy with a head (and a module) of its own; the frozen part of the detector is shared."""
         return deepcopy(self, {id(part): part for part in frozen_parts(self.detector)})
 

@@ -1,7 +1,7 @@
 """What every policy can do, and the one way from a policy to detections."""
 
 from dataclasses import replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ class Policy(Protocol):
     def trainable(self) -> nn.Module:
         """All that fine-tuning trains, as one module; its state_dict is all that distinguishes a tuned policy."""
 
-    def copy(self) -> Self:
+    def copy(self) -> "Policy":
         """The same policy with a head (and a module) of its own; the frozen part of the detector is shared."""
 
     def recalibrate(self, scale: float, shift: float) -> None:

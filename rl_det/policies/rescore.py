@@ -1,7 +1,5 @@
 """Candidates -> a Gaussian shift of each one's logit; the mean is what the detector's own head says now."""
 
-from typing import Self
-
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import GaussianShifts
@@ -20,7 +18,7 @@ class RescorePolicy(Head):
         self.sigma = sigma
 
     @classmethod
-    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+    def at_start(cls, detector: Detector, exploration: Exploration) -> "RescorePolicy":
         """The policy at the warm start."""
         return cls(detector, sigma=exploration.sigma)
 

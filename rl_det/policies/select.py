@@ -1,7 +1,5 @@
 """Candidates -> a gate for each one, kept or dropped; the log-odds of keeping follow the detector's own logit."""
 
-from typing import Self
-
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
 from rl_det.policies.distributions import BernoulliGates
@@ -22,7 +20,7 @@ class SelectPolicy(Head):
         self.keep_bias = keep_bias
 
     @classmethod
-    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+    def at_start(cls, detector: Detector, exploration: Exploration) -> "SelectPolicy":
         """The policy at the warm start."""
         return cls(detector, keep_bias=exploration.keep_bias)
 

@@ -1,7 +1,5 @@
 """Candidates -> what `adjust` does, after the proposals around each have voted on its box and its logit."""
 
-from typing import Self
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,7 +22,7 @@ class VotingPolicy(HeadWithModule, AdjustPolicy):
         self.module = module
 
     @classmethod
-    def at_start(cls, detector: Detector, exploration: Exploration) -> Self:
+    def at_start(cls, detector: Detector, exploration: Exploration) -> "VotingPolicy":
         """The policy at the warm start, whose module leaves boxes and logits as they are."""
         module = VotingModule().to(detector.device)
         return cls(detector, module, sigma=exploration.sigma, box_sigma=exploration.box_sigma)
