@@ -17,12 +17,12 @@ SMALL = rl_det.Budget(
     images_per_update=6,
     num_validations=2,
     max_views=1,
-    evaluated_candidates=200,
+    evaluated_candidates=100,
     validated_candidates=64,
     supervised_steps=6,
     supervised_validations=3,
-    warm_start_share=0.003,
-    num_draws=20,
+    warm_start_share=0.001,
+    num_draws=10,
 )
 
 
@@ -40,6 +40,12 @@ def lines(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
     """A run's metrics, all or those of one stage."""
     written = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in written if stage in (None, line["stage"])]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """`results.json`, in which figures that do not exist are None, and so equal each other."""
+    told: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return told
 
 
 def files(folder: Path) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_runs import EXPERIMENTS, SMALL, Refusals, files, lines, run_script, small_data, tiny
+from small_runs import EXPERIMENTS, SMALL, Refusals, files, lines, results, run_script, small_data, tiny
 
 import rl_det
 from rl_det.finetuning import request, warm_start
@@ -35,11 +35,10 @@ def tuned(data: Any, *strategies: Any, **options: Any) -> rl_det.Results:
 
 def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(tmp_path: Path) -> None:
     data, folder = small_data(), tmp_path / "run"
-    results = rl_det.finetune(tiny(data), data, replace(PPO, policy="voting"), budget=SMALL, out=folder)
+    found = rl_det.finetune(tiny(data), data, replace(PPO, policy="voting"), budget=SMALL, out=folder)
     voted = ["warm_start_voted", "continued_supervised_voted"]
-    assert list(results.methods) == ["warm_start", "continued_supervised", *voted, "ppo"]
-    told = json.loads((folder / "results.json").read_text())
-    assert told["methods"] == results.methods
+    told = results(folder)
+    assert list(told["methods"]) == ["warm_start", "continued_supervised", *voted, "ppo"]
     assert set(told["seconds"]) == set(told["methods"])
     assert {"seed", "data", "detector", "device"} <= set(told)
     for figures in told["methods"].values():
@@ -52,7 +51,7 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(tmp_path: 
     assert any(file.startswith("tensorboard/") for file in written)
     assert {line["stage"] for line in lines(folder)} == {"continued_supervised", "ppo"}
     assert any("val_AP" in line for line in lines(folder))
-    assert "continued_supervised" in results.table()
+    assert "continued_supervised" in found.table()
 
 
 def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
@@ -63,21 +62,20 @@ def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
     assert few * per_update >= 90 * budget.max_passes > (few - 1) * per_update
 
 
-@pytest.mark.parametrize("policy", ["rescore", "select", "context", "adjust"])
+@pytest.mark.parametrize("policy", ["select", "context", "adjust"])
 def test_the_other_policies_run_and_the_other_reward(tmp_path: Path, policy: str) -> None:
-    results = tuned(small_data(), replace(PPO, policy=policy, reward="image_ap"), out=tmp_path / "run")
-    (settings,) = results.facts["strategies"]
+    found = tuned(small_data(), replace(PPO, policy=policy, reward="image_ap"), out=tmp_path / "run")
+    (settings,) = found.facts["strategies"]
     assert (settings["policy"], settings["reward"]) == (policy, "image_ap")
-    assert results.methods["ppo"]["AP"] > 0.3
+    assert found.methods["ppo"]["AP"] > 0.3
     assert (tmp_path / "run" / "ppo" / "context.pt2").exists() == (policy == "context")
 
 
 def test_the_same_seed_gives_the_same_methods_bit_for_bit_and_another_seed_does_not(tmp_path: Path) -> None:
     data = small_data()
-    first, second, other = (
-        tuned(data, WarmStart(), PPO, out=tmp_path / name, seed=seed).methods
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        tuned(data, WarmStart(), PPO, out=tmp_path / name, seed=seed)
+    first, second, other = (results(tmp_path / name)["methods"] for name in "abc")
     assert first == second
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in "abc"]
     assert logs[0] == logs[1] != logs[2]
@@ -87,7 +85,7 @@ def test_the_same_seed_gives_the_same_methods_bit_for_bit_and_another_seed_does_
 def test_a_coco_folder_is_warm_started_once_and_found_in_the_cache(
     tmp_path: Path, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = tuned(folder, WarmStart(), out=tmp_path / "a")
+    tuned(folder, WarmStart(), out=tmp_path / "a")
     assert len(list(cache.rglob("*.safetensors"))) == 1
     assert not list(cache.rglob("*.pt"))
 
@@ -95,18 +93,19 @@ def test_a_coco_folder_is_warm_started_once_and_found_in_the_cache(
         raise AssertionError("the second run trained a warm start again")
 
     monkeypatch.setattr(warm_start, "_train", never)
-    second = tuned(folder, WarmStart(), out=tmp_path / "b")
-    assert first.methods == second.methods
-    assert first.facts["data"] == folder.name
+    tuned(folder, WarmStart(), out=tmp_path / "b")
+    first, second = (results(tmp_path / name) for name in "ab")
+    assert first["methods"] == second["methods"]
+    assert first["data"] == folder.name
 
 
-def test_weights_none_trains_afresh(tmp_path: Path) -> None:
-    data = replace(small_data(), warm_start_images=None)
+def test_weights_none_trains_afresh(tmp_path: Path, folder: Path, cache: Path) -> None:
+    data = rl_det.open_data(folder)
     detector = tiny(data, weights="none")
-    options: dict[str, Any] = {"budget": SMALL, "baselines": False}
-    afresh = rl_det.finetune(detector, data, WarmStart(), out=tmp_path / "a", **options)
-    shipped = tuned(data, WarmStart(), out=tmp_path / "b")
-    assert afresh.methods["warm_start"]["AP"] < 0.1 < shipped.methods["warm_start"]["AP"]
+    assert not detector.is_trained
+    rl_det.finetune(detector, data, WarmStart(), budget=SMALL, baselines=False, out=tmp_path / "run")
+    assert results(tmp_path / "run")["methods"]["warm_start"]["AP"] < 0.1
+    assert len(list(cache.rglob("*.safetensors"))) == 1
 
 
 def test_the_script_runs_with_a_flag_for_every_setting(
@@ -116,7 +115,7 @@ def test_the_script_runs_with_a_flag_for_every_setting(
     flags = ("--budget", "smoke", "--device", "cpu", "--policy", "rescore", "--reward", "image_ap", "--seed", 1)
     own = ("--ppo.num-updates", 1, "--ppo.samples-per-image", 2)
     run_script(SCRIPT, *flags, *own, "--out", tmp_path / "run", monkeypatch=monkeypatch)
-    told = json.loads((tmp_path / "run" / "results.json").read_text())
+    told = results(tmp_path / "run")
     (settings,) = told["strategies"]
     assert (settings["policy"], settings["reward"], settings["num_updates"]) == ("rescore", "image_ap", 1)
     assert list(told["methods"]) == ["warm_start", "continued_supervised", "ppo"]
