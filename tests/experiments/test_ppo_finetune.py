@@ -1,4 +1,4 @@
-"""PPO as its script runs it: what it writes, that it repeats itself, and that a user's mistake costs one line and nothing else."""
+"""PPO as its script runs it: what it writes, that it repeats itself, and that a mistake costs one line and nothing else."""
 
 import json
 import subprocess

@@ -19,7 +19,7 @@ from rl_det.detectors import build_detector
 NUM_STEPS = 6
 SUPERVISED = rl_det.Supervised(num_steps=NUM_STEPS, batch_size=4, num_workers=0, validate_every=2, patience=9)
 STRONG = rl_det.Supervised(
-    num_steps=NUM_STEPS, batch_size=4, num_workers=0, validate_every=2, augmentations=Augmentations(colour=0.5)
+    num_steps=NUM_STEPS, batch_size=4, num_workers=0, validate_every=2, augmentations=Augmentations(photometric=True)
 )
 TESTS = Path(__file__).parents[1]
 
