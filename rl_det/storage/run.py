@@ -53,7 +53,17 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the files; a run that fails before anything is done, as on a broken image, leaves nothing."""
         self._metrics.close()
+        if isinstance(error, Exception) and not self._has_begun():
+            _remove_run(self.folder)
+            with contextlib.suppress(OSError):  # where the folder holds what is not the run's
+                self.folder.rmdir()
+
+    def _has_begun(self) -> bool:
+        """Whether there is a metric, a checkpoint or a result."""
+        written = (self.folder / METRICS).stat().st_size > 0 or (self.folder / RESULTS).exists()
+        return written or any(self.checkpoints.iterdir())
 
     def log(self, step: int, stage: str, metrics: Mapping[str, float | list[float]]) -> None:
         """One line of `metrics.jsonl`, there at once; NaN is written as null. A list is a curve."""

@@ -1,85 +1,167 @@
 """The comparison: separate processes, resumed where it was stopped, one JSON, one table, one picture; and what it refuses."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import compare
 import pytest
-import run_strategy
-import task
-import tuning
-import worlds
 from PIL import Image
+from small_runs import SMALL, Refusals, results, small_data, tiny
 
-QUICK = ("post_processing_by_grid", "voting_untrained", "continued_supervised")
+from rl_det.finetuning import comparison, request
+from rl_det.finetuning.comparison import _Processes, compare, folder_name
+from rl_det.finetuning.finetune import prepare
+from rl_det.finetuning.job import JobFile, strategy_of
+from rl_det.finetuning.request import Request
+from rl_det.training.loop import fit
+
+CONTROL = "continued_supervised"
+QUICK = ("post_processing_by_grid", CONTROL)
+REQUEST = Request(budget="smoke", device="cpu")
+SCENES = {"train": 12, "val": 8, "test": 8}
+TESTS = Path(__file__).parents[1]
+
+ALONE = """
+import pathlib, sys
+
+from test_compare import CONTROL, compared, few_scenes
+
+few_scenes()
+compared(pathlib.Path(sys.argv[1]), strategies=(CONTROL,))
+"""
+
+
+def few_scenes() -> None:
+    """Of this process; the processes of jobs that it starts get theirs by `sitecustomize`."""
+    request.NUM_SCENES["smoke"] = dict(SCENES)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The smoke budget made smaller still, and a cache of the test's own."""
-    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(task.NUM_SCENES, "smoke", {"train": 12, "val": 8, "test": 8})
-    monkeypatch.setitem(tuning.NUM_UPDATES, "smoke", 2)
-    monkeypatch.setattr(tuning, "IMAGES_PER_UPDATE", 6)
-    monkeypatch.setattr(worlds, "SAMPLES_PER_IMAGE", 2)
-    monkeypatch.setattr(compare, "NUM_DRAWS", 20)
+    """Few scenes and few draws, here and in the processes that are started."""
+    monkeypatch.setitem(request.NUM_SCENES, "smoke", SCENES)
+    monkeypatch.setattr(comparison, "NUM_DRAWS", 20)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'rl_det.finetuning.job' in sys.orig_argv:\n"
+        "    from rl_det.finetuning import request\n"
+        f"    request.NUM_SCENES['smoke'] = {SCENES}\n"
+    )
+    paths = [str(site), str(Path(__file__).parent), str(TESTS), *filter(None, sys.path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
-def in_this_process(method: str, seed: int, arguments: compare.Arguments, folder: Path) -> None:
-    """What a process of its own would do, at the tests' small sizes."""
-    own = compare.run_folder(folder, method, seed)
-    if not (own / "results.json").exists():
-        flags = {"budget": "smoke", "device": "cpu", "seed": seed, "method": method, "out": own}
-        run_strategy.main(run_strategy.Arguments(**flags, encodings=folder / "encodings"))  # type: ignore[arg-type]
+def compared(folder: Path, **options: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"strategies": QUICK, "seeds": (0,), "workers": 2, "budget": SMALL} | options
+    return compare(REQUEST, out=folder, **given)
 
 
-def arguments(folder: Path, methods: tuple[str, ...], **rest: Any) -> compare.Arguments:
-    given = {"budget": "smoke", "device": "cpu", "seeds": (0,), "workers": 1} | rest
-    return compare.Arguments(methods=methods, out=folder, **given)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A comparison that has ended; tests work on copies."""
+    yield tmp_path_factory.mktemp("compared") / "out"
 
 
-def test_it_writes_one_json_one_table_and_one_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(compare, "run_one", in_this_process)
-    compare.main(arguments(tmp_path / "out", QUICK))
-    compared = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert list(compared["methods"]) == list(QUICK)
-    for method in compared["methods"].values():
+@pytest.fixture
+def out(done: Path, tmp_path: Path) -> Path:
+    """A copy of a comparison that has ended."""
+    if not done.exists():
+        compared(done)
+    return Path(shutil.copytree(done, tmp_path / "out"))
+
+
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders of the processes that are started from now on."""
+    names: list[str] = []
+    run = _Processes.run
+
+    def noted(self: _Processes, job: JobFile) -> None:
+        names.append(job.out.name)
+        run(self, job)
+
+    monkeypatch.setattr(_Processes, "run", noted)
+    return names
+
+
+def test_it_writes_one_json_one_table_and_one_picture(out: Path) -> None:
+    told = json.loads((out / "comparison.json").read_text())
+    assert list(told["methods"]) == list(QUICK)
+    for method in told["methods"].values():
         assert method["AP"]["low"] <= method["AP"]["value"] <= method["AP"]["high"]
         assert len(method["figures"]) == len(method["seconds"]) == 1
         assert 0 < method["figures"][0]["F1"] < 1
         assert method["AP"]["value"] == pytest.approx(method["figures"][0]["AP"], abs=1e-6)
-    assert compared["methods"]["continued_supervised"]["over_control"] == {"value": 0, "low": 0, "high": 0}
-    table = (tmp_path / "out" / "comparison.md").read_text()
-    assert table.count("\n") == 2 + len(QUICK)
-    assert table.strip() in capsys.readouterr().out
-    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+    assert told["methods"][CONTROL]["over_control"] == {"value": 0, "low": 0, "high": 0}
+    table = (out / "comparison.md").read_text()
+    assert all(name in table for name in QUICK)
+    with Image.open(out / "comparison.png") as picture:
         assert picture.size[0] > 500
 
 
-def test_what_has_its_results_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "run_one", in_this_process)
-    compare.main(arguments(tmp_path / "out", ("continued_supervised",), seeds=(0,)))
-    kept = (tmp_path / "out" / "continued_supervised-seed0" / "results.json").stat().st_mtime_ns
-    started: list[str] = []
-    monkeypatch.setattr(
-        run_strategy, "main", lambda given, main=run_strategy.main: (started.append(given.method), main(given))
+def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = (out / folder_name(CONTROL, 0) / "results.json").stat().st_mtime_ns
+    names = started(monkeypatch)
+    compared(out)
+    assert names == []
+    compared(out, strategies=(*QUICK, "warm_start"))
+    assert names == ["warm_start-seed0"]
+    assert (out / folder_name(CONTROL, 0) / "results.json").stat().st_mtime_ns == kept
+
+
+def test_results_of_another_run_are_refused_by_what_differs_and_overwritten_if_asked_for(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (out / folder_name(CONTROL, 0) / "results.json").read_text()
+    other = SMALL.__class__(**{**vars(SMALL), "num_updates": 1})
+    with pytest.raises(ValueError, match=r"config.json: .*budget was .*'num_updates': 2.* and is .*'num_updates': 1"):
+        compared(out, budget=other)
+    assert (out / folder_name(CONTROL, 0) / "results.json").read_text() == before
+    names = started(monkeypatch)
+    compared(out, budget=other, strategies=(CONTROL,), overwrite=True)
+    assert names == ["continued_supervised-seed0"]
+    assert (out / folder_name(CONTROL, 0) / "results.json").read_text() != before
+
+
+def test_a_comparison_that_is_killed_goes_on(out: Path, tmp_path: Path) -> None:
+    own = tmp_path / "killed"
+    alone = subprocess.Popen([sys.executable, "-c", ALONE, str(own)], stderr=subprocess.DEVNULL)
+    while not list((own / folder_name(CONTROL, 0)).glob("checkpoints/*")):
+        assert alone.poll() is None
+        time.sleep(0.01)
+    alone.send_signal(signal.SIGKILL)
+    alone.wait()
+    assert not (own / "comparison.json").exists()
+    compared(own, strategies=(CONTROL,))
+    killed, whole = (results(folder / folder_name(CONTROL, 0))["methods"] for folder in (own, out))
+    assert killed == whole
+
+
+def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
+    wrong = JobFile(
+        request=Request(budget="smoke", device="cpu", weights=str(tmp_path / "nowhere.pt")),
+        budget=SMALL,
+        strategy=CONTROL,
+        reward="pool_ap",
+        seed=0,
+        encodings=tmp_path / "encodings",
+        out=tmp_path / "out",
     )
-    compare.main(arguments(tmp_path / "out", ("continued_supervised", "warm_start"), seeds=(0,)))
-    assert started == ["warm_start"]
-    assert (tmp_path / "out" / "continued_supervised-seed0" / "results.json").stat().st_mtime_ns == kept
-
-
-def test_a_method_runs_as_a_process_of_its_own_and_its_error_is_told(tmp_path: Path) -> None:
-    wrong = arguments(tmp_path / "out", ("continued_supervised",), weights=str(tmp_path / "nowhere.pt"))
-    with pytest.raises(ValueError, match=r"run_strategy.py .* ended with 2; .*nowhere.pt: must be a file of weights"):
-        compare.run_one("continued_supervised", 0, wrong, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"rl_det.finetuning.job .* ended with 2; .*nowhere.pt: must be a file of"):
+        _Processes(1).run(wrong)
 
 
 @pytest.mark.parametrize(
-    "method",
+    "name",
     [
         "voting_smooth_ap",
         "reinforce_without_credit",
@@ -88,25 +170,29 @@ def test_a_method_runs_as_a_process_of_its_own_and_its_error_is_told(tmp_path: P
         "ppo_voting_and_smooth_ap",
     ],
 )
-def test_a_strategy_that_trains_runs(method: str, tmp_path: Path) -> None:
-    given = compare.Arguments(methods=(method, "continued_supervised"), budget="smoke", device="cpu", seeds=(0,))
-    in_this_process(method, 0, given, tmp_path)
-    results = json.loads((compare.run_folder(tmp_path, method, 0) / "results.json").read_text())
-    assert results["method"] == method
-    assert 0 < results["figures"]["AP"] < 1
+def test_a_strategy_that_trains_runs(name: str) -> None:
+    data, strategy = small_data(), strategy_of(name, "pool_ap")
+    job = prepare(tiny(data), data, [strategy], SMALL, 0, baselines=False)
+    policy, task = strategy.start(job.detector).copy(), job.task(partial(fit, name=name))
+    assert strategy.tune(policy, task).reason == "budget"
+    assert 0 < task.validation_ap(policy) < 1
 
 
-def test_few_training_images_are_seen_in_several_views_and_by_all_methods(tmp_path: Path) -> None:
-    opened = task.open_task(task.Arguments(budget="smoke", device="cpu"))
-    for budget, views in (("smoke", 1), ("short", tuning.MAX_VIEWS)):
-        seen = tuning.tuned_on(opened, task.Arguments(budget=budget, device="cpu"))  # type: ignore[arg-type]
-        assert len(seen.splits["train"]) == 12 * views
-        assert seen.splits["val"] is opened.splits["val"]
-        assert seen.splits["test"] is opened.splits["test"]
+def test_few_training_images_are_seen_in_several_views_and_by_all_strategies() -> None:
+    data = small_data()
+    for max_views in (1, 6):
+        budget = SMALL.__class__(**{**vars(SMALL), "max_views": max_views})
+        job = prepare(tiny(data), data, [strategy_of(CONTROL, "pool_ap")], budget, 0, baselines=False)
+        assert len(job.images("train")) == 12 * max_views
+        assert job.images("val") is data.val
 
 
-def test_unknown_methods_and_a_comparison_without_a_control_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a method must be one of warm_start, .*; got 'magic'"):
-        compare.main(arguments(tmp_path, ("magic", "continued_supervised")))
-    with pytest.raises(ValueError, match="the methods must hold continued_supervised"):
-        compare.main(arguments(tmp_path, ("warm_start",)))
+def test_unknown_strategies_rewards_and_a_comparison_without_a_control_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Refusals("compare.py", capsys, monkeypatch)
+    own = ("--budget", "smoke", "--device", "cpu", "--out", tmp_path / "out")
+    assert "'magic'" in refused("--strategies", "magic", CONTROL, *own)
+    assert f"must hold {CONTROL}" in refused("--strategies", "warm_start", *own)
+    assert "pool_ap" in refused("--strategies", CONTROL, "--reward", "map", *own)
+    assert not (tmp_path / "out").exists()

@@ -1,55 +1,56 @@
-"""Settings by grid and by SB3's PPO: what the script writes, that the grid finds the best, and that mistakes are refused."""
+"""Settings by grid and by SB3's PPO: what a run writes, that the grid finds the best, and that mistakes are refused."""
 
-import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import fixed_settings
 import pytest
-import sb3_postprocessing
-import task
 import torch
-import tyro
+from small_runs import Refusals, lines, results, small_data, tiny
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
 
-NUM_SCENES = {"train": 12, "val": 8, "test": 8}
+from rl_det.finetuning.settings_by_image import Search, compare_settings, settings_text
+from rl_det.strategies import settings_by_image
+from rl_det.strategies.fixed_settings import as_action, best_on_grid
+from rl_det.strategies.settings_by_image import SettingsByImage
+
+SEARCH = Search(refinements=1, stride=100, ppo=SettingsByImage(num_steps=384, num_validations=4))
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smoke budget made smaller still."""
-    monkeypatch.setitem(task.NUM_SCENES, "smoke", NUM_SCENES)
-    monkeypatch.setattr(sb3_postprocessing, "NUM_VALIDATIONS", 4)
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    return Refusals("sb3_postprocessing.py", capsys, monkeypatch)
 
 
-def run(out: Path, **arguments: Any) -> dict[str, Any]:
-    given = sb3_postprocessing.Arguments(**{"budget": "smoke", "device": "cpu", "out": out} | arguments)
-    sb3_postprocessing.main(given)
-    results: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return results
+def run(out: Path, **options: Any) -> dict[str, Any]:
+    data = small_data()
+    told = compare_settings(tiny(data), data, search=SEARCH, budget="smoke", out=out, **options)
+    assert results(out)["methods"] == told["methods"]
+    return told
 
 
-def test_a_run_says_what_each_method_gave_and_leaves_a_model_that_sb3_loads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = run(tmp_path / "run")
-    assert list(results["methods"]) == ["default", "fixed_by_grid", "sb3_ppo", "sb3_ppo_last"]
-    for figures in results["methods"].values():
+def test_a_run_says_what_each_method_gave_and_leaves_a_model_that_sb3_loads(tmp_path: Path) -> None:
+    told = run(tmp_path / "run")
+    assert list(told["methods"]) == ["default", "fixed_by_grid", "sb3_ppo", "sb3_ppo_last"]
+    for figures in told["methods"].values():
         assert 0.3 < figures["reward"] < 1
         assert 0.3 < figures["F1"] < 1
         assert 0.1 < figures["AP"] < 1
-    gain = results["over_grid"]["sb3_ppo"]["mean"]
+    gain = told["over_grid"]["sb3_ppo"]["mean"]
     assert gain == pytest.approx(
-        results["methods"]["sb3_ppo"]["reward"] - results["methods"]["fixed_by_grid"]["reward"], abs=1e-7
+        told["methods"]["sb3_ppo"]["reward"] - told["methods"]["fixed_by_grid"]["reward"], abs=1e-7
     )
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in lines} == {"sb3_ppo"}
-    assert lines[-1]["best"] >= lines[0]["best"]
+    written = lines(tmp_path / "run")
+    assert {line["stage"] for line in written} == {"sb3_ppo"}
+    assert written[-1]["best"] >= written[0]["best"]
     for name in ("best_model", "last_model"):
         model = PPO.load(tmp_path / "run" / "checkpoints" / name, device="cpu")
         assert model.predict(torch.rand(5, 32).numpy())[0].shape == (5, 4)
-    assert "fixed_by_grid" in capsys.readouterr().out
+    assert "fixed_by_grid" in settings_text(told)
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(tmp_path / "run")
 
 
 class NeverBetter(EvalCallback):
@@ -59,11 +60,11 @@ class NeverBetter(EvalCallback):
 
 
 def test_ppo_starts_at_the_grids_settings_for_every_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sb3_postprocessing, "EvalCallback", NeverBetter)
-    results = run(tmp_path / "run")
-    assert results["methods"]["sb3_ppo"] == results["methods"]["fixed_by_grid"]
-    assert results["methods"]["sb3_ppo"] != results["methods"]["default"]
-    assert results["over_grid"]["sb3_ppo"] == {"mean": 0, "standard_error": 0}
+    monkeypatch.setattr(settings_by_image, "EvalCallback", NeverBetter)
+    told = run(tmp_path / "run")
+    assert told["methods"]["sb3_ppo"] == told["methods"]["fixed_by_grid"]
+    assert told["methods"]["sb3_ppo"] != told["methods"]["default"]
+    assert told["over_grid"]["sb3_ppo"] == {"mean": 0, "standard_error": 0}
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path: Path) -> None:
@@ -88,27 +89,27 @@ class OnePeak:
 
 
 def test_the_grid_finds_a_best_action_that_lies_between_its_points() -> None:
-    found = fixed_settings.best_on_grid(OnePeak(), "full")
+    found = best_on_grid(OnePeak(), refinements=5)
     assert (found - OnePeak.peak).abs().max() < 0.02
 
 
 def test_settings_and_actions_are_each_others_inverse() -> None:
     environment = OnePeak()
-    torch.testing.assert_close(
-        fixed_settings.as_action(environment, 0.5, 0.6, 0.0, 128), torch.tensor([0.0, 0.2, -1.0, 1.0])
-    )
-    torch.testing.assert_close(
-        fixed_settings.as_action(environment, 0.0, 1.0, 0.125, 1), torch.tensor([-1.0, 1.0, -0.75, -1.0])
-    )
+    torch.testing.assert_close(as_action(environment, 0.5, 0.6, 0.0, 128), torch.tensor([0.0, 0.2, -1.0, 1.0]))
+    torch.testing.assert_close(as_action(environment, 0.0, 1.0, 0.125, 1), torch.tensor([-1.0, 1.0, -0.75, -1.0]))
 
 
-def test_a_policy_cannot_be_chosen_and_an_unknown_reward_is_refused_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_what_it_cannot_do_and_an_unknown_reward_are_refused_before_any_work(
+    tmp_path: Path, refused: Refusals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        tyro.cli(sb3_postprocessing.Arguments, args=["--policy", "select"])
-    assert "policy" in capsys.readouterr().err
-    monkeypatch.delattr(sb3_postprocessing, "open_task")
-    with pytest.raises(ValueError, match=r"reward must be one of .*'f1'.*got 'map'"):
-        run(tmp_path / "run", reward="map")
+    with pytest.raises(AssertionError):  # tyro's own message, in a box
+        refused("--policy", "select")
+    assert "--overwrite" in refused("--resume", "--out", tmp_path / "run")
+    assert "'f1'" in refused("--reward", "map", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_nobody_but_these_settings_imports_sb3() -> None:
+    everything = "import sys, rl_det, rl_det.cli; [getattr(rl_det, name) for name in rl_det.__all__]"
+    command = [sys.executable, "-c", f"{everything}; sys.exit('stable_baselines3' in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -1,6 +1,5 @@
-"""The supervised experiment: what it writes, that a killed run goes on to the same end, and what it refuses."""
+"""Supervised training as its script runs it: what it writes, that a killed run goes on to the same end, what it refuses."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,151 +8,123 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import supervised as script
-import task
 import torch
+from small_runs import SMALL, Refusals, files, lines, results, small_data, tiny
 
+import rl_det
+from rl_det.data.augment import Augmentations
 from rl_det.data.digit_scenes import CLASSES
 from rl_det.detectors import build_detector
-from rl_det.training import supervised
 
-SCENES = {"train": 12, "val": 8, "test": 8}
 NUM_STEPS = 6
-BATCH_SIZE = 4
+SUPERVISED = rl_det.Supervised(num_steps=NUM_STEPS, batch_size=4, num_workers=0, validate_every=2, patience=9)
+STRONG = rl_det.Supervised(
+    num_steps=NUM_STEPS, batch_size=4, num_workers=0, validate_every=2, augmentations=Augmentations(photometric=True)
+)
+TESTS = Path(__file__).parents[1]
 
-KILLED = f"""
+KILLED = """
 import os, pathlib, signal, sys
-import supervised as script
-import task
-from rl_det.storage.run import Run
-from rl_det.training import supervised
 
-def log(self, step, stage, metrics):
-    write(self, step, stage, metrics)
-    if step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
+from test_supervised import STRONG, run
 
-write, Run.log = Run.log, log
-task.NUM_SCENES["smoke"] = {SCENES}
-script.NUM_STEPS["smoke"] = {NUM_STEPS}
-task.DIGITS_WARM_START = supervised.Config(batch_size={BATCH_SIZE})
-script.main(script.Arguments(budget="smoke", device="cpu", out=pathlib.Path(sys.argv[1]), augment="strong", patience=9))
+import rl_det
+
+class Kill(rl_det.training.loop.Callback):
+    def on_step(self, run, metrics):
+        if run.update == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run(pathlib.Path(sys.argv[1]), STRONG, callbacks=[Kill()])
 """
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The smoke budget made smaller still, and a cache of the test's own."""
-    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(task.NUM_SCENES, "smoke", SCENES)
-    monkeypatch.setitem(script.NUM_STEPS, "smoke", NUM_STEPS)
-    monkeypatch.setattr(task, "DIGITS_WARM_START", supervised.Config(batch_size=BATCH_SIZE))
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    return Refusals("supervised.py", capsys, monkeypatch)
 
 
-def run(**arguments: Any) -> dict[str, Any]:
-    script.main(script.Arguments(**{"budget": "smoke", "device": "cpu"} | arguments))
-    results: dict[str, Any] = json.loads((arguments["out"] / "results.json").read_text())
-    return results
+def run(out: Path, strategy: rl_det.Supervised = SUPERVISED, **options: Any) -> dict[str, Any]:
+    data = small_data()
+    rl_det.finetune(tiny(data), data, strategy, budget=SMALL, out=out, **{"baselines": False} | options)
+    return results(out)
 
 
-def error_of(capsys: pytest.CaptureFixture[str], **arguments: Any) -> str:
-    """The one line that the script ends with."""
-    with pytest.raises(SystemExit) as ending, task.clear_errors():
-        run(**arguments)
-    assert ending.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_run_leaves_its_whole_folder_and_says_what_training_gave(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_leaves_its_whole_folder_and_says_what_training_gave(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    results = run(out=folder, monitor="AP50")
-    assert list(results["methods"]) == list(results["class_AP"]) == list(results["seconds"])
-    assert list(results["methods"]) == ["warm_start", "supervised"]
-    for name, figures in results["methods"].items():
+    strategy = rl_det.Supervised(num_steps=NUM_STEPS, batch_size=4, num_workers=0, validate_every=2, monitor="AP50")
+    told = run(folder, strategy, baselines=True)
+    assert list(told["methods"]) == list(told["class_AP"]) == list(told["seconds"]) == ["warm_start", "supervised"]
+    for name, figures in told["methods"].items():
         assert {"AP", "AP50", "AP75", "F1", "calibration_error", "calibration_error_before"} <= set(figures)
-        by_class = [ap for ap in results["class_AP"][name].values() if ap is not None]
+        by_class = [ap for ap in told["class_AP"][name].values() if ap is not None]
         assert sum(by_class) / len(by_class) == pytest.approx(figures["AP"], abs=1e-12)
-    assert results["methods"]["warm_start"]["AP"] > 0.3
-    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert {"config.json", "checkpoints/training.pt", "checkpoints/supervised.pt", "supervised/detector.pt"} <= files
-    assert {"warm_start_precision_recall.png", "supervised_precision_recall.png"} <= files
-    assert any(file.startswith("tensorboard/") for file in files)
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for line in lines_of(folder):
-        stages.setdefault(line["stage"], []).append(line)
-    assert [line["step"] for line in stages["supervised"]] == list(range(NUM_STEPS + 1))
-    validated = [line["val_AP50"] for line in stages["supervised"] if "val_AP50" in line]
+    assert told["methods"]["warm_start"]["AP"] > 0.3
+    written = files(folder)
+    assert {"config.json", "checkpoints/supervised.pt", "supervised/detector.pt"} <= written
+    assert {"test_detections/warm_start.png", "test_detections/supervised.png"} <= written
+    assert any(file.startswith("tensorboard/") for file in written)
+    assert [line["step"] for line in lines(folder, "supervised")] == list(range(NUM_STEPS + 1))
+    validated = [line["val_AP50"] for line in lines(folder, "supervised") if "val_AP50" in line]
     assert len(validated) == 4  # the warm start's among them
-    assert results["best_validation"] == {"AP50": max(validated)}
-    assert len(stages["supervised_test_precision"][0]["7"]) == 101
+    assert told["endings"]["supervised"]["best"] == max(validated)
     build_detector("tiny", num_classes=len(CLASSES), weights=folder / "supervised" / "detector.pt")
-    assert "supervised" in capsys.readouterr().out
 
 
 def test_killed_in_the_middle_and_resumed_it_ends_as_if_it_had_never_been_stopped(tmp_path: Path) -> None:
-    here = Path(script.__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *filter(None, sys.path)])}
+    paths = [str(Path(__file__).parent), str(TESTS), *filter(None, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert [line["step"] for line in lines_of(tmp_path / "killed")] == [0, 1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines(tmp_path / "killed")] == [0, 1, 2, 3, 4, 5]
     assert not (tmp_path / "killed" / "results.json").exists()
-    flags = {"augment": "strong", "patience": 9}
-    resumed = run(out=tmp_path / "killed", resume=True, **flags)
-    whole = run(out=tmp_path / "whole", **flags)
-    for part in ("methods", "class_AP", "best_validation"):
+    resumed = run(tmp_path / "killed", STRONG, resume=True)
+    whole = run(tmp_path / "whole", STRONG)
+    for part in ("methods", "class_AP", "endings"):
         assert resumed[part] == whole[part]
-    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
     states = [torch.load(tmp_path / name / "supervised" / "detector.pt") for name in ("killed", "whole")]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
-def test_resumed_after_its_end_it_trains_no_more_and_without_the_flag_it_begins_again(tmp_path: Path) -> None:
-    first = run(out=tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoints" / "training.pt"
+def test_resumed_after_its_end_it_trains_no_more_and_overwritten_it_begins_again(tmp_path: Path) -> None:
+    first = run(tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "supervised.pt"
     written = checkpoint.stat().st_mtime_ns
-    assert run(out=tmp_path / "run", resume=True)["methods"] == first["methods"]
+    assert run(tmp_path / "run", resume=True)["methods"] == first["methods"]
     assert checkpoint.stat().st_mtime_ns == written
-    assert run(out=tmp_path / "run")["methods"] == first["methods"]
-    assert checkpoint.stat().st_mtime_ns > written
-
-
-def test_what_goes_on_has_the_flags_of_what_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(out=tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
-    line = error_of(capsys, out=tmp_path / "run", resume=True, seed=3)
-    assert str(tmp_path / "run" / "config.json") in line
-    assert "seed was 0 and is 3" in line
-    assert "ema was 0.99 and is 0.5" in error_of(capsys, out=tmp_path / "run", resume=True, ema=0.5)
+    with pytest.raises(ValueError, match=r"config.json: .*seed was 0 and is 3"):
+        run(tmp_path / "run", resume=True, seed=3)
+    with pytest.raises(ValueError, match=r"config.json: .*ema.*0\.99.*0\.5"):
+        run(tmp_path / "run", rl_det.Supervised(**{**vars(SUPERVISED), "ema": 0.5}), resume=True)
     assert (tmp_path / "run" / "config.json").read_text() == before
-
-
-def test_from_random_weights_there_is_no_warm_start_to_compare_with(tmp_path: Path) -> None:
-    results = run(out=tmp_path / "run", weights="none", ema=0.0)
-    assert list(results["methods"]) == ["supervised"]
-    assert results["methods"]["supervised"]["AP"] < 0.1
-    assert not (tmp_path / "cache").exists()
+    assert run(tmp_path / "run", overwrite=True)["methods"] == first["methods"]
+    assert checkpoint.stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "says"),
     [("monitor", "mAP", "AP, AP50"), ("patience", 0, "patience must"), ("learning_rate", 0.0, "learning_rate must")],
 )
-def test_a_flag_that_is_no_good_costs_one_line_and_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: Any, says: str
-) -> None:
-    assert says in error_of(capsys, out=tmp_path / "run", **{flag: value})
+def test_a_setting_that_is_no_good_is_refused(flag: str, value: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        rl_det.Supervised(**{flag: value})
+
+
+def test_a_mistake_costs_the_script_one_line_and_nothing_else(tmp_path: Path, refused: Refusals) -> None:
+    assert "nowhere" in refused("--data", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
-    config = script.training_config(script.Arguments(budget="full"), num_images=8)
-    assert config.num_steps * BATCH_SIZE == 8 * script.MAX_PASSES
-    assert script.training_config(script.Arguments(budget="full"), num_images=100_000).num_steps == 1000
+    data, budget = small_data(), rl_det.Budget()
+    from rl_det.finetuning.finetune import prepare
+
+    job = prepare(tiny(data), data, [SUPERVISED], budget, 0, baselines=False)
+    usual = job.task(lambda *_: None).from_labels  # type: ignore[arg-type, return-value]
+    assert usual.num_steps * usual.batch_size >= len(data.train) * budget.supervised_passes
+    assert (usual.num_steps - 1) * usual.batch_size < len(data.train) * budget.supervised_passes

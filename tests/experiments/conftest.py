@@ -1,0 +1,49 @@
+"""A cache of each test's own, and a small data set in a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchvision.transforms.functional import to_pil_image
+
+from rl_det.data.digit_scenes import DigitScenes
+
+NUM_IMAGES = {"train": 6, "val": 4, "test": 4}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where warm starts are kept."""
+    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Few digit scenes as a COCO-format folder, of two categories with ids of their own."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    for split, count in NUM_IMAGES.items():
+        scenes = DigitScenes("train", num_scenes=count, seed=len(split))
+        document: dict[str, Any] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": 3, "name": "low"}, {"id": 7, "name": "high"}],
+        }
+        for index in range(count):
+            sample = scenes[index]
+            name = f"{split}{index}.png"
+            to_pil_image(sample.image).save(root / "images" / name)
+            document["images"].append({"id": index, "file_name": name, "width": 128, "height": 128})
+            for box, label in zip(sample.target.boxes.tolist(), sample.target.labels.tolist(), strict=True):
+                document["annotations"].append(
+                    {
+                        "id": len(document["annotations"]),
+                        "image_id": index,
+                        "category_id": 3 if label <= 5 else 7,
+                        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    }
+                )
+        (root / f"{split}.json").write_text(json.dumps(document))
+    return root
