@@ -17,9 +17,10 @@ from PIL import Image
 from small_runs import SMALL, Refusals, results, small_data, tiny
 
 from rl_det.finetuning import comparison, request
+from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.comparison import _Processes, compare, folder_name
-from rl_det.finetuning.plan import plan_run
 from rl_det.finetuning.job import JobFile, strategy_of
+from rl_det.finetuning.plan import plan_run
 from rl_det.finetuning.request import Request
 from rl_det.training.loop import fit
 
@@ -172,7 +173,7 @@ def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
 )
 def test_a_strategy_that_trains_runs(name: str) -> None:
     data, strategy = small_data(), strategy_of(name, "pool_ap")
-    job = plan_run(tiny(data), data, [strategy], SMALL, 0, baselines=False)
+    job = plan_run(tiny(data), data, [strategy], SMALL, recipe_for(data), 0, baselines=False)
     policy, task = strategy.start(job.detector).copy(), job.task(partial(fit, name=name))
     assert strategy.tune(policy, task).reason == "budget"
     assert 0 < task.validation_ap(policy) < 1
@@ -182,7 +183,9 @@ def test_few_training_images_are_seen_in_several_views_and_by_all_strategies() -
     data = small_data()
     for max_views in (1, 6):
         budget = SMALL.__class__(**{**vars(SMALL), "max_views": max_views})
-        job = plan_run(tiny(data), data, [strategy_of(CONTROL, "pool_ap")], budget, 0, baselines=False)
+        job = plan_run(
+            tiny(data), data, [strategy_of(CONTROL, "pool_ap")], budget, recipe_for(data), 0, baselines=False
+        )
         assert len(job.images("train")) == 12 * max_views
         assert job.images("val") is data.val
 

@@ -122,9 +122,10 @@ def test_a_mistake_costs_the_script_one_line_and_nothing_else(tmp_path: Path, re
 
 def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
     data, budget = small_data(), rl_det.Budget()
-    from rl_det.finetuning.finetune import prepare
+    from rl_det.finetuning.budget import recipe_for
+    from rl_det.finetuning.plan import plan_run
 
-    job = prepare(tiny(data), data, [SUPERVISED], budget, 0, baselines=False)
+    job = plan_run(tiny(data), data, [SUPERVISED], budget, recipe_for(data), 0, baselines=False)
     usual = job.task(lambda *_: None).from_labels  # type: ignore[arg-type, return-value]
     assert usual.num_steps * usual.batch_size >= len(data.train) * budget.supervised_passes
     assert (usual.num_steps - 1) * usual.batch_size < len(data.train) * budget.supervised_passes
