@@ -1,5 +1,6 @@
 """The agents on a toy detector whose boxes are all off by the same: they move them, unless another move has the credit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from torch import nn
 
 from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.detections import mean_ap
+from rl_det.strategies.ppo import PPO, PpoLearner
+from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
+from rl_det.training.loop import LoopConfig, fit
 from rl_det.types import Encoded, HeadOutput
 
 
@@ -27,8 +31,9 @@ class ToyRefiner(ToyDetector):
         boxes = encoded.reference + self.offset * torch.tensor([1.0, 0.0, 1.0, 0.0])
         return HeadOutput(self.scores(encoded.features[0]), boxes[:, :, None], encoded.features[0])
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        return [*super().head_parameters(), self.offset]
+    @property
+    def trainable(self) -> nn.Module:
+        return nn.ModuleDict({"scores": self.scores, "offset": nn.ParameterList([self.offset])})
 
 
 class ShuffledMoves(AdjustDetectionsVector):
@@ -39,27 +44,34 @@ class ShuffledMoves(AdjustDetectionsVector):
         return *outcome, {"credit": info["credit"].roll(int(self.np_random.integers(1, NUM_PROPOSALS)), 1)}  # type: ignore[return-value]
 
 
-def learnt_offset(env: type, agent: Any, config: Any) -> float:
+Agent = tuple[Callable[..., Any], Any]
+PPO_AGENT: Agent = (PpoLearner, PPO(policy="adjust"))
+REINFORCE_AGENT: Agent = (ReinforceLearner, Reinforce(policy="adjust"))
+
+
+def learnt_offset(env: type, agent: Agent) -> float:
     detector = ToyRefiner()
     options = {"num_candidates": NUM_PROPOSALS, "samples_per_image": 4}
     envs = env(64, detector=detector, dataset=toy_data(0), **options)
     envs.reset(seed=0)
     policy = AdjustPolicy(detector, sigma=0.5, box_sigma=0.5)
-    agent.train(
-        policy, envs, config, generator=torch.Generator().manual_seed(0),
-        validate=lambda: mean_ap(policy, toy_data(99), NUM_PROPOSALS, nms_iou=0.5),
-    )  # fmt: skip
+    make, config = agent
+    learner = make(
+        policy,
+        envs,
+        config,
+        generator=torch.Generator().manual_seed(0),
+        validate=lambda: mean_ap(policy, toy_data(99), NUM_PROPOSALS),
+    )
+    fit(learner, LoopConfig(num_updates=50, learning_rate=0.3, validate_every=50), name="toy")
     return float(detector.offset.detach())
 
 
-LITTLE: dict[str, Any] = {"num_updates": 50, "learning_rate": 0.3, "validate_every": 50}
+@pytest.mark.parametrize("agent", [PPO_AGENT, REINFORCE_AGENT], ids=["ppo", "reinforce"])
+def test_boxes_are_moved_to_where_the_objects_are(agent: Agent) -> None:
+    assert abs(learnt_offset(AdjustDetectionsVector, agent)) < 0.5
 
 
-@pytest.mark.parametrize(("agent", "config"), [(ppo, ppo.Config(**LITTLE)), (reinforce, reinforce.Config(**LITTLE))])
-def test_boxes_are_moved_to_where_the_objects_are(agent: Any, config: Any) -> None:
-    assert abs(learnt_offset(AdjustDetectionsVector, agent, config)) < 0.5
-
-
-@pytest.mark.parametrize(("agent", "config"), [(ppo, ppo.Config(**LITTLE)), (reinforce, reinforce.Config(**LITTLE))])
-def test_boxes_are_not_moved_there_when_credit_goes_to_the_wrong_candidates(agent: Any, config: Any) -> None:
-    assert abs(learnt_offset(ShuffledMoves, agent, config)) > 1.0
+@pytest.mark.parametrize("agent", [PPO_AGENT, REINFORCE_AGENT], ids=["ppo", "reinforce"])
+def test_boxes_are_not_moved_there_when_credit_goes_to_the_wrong_candidates(agent: Agent) -> None:
+    assert abs(learnt_offset(ShuffledMoves, agent)) > 1.0

@@ -14,8 +14,13 @@ from rl_det_envs.select_detections import SelectDetectionsVector
 from rl_det.detectors import Detector
 from rl_det.losses.advantages import Advantage
 from rl_det.policies.detections import mean_ap
+from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
+from rl_det.strategies.ppo import PPO, PpoLearner
+from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
+from rl_det.strategies.rollouts import collect
+from rl_det.training.loop import FitRun, Learner, LoopConfig, fit
 from rl_det.types import Encoded, HeadOutput
 
 LEARNT, NOT_LEARNT = 0.95, 0.85
@@ -53,39 +58,32 @@ def learnt_by_ppo(
     env: type, seed: int, *, num_updates: int = 60, reward: str = "pool_ap", advantage: Advantage = "counterfactual"
 ) -> float:
     detector, envs = made(env, seed, reward=reward)
-    policy = (
+    policy: Policy = (
         SelectPolicy(detector, keep_bias=1.0) if env is SelectDetectionsVector else RescorePolicy(detector, sigma=0.5)
     )
-    ppo.train(
-        policy,
-        envs,
-        ppo.Config(
-            num_updates=num_updates,
-            learning_rate=0.05,
-            mean_shift_penalty=0.0,
-            validate_every=num_updates,
-            advantage=advantage,
-        ),
-        generator=torch.Generator().manual_seed(seed),
-        validate=lambda: validation_ap(detector),
-    )
+    config = PPO(policy="rescore", mean_shift_penalty=0.0, advantage=advantage)
+    learner = PpoLearner(policy, envs, config, **chance_and_validation(detector, seed))
+    fit(learner, LoopConfig(num_updates=num_updates, learning_rate=0.05, validate_every=num_updates), name="ppo")
     return validation_ap(detector)
 
 
-def learnt_by_reinforce(env: type, seed: int, config: reinforce.Config) -> float:
+def learnt_by_reinforce(
+    env: type, seed: int, *, num_updates: int = 100, advantage: Advantage = "counterfactual"
+) -> float:
     detector, envs = made(env, seed)
-    reinforce.train(
-        RescorePolicy(detector, sigma=0.5),
-        envs,
-        config,
-        generator=torch.Generator().manual_seed(seed),
-        validate=lambda: validation_ap(detector),
-    )
+    config = Reinforce(policy="rescore", mean_shift_penalty=0.0, advantage=advantage)
+    policy = RescorePolicy(detector, sigma=0.5)
+    learner = ReinforceLearner(policy, envs, config, **chance_and_validation(detector, seed))
+    fit(learner, LoopConfig(num_updates=num_updates, learning_rate=0.05, validate_every=num_updates), name="reinforce")
     return validation_ap(detector)
+
+
+def chance_and_validation(detector: ToyDetector, seed: int) -> dict[str, Any]:
+    return {"generator": torch.Generator().manual_seed(seed), "validate": lambda: validation_ap(detector)}
 
 
 def validation_ap(detector: ToyDetector) -> float:
-    return mean_ap(RescorePolicy(detector, sigma=0.5), toy_data(99), NUM_PROPOSALS, nms_iou=0.5)
+    return mean_ap(RescorePolicy(detector, sigma=0.5), toy_data(99), NUM_PROPOSALS)
 
 
 def test_the_toy_is_a_detector_that_starts_badly_and_can_be_perfect() -> None:
@@ -117,20 +115,15 @@ def test_ppo_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None
 
 
 def test_reinforce_finds_the_best_ranking_by_credit() -> None:
-    config = reinforce.Config(num_updates=100, learning_rate=0.05, mean_shift_penalty=0.0, validate_every=100)
-    assert learnt_by_reinforce(RescoreDetectionsVector, 0, config) > LEARNT
+    assert learnt_by_reinforce(RescoreDetectionsVector, 0) > LEARNT
 
 
 def test_reinforce_finds_it_by_the_reward_of_the_whole_image_too() -> None:
-    config = reinforce.Config(
-        num_updates=200, learning_rate=0.05, mean_shift_penalty=0.0, validate_every=200, advantage="leave_one_out"
-    )
-    assert learnt_by_reinforce(NoCredit, 0, config) > LEARNT
+    assert learnt_by_reinforce(NoCredit, 0, num_updates=200, advantage="leave_one_out") > LEARNT
 
 
 def test_reinforce_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:
-    config = reinforce.Config(num_updates=100, learning_rate=0.05, mean_shift_penalty=0.0, validate_every=100)
-    assert mean(learnt_by_reinforce(ShuffledCredit, seed, config) for seed in range(3)) < NOT_LEARNT
+    assert mean(learnt_by_reinforce(ShuffledCredit, seed) for seed in range(3)) < NOT_LEARNT
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -143,15 +136,39 @@ def test_training_that_brings_nothing_keeps_the_warm_start() -> None:
     detector, envs = made(RescoreDetectionsVector, 0)
     before = detector.scores.weight.detach().clone()
     aps = iter([0.5, 0.4, 0.3])
-    best = ppo.train(
+    learner = PpoLearner(
         RescorePolicy(detector, sigma=0.5),
         envs,
-        ppo.Config(num_updates=50, validate_every=1, collapse_margin=0.15),
+        PPO(policy="rescore"),
         generator=torch.Generator().manual_seed(0),
         validate=lambda: next(aps),  # a fourth call would raise: the collapse ends the run at the third
     )
-    assert best == 0.5
+    config = LoopConfig(num_updates=50, learning_rate=2e-3, validate_every=1, collapse_margin=0.15)
+    ending = fit(learner, config, name="ppo")
+    assert (ending.reason, ending.update, ending.best) == ("collapse", 2, 0.5)
     assert torch.equal(detector.scores.weight, before)
+
+
+class NothingToEarn(RescoreDetectionsVector):
+    """No action is worth anything."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observation, reward, *ends, info = super().step(actions)
+        credit = torch.zeros_like(info["credit"])
+        return observation, torch.zeros_like(reward), *ends, {"credit": credit}  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("agent", ["ppo", "reinforce"])
+def test_a_reward_that_is_always_0_is_said_to_teach_nothing(agent: str) -> None:
+    detector, envs = made(NothingToEarn, 0)
+    policy, rest = RescorePolicy(detector, sigma=0.5), chance_and_validation(detector, 0)
+    learner: Learner = (
+        PpoLearner(policy, envs, PPO(policy="rescore"), **rest)
+        if agent == "ppo"
+        else ReinforceLearner(policy, envs, Reinforce(policy="rescore"), **rest)
+    )
+    ending = fit(learner, LoopConfig(num_updates=50, learning_rate=2e-3, validate_every=2), name=agent)
+    assert (ending.reason, ending.update) == ("nothing to learn", 2)
 
 
 class Counted(ToyDetector):
@@ -170,11 +187,13 @@ def test_the_head_runs_once_for_the_rollout_and_the_first_epoch(num_epochs: int)
     envs = RescoreDetectionsVector(16, detector=detector, dataset=toy_data(0), num_candidates=NUM_PROPOSALS,
                                    samples_per_image=4)  # fmt: skip
     policy = RescorePolicy(detector, sigma=0.5)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
-    rollout = collect(policy, envs, torch.Generator().manual_seed(0))
+    config, generator = PPO(policy="rescore", num_epochs=num_epochs), torch.Generator().manual_seed(0)
+    collect(policy, envs, generator)
     assert detector.asked == 1
-    ppo.update(policy, None, optimizer, rollout, None, ppo.Config(num_epochs=num_epochs))
-    assert detector.asked == num_epochs
+    learner = PpoLearner(policy, envs, config, generator=generator, validate=lambda: 0.0)
+    run = FitRun(learner, LoopConfig(num_updates=9, learning_rate=1e-3), "ppo")
+    learner.update(1, run.descent)
+    assert detector.asked == 1 + num_epochs
 
 
 def test_a_policy_over_another_detector_than_the_environments_is_asked_itself() -> None:

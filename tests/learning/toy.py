@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.candidates import select_candidates
+from rl_det.detectors import Architecture
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
@@ -17,7 +18,9 @@ NUM_PROPOSALS, NUM_FEATURES, NUM_IMAGES = 10, 6, 64
 class ToyDetector:
     """One class; the head is linear. Feature 0 says whether a proposal is an object, the others say nothing."""
 
-    num_classes, nms_iou, embedding_size = 1, 0.5, NUM_FEATURES
+    num_classes, nms_iou, embedding_size, is_trained = 1, 0.5, NUM_FEATURES, True
+    architecture = Architecture(library="own", name="toy", num_classes=1, input_size=None)
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.scores = nn.Linear(NUM_FEATURES, 1)
@@ -45,8 +48,9 @@ class ToyDetector:
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        return list(self.scores.parameters())
+    @property
+    def trainable(self) -> nn.Module:
+        return nn.ModuleDict({"scores": self.scores})
 
     def recalibrate(self, scale: float, shift: float) -> None:
         raise NotImplementedError

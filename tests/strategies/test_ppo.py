@@ -17,7 +17,7 @@ from rl_det.strategies.hand_set import HandSetVotes
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 
-LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 24, "context_candidates": 8}
+LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 12, "context_candidates": 8}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def test_impossible_settings_of_ppo_are_refused(wrong: dict[str, Any], message: 
 
 
 def test_a_reward_of_ones_own_and_the_known_names_are_taken() -> None:
-    assert PPO(reward=PoolAp()).reward == PoolAp()
+    own = PoolAp()
+    assert PPO(reward=own).reward is own
     assert PPO(reward="image_ap").reward == "image_ap"
     assert PPO(begin="hand_set_votes").policy == "voting"
 
@@ -69,14 +70,13 @@ def test_a_reward_of_ones_own_and_the_known_names_are_taken() -> None:
 @pytest.mark.parametrize("name", ["rescore", "adjust", "voting"])
 def test_a_price_of_leaving_the_start_is_paid_by_a_reference_of_its_own(name: PolicyName, data: EncodedDataset) -> None:
     distances = {}
-    for weight in (0.0, 0.01, 100.0):
+    for weight in (0.01, 100.0):
         told, strategy = Told(), PPO(policy=name, kl_weight=weight, num_epochs=1, supervised_weight=0.0, **LITTLE)
         torch.manual_seed(0)
         policy = strategy.start(shipped())
-        task = a_task(data, num_steps=4, validate_every=4, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)
+        task = a_task(data, num_steps=3, validate_every=3, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)
         strategy.tune(policy, task)
-        distances[weight] = [metrics.get("kl_start") for update, metrics in told.lines if update]
-    assert distances[0.0] == [None] * 4
+        distances[weight] = [metrics["kl_start"] for update, metrics in told.lines if update]
     free, held = distances[0.01], distances[100.0]
     assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the policy is the reference"
     assert 0 < held[-1] < free[-1]
@@ -88,7 +88,7 @@ def test_ppo_may_begin_at_the_votes_that_are_best_on_validation(data: EncodedDat
     start = task.validation_ap(policy)
     ending = strategy.tune(policy, task)
     assert isinstance(policy, VotingPolicy)
-    assert float(policy.module.verdict.bias[1]) == pytest.approx(1.0, abs=1e-6)
+    assert float(policy.module.verdict.bias[1].detach()) == pytest.approx(1.0, abs=1e-6)
     plain = HandSetVotes()
     other = plain.start(shipped())
     assert plain.tune(other, task).best == pytest.approx(ending.best, abs=1e-6)
@@ -105,6 +105,7 @@ def test_a_strategy_leaves_the_policy_at_its_best_validation(strategy: PPO | Rei
     aps = [metrics["val_AP"] for _, metrics in told.lines if "val_AP" in metrics]
     assert ending.best == max(aps) == pytest.approx(mean_ap(policy, task.val, task.validated_candidates), abs=1e-9)
     assert {"reward", "signal", "mean_shift", "supervised", "grad_norm"} <= told.lines[1][1].keys()
+    assert "kl_start" not in told.lines[1][1]
 
 
 def test_a_policy_explores_as_widely_as_the_strategy_says() -> None:
