@@ -38,8 +38,6 @@ from jaxtyping import Float64  # noqa: E402
 from peers.peer import Images, Peer  # noqa: E402
 from peers.ways import LENT, UNAIDED  # noqa: E402
 from rich import print_json  # noqa: E402
-from rl_det.agents import ppo  # noqa: E402
-from rl_det.training.continued import supervised_loss  # noqa: E402
 from rl_det_envs.sb3 import DetectorVecEnv  # noqa: E402
 from stable_baselines3 import PPO  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv  # noqa: E402
@@ -51,6 +49,10 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import Edits, Reward  # noqa: E402
+from rl_det.strategies import ppo  # noqa: E402
+from rl_det.strategies.labels import supervised_loss  # noqa: E402
+from rl_det.strategies.teaching import Supervised  # noqa: E402
+from rl_det.training.loop import Ending, LoopConfig, fit  # noqa: E402
 
 RESCORE, SELECT, TUNE = (
     f"rl_det/{name}-v0" for name in ("RescoreDetections", "SelectDetections", "TunePostprocessing")
@@ -189,9 +191,6 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
     Not the same: an image's samples share the head's passes; the reward is the pool's AP, with credit, unless `options` say
     otherwise; ratios are per candidate, and there is no value function; AdamW, its schedule, and the penalty on the mean shift.
     """
-    config = ppo.Config(
-        num_updates=f.config.updates, num_epochs=f.config.epochs, learning_rate=LEARNING_RATE, target_kl=np.inf
-    )
     detector = copy.deepcopy(f.detector)
     envs = f.vector(
         RESCORE, images * samples, detector=detector, samples_per_image=samples, pool_images=images,
@@ -200,7 +199,17 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
     envs.reset(seed=f.config.seed)
     generator = torch.Generator().manual_seed(f.config.seed)
     policy = RescorePolicy(detector, sigma=SIGMA)
-    return lambda: ppo.train(policy, envs, config, generator=generator, validate=lambda: 0.0)
+    return lambda: trained(f, policy, envs, generator)
+
+
+def trained(
+    f: Fixture, policy: RescorePolicy, envs: Any, generator: torch.Generator, supervised: Supervised | None = None
+) -> Ending:
+    """Our PPO for so many updates, by the loop that every strategy runs in."""
+    config = ppo.PPO(num_epochs=f.config.epochs, target_kl=np.inf)
+    learner = ppo.PpoLearner(policy, envs, config, generator=generator, validate=lambda: 0.0, supervised=supervised)
+    loop = LoopConfig(num_updates=f.config.updates, learning_rate=LEARNING_RATE, max_grad_norm=config.max_grad_norm)
+    return fit(learner, loop, name="ppo")
 
 
 def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
@@ -223,8 +232,8 @@ def sb3_ppo(f: Fixture, peer: Peer) -> Callable[[], Any]:
     num_transitions = f.config.images * f.config.samples
     model = PPO(
         HeadPolicy, DummyVecEnv([make] * f.config.images), n_steps=f.config.samples, batch_size=num_transitions,
-        n_epochs=f.config.epochs, learning_rate=LEARNING_RATE, clip_range=ppo.Config.clip, gamma=1.0,
-        max_grad_norm=ppo.Config.max_grad_norm, seed=f.config.seed, device="cpu",
+        n_epochs=f.config.epochs, learning_rate=LEARNING_RATE, clip_range=ppo.PPO.clip, gamma=1.0,
+        max_grad_norm=ppo.PPO.max_grad_norm, seed=f.config.seed, device="cpu",
         policy_kwargs={
             "net_arch": [], "ortho_init": False, "log_std_init": float(np.log(SIGMA / SHIFT_OF_ONE)),
             "features_extractor_class": HeadShifts,
@@ -276,13 +285,12 @@ def reward_share(f: Fixture) -> dict[str, float]:
 
     envs.outcome = timed
     policy = RescorePolicy(detector, sigma=SIGMA)
-    config = ppo.Config(num_updates=f.config.updates, num_epochs=f.config.epochs, target_kl=np.inf)
     generator, shares = torch.Generator().manual_seed(f.config.seed), []
     for _ in range(f.config.repeats + 1):
         inside[0], start = 0.0, process_time()
-        ppo.train(
-            policy, envs, config, generator=generator, validate=lambda: 0.0,
-            supervised=lambda indices, part, output: supervised_loss(
+        trained(
+            f, policy, envs, generator,
+            lambda indices, part, output: supervised_loss(
                 policy, part, output, [f.data.targets[index] for index in indices]
             ),
         )  # fmt: skip

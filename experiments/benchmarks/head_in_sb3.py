@@ -50,7 +50,7 @@ class HeadShifts(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Dict, detector: Detector, data: EncodedDataset) -> None:
         super().__init__(observation_space, observation_space["logits"].shape[0])  # type: ignore[index]
         self.detector, self.data = detector, data
-        self.head = nn.ParameterList(detector.head_parameters())
+        self.head = nn.ParameterList(detector.trainable.parameters())
 
     def forward(self, seen: dict[str, Tensor]) -> Tensor:
         output = self.detector.head(self.data.batch(seen["image"][:, 0].long(), "cpu"))

@@ -11,7 +11,7 @@ the same detector" may mean either:
 
 On cached encodings too, and of the head's parameters alone:
 
-* a surrogate's step: the same, with the surrogate and all that `rl_det.training.surrogate` mixes in;
+* a surrogate's step: the same, with the surrogate and all that `rl_det.strategies.surrogate` mixes in;
 * an RL update: a rollout of K = 2 samples an image with exact credit, in the rescoring environment, and one epoch of PPO on
   it with the supervised loss mixed in.
 
@@ -37,9 +37,6 @@ import gymnasium  # noqa: E402
 import rl_det_envs  # noqa: E402, F401  (registers the environments)
 import torch  # noqa: E402
 import tyro  # noqa: E402
-from rl_det.agents import ppo  # noqa: E402
-from rl_det.agents.rollouts import collect  # noqa: E402
-from rl_det.training.supervised import labelled  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
@@ -47,7 +44,11 @@ from rl_det.detectors import Detector, build_detector  # noqa: E402
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E402
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
-from rl_det.training import continued, surrogate  # noqa: E402
+from rl_det.strategies import surrogate  # noqa: E402
+from rl_det.strategies.labels import Losses, supervised_loss  # noqa: E402
+from rl_det.strategies.ppo import PPO, PpoLearner  # noqa: E402
+from rl_det.strategies.supervised import labelled  # noqa: E402
+from rl_det.training.descent import Descent  # noqa: E402
 from rl_det.types import Sample  # noqa: E402
 
 
@@ -123,12 +124,12 @@ def kinds(bench: Bench) -> dict[str, Callable[[int], None]]:
     steps: dict[str, Callable[[int], None]] = {
         "detector": of_detector(bench, own_losses),
         "from_start": of_detector(
-            bench, lambda detector, samples: surrogate.model_losses(detector, samples, surrogate.Config())
+            bench, lambda detector, samples: surrogate.model_losses(detector, samples, surrogate.Surrogate())
         ),
-        "head": of_head(bench, lambda *batch: {"supervised": continued.supervised_loss(*batch)}),
+        "head": of_head(bench, lambda *batch: {"supervised": supervised_loss(*batch)}),
     }
     for name in get_args(surrogate.SurrogateName):
-        steps[name] = of_head(bench, partial(surrogate.policy_losses, config=surrogate.Config(loss=name)))
+        steps[name] = of_head(bench, partial(surrogate.policy_losses, config=surrogate.Surrogate(name)))
     return steps | {"rl": of_agent(bench)}
 
 
@@ -143,7 +144,7 @@ def own_losses(detector: Detector, samples: list[Sample]) -> dict[str, Tensor]:
 
 def of_detector(bench: Bench, losses: Callable[[Detector, list[Sample]], dict[str, Tensor]]) -> Callable[[int], None]:
     """A step of the whole detector, from images in memory."""
-    move = mover(list(bench.detector.plain().parameters()))
+    move = mover(bench.detector.plain())
 
     def step(number: int) -> None:
         move(losses(bench.detector, [bench.samples[index] for index in bench.batch(number).tolist()]))
@@ -151,10 +152,10 @@ def of_detector(bench: Bench, losses: Callable[[Detector, list[Sample]], dict[st
     return step
 
 
-def of_head(bench: Bench, losses: continued.Losses) -> Callable[[int], None]:
+def of_head(bench: Bench, losses: Losses) -> Callable[[int], None]:
     """A step of the head, on cached encodings."""
     policy = RescorePolicy(bench.detector, sigma=0.5)
-    move = mover(policy.parameters())
+    move = mover(policy.trainable)
 
     def step(number: int) -> None:
         images = bench.batch(number)
@@ -165,17 +166,28 @@ def of_head(bench: Bench, losses: continued.Losses) -> Callable[[int], None]:
     return step
 
 
-def mover(parameters: list[nn.Parameter]) -> Callable[[dict[str, Tensor]], None]:
-    """What follows the losses: back, clip, AdamW, at a rate that leaves the weights as good as they are."""
-    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+def mover(model: nn.Module) -> Callable[[dict[str, Tensor]], None]:
+    """What follows the losses: back, clip, AdamW."""
+    descent = slow_descent(model)
 
     def move(losses: dict[str, Tensor]) -> None:
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descent.step(torch.stack(list(losses.values())).sum())
 
     return move
+
+
+def slow_descent(model: nn.Module) -> Descent:
+    """The loop's steps, at a rate that leaves the weights as good as they are."""
+    return Descent(
+        model,
+        num_updates=1,
+        learning_rate=1e-6,
+        weight_decay=0.01,
+        schedule="cosine",
+        max_grad_norm=1.0,
+        mixed=False,
+        average=None,
+    )
 
 
 def of_agent(bench: Bench) -> Callable[[int], None]:
@@ -192,21 +204,20 @@ def of_agent(bench: Bench) -> Callable[[int], None]:
         samples_per_image=2,
     )
     envs.reset(seed=0)
-    config, generator = ppo.Config(num_epochs=1), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
+    learner = PpoLearner(
+        policy,
+        envs,
+        PPO(num_epochs=1),
+        generator=torch.Generator().manual_seed(0),
+        validate=lambda: 0.0,
+        supervised=lambda indices, part, output: supervised_loss(
+            policy, part, output, [bench.data.targets[index] for index in indices]
+        ),
+    )
+    descent = slow_descent(policy.trainable)
 
     def step(number: int) -> None:
-        rollout = collect(policy, envs, generator)
-        ppo.update(
-            policy,
-            None,
-            optimizer,
-            rollout,
-            lambda ids, part, output: continued.supervised_loss(
-                policy, part, output, [bench.data.targets[index] for index in ids]
-            ),
-            config,
-        )
+        learner.update(number, descent)
 
     return step
 

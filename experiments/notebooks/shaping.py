@@ -16,8 +16,6 @@ import numpy as np
 import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
 from jaxtyping import Float
-from rl_det.agents import ppo
-from rl_det.agents.rollouts import collect
 from roles import roles
 from torch import Tensor, nn
 
@@ -37,6 +35,8 @@ from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import candidates_of
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.rewards import Edits, Reward, Scene, image_ap
+from rl_det.strategies.ppo import PPO, PpoLearner
+from rl_det.training.descent import Descent
 from rl_det.types import Encoded, HeadOutput
 
 NUM_PROPOSALS, NUM_CANDIDATES, TESTED_CANDIDATES = 48, 48, 96
@@ -55,8 +55,10 @@ class LastLayer(TwoStage):
         logits = log_odds(scores.flatten(0, 1))[:, 1:].reshape(*encoded.mask.shape, -1)
         return HeadOutput(logits, boxes.unflatten(-1, (-1, 4)), embeddings)
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        return list(self.model.roi_heads.box_predictor.cls_score.parameters())
+    @property
+    def trainable(self) -> nn.Module:
+        layer: nn.Module = self.model.roi_heads.box_predictor.cls_score
+        return layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,16 +148,33 @@ def rescore(task: Task, reward: str | Reward, *, seed: int, num_updates: int, te
     )
     envs.reset(seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0.0)
+    learner = PpoLearner(policy, envs, PPO(policy="rescore"), generator=generator, validate=lambda: 0.0)
+    descent = steady(policy.trainable, learning_rate=3e-3)
     start, started = policy_scene(policy, task.test), time.perf_counter()
     curve = [(0, mean_ap(start))]
     for update in range(1, num_updates + 1):
-        rollout = collect(policy, envs, generator)
-        ppo.update(policy, None, optimizer, rollout, None, ppo.Config())
+        learner.update(update, descent)
         if update % test_every == 0 or update == num_updates:
             curve.append((update, mean_ap(policy_scene(policy, task.test))))
     seconds = time.perf_counter() - started
     return Trial(curve=curve, figures=figures(start, policy_scene(policy, task.test), envs.unwrapped.reward, seconds))
+
+
+def steady(model: nn.Module, learning_rate: float) -> Descent:
+    """Steps at a rate that stays, as nothing ends their update."""
+    descent = Descent(
+        model,
+        num_updates=1,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        schedule="cosine",
+        max_grad_norm=1.0,
+        mixed=False,
+        average=None,
+    )
+    for group in descent.optimizer.param_groups:
+        group["lr"] = learning_rate
+    return descent
 
 
 def refine(task: Task, reward: str | Reward, *, seed: int, num_updates: int, test_every: int = 6) -> Trial:

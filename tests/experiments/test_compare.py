@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,9 +67,9 @@ def compared(folder: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison that has ended; tests work on copies."""
-    yield tmp_path_factory.mktemp("compared") / "out"
+    return tmp_path_factory.mktemp("compared") / "out"
 
 
 @pytest.fixture

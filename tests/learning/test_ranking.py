@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 from learning.toy import NUM_FEATURES, NUM_PROPOSALS, ToyDetector, toy_data
-from rl_det.agents import ppo, reinforce
-from rl_det.agents.rollouts import collect
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 from rl_det_envs.select_detections import SelectDetectionsVector
 
