@@ -306,7 +306,7 @@ def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog:
 
 
 def _defaults(flags_type: type[Flags], arguments: Sequence[str] | None) -> Flags:
-    nothing: Flags = tyro.MISSING  # tyro says so that there is no default
+    nothing: Flags = tyro.MISSING  # tyro's word for no default
     if not issubclass(flags_type, RunFlags):
         return nothing
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

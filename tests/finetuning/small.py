@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms.functional import to_pil_image
 
@@ -104,7 +104,6 @@ def own_model(num_classes: int = 2, seed: int = 0) -> FasterRCNN:
         torch.manual_seed(seed)
         model = FasterRCNN(
             OneMap(),
-            num_classes=num_classes + 1,
             min_size=128,
             max_size=256,
             rpn_anchor_generator=AnchorGenerator(sizes=((24, 36),), aspect_ratios=((1.0,),)),
@@ -114,6 +113,7 @@ def own_model(num_classes: int = 2, seed: int = 0) -> FasterRCNN:
             rpn_post_nms_top_n_train=40,
             box_roi_pool=MultiScaleRoIAlign(["0"], output_size=3, sampling_ratio=1),
             box_head=TwoMLPHead(OneMap.out_channels * 9, 32),
+            box_predictor=FastRCNNPredictor(32, num_classes + 1),
             box_score_thresh=0.0,
         )
         nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)

@@ -1,0 +1,209 @@
+"""`finetune`: a row for each strategy, the detector as it was, the best by validation, and what is told of each ending."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetuning.small import BUDGET, Pairs, own_model, pairs, same_state
+
+import rl_det
+from rl_det.data.splits import Splits
+from rl_det.detectors import Detector
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return rl_det.open_data(pairs(), classes=["low", "high"])
+
+
+@pytest.fixture
+def detector(data: Splits) -> Detector:
+    return rl_det.load_detector(own_model(), data)
+
+
+def test_several_strategies_in_one_call_give_a_row_each_and_leave_the_detector_as_it_is(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in detector.plain().state_dict().items()}
+    result = rl_det.finetune(
+        detector,
+        data,
+        rl_det.Reinforce(policy="rescore", samples_per_image=2),
+        rl_det.Surrogate("ap", name="ap", policy="rescore"),
+        rl_det.Supervised(),
+        budget=BUDGET,
+        out=tmp_path / "run",
+    )
+    assert list(result.rows) == ["warm_start", "continued_supervised", "reinforce", "ap", "supervised"]
+    assert same_state(detector.plain().state_dict(), before)
+    assert result.control == "continued_supervised"
+    assert result.facts["budget"]["num_updates"] == 2
+
+
+def test_labels_are_the_control_itself(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    result = rl_det.finetune(detector, data, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run")
+    assert list(result.rows) == ["warm_start", "continued_supervised"]
+    other = rl_det.finetune(detector, data, rl_det.HandSetVotes(), rl_det.Labels(), budget=BUDGET, out=tmp_path / "two")
+    rows = ["warm_start", "warm_start_voted", "continued_supervised_voted", "voting_untrained", "continued_supervised"]
+    assert sorted(other.rows) == sorted(rows)
+    assert other.methods["continued_supervised"] == result.methods["continued_supervised"]
+
+
+def test_supervised_alone_is_compared_with_the_warm_start_and_the_table_says_so(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    result = rl_det.finetune(detector, data, rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run")
+    assert list(result.rows) == ["warm_start", "supervised"]
+    assert "AP over warm_start" in result.table()
+
+
+def test_the_control_is_there_whichever_strategy_comes_first(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    strategies = rl_det.Supervised(), rl_det.Surrogate("ap", policy="rescore")
+    result = rl_det.finetune(detector, data, *strategies, budget=BUDGET, out=tmp_path / "run")
+    assert list(result.rows) == ["warm_start", "continued_supervised", "supervised", "surrogate"]
+
+
+@pytest.mark.parametrize(
+    ("strategies", "told"),
+    [
+        ((rl_det.PPO(), rl_det.PPO()), "'ppo' is there twice; give one another `name`"),
+        ((rl_det.PPO(name="warm_start"),), "'warm_start' is the row of a baseline; give the PPO another `name`"),
+        ((rl_det.PPO(name="warm_start_voted"),), "'warm_start_voted' is the row of a baseline"),
+        (
+            (rl_det.Labels(learning_rate=1.0),),
+            "'continued_supervised' is the row of a baseline; give the Labels another",
+        ),
+        ((rl_det.PPO(name="checkpoints"),), "a strategy's name must be .*none of tensorboard, checkpoints"),
+        ((rl_det.PPO(name="a/b"),), "as it names a folder of the run; got 'a/b'"),
+        ((rl_det.PPO(name=""),), "as it names a folder of the run; got ''"),
+    ],
+)
+def test_names_that_could_not_be_told_apart_are_refused_and_nothing_is_written(
+    data: Splits, detector: Detector, tmp_path: Path, strategies: Any, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        rl_det.finetune(detector, data, *strategies, budget=BUDGET, out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+MISTAKES = """
+import rl_det
+data = rl_det.digit_scenes(2, 2, 2)
+detector = rl_det.load_detector("tiny", data)
+def told(*arguments, **keywords):
+    try:
+        rl_det.finetune(*arguments, out="run", **keywords)
+    except ValueError as error:
+        print(error)
+told(detector, data, "ppo")
+told(detector, data, rl_det.PPO)
+told(detector.plain(), data, rl_det.PPO())
+told(detector, data, rl_det.PPO(), budget="tiny")
+told(detector, "nowhere", rl_det.PPO())
+told(detector, data, rl_det.PPO(), budget=3)
+"""
+
+
+def test_what_is_no_strategy_no_detector_or_no_budget_costs_one_sentence(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", MISTAKES], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert not ended.returncode, ended.stderr
+    assert ended.stdout.splitlines() == [
+        "a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got 'ppo'",
+        "a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got PPO",
+        "the detector must be what load_detector gives; got a FasterRCNN; load_detector(model, data) makes one of a model",
+        "budget must be one of smoke, short, full, or a Budget; got 'tiny'",
+        "nowhere/train.json: the file: cannot be read (No such file or directory); a COCO-format folder holds images/, "
+        "train.json, val.json and test.json",
+        "budget must be one of smoke, short, full, or a Budget; got 3",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_goes_by_validation_and_not_by_test(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    result = rl_det.finetune(detector, data, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run")
+    first, second = result.rows.values()
+    rows = {
+        "a": replace(first, name="a", validation_ap=0.2, figures={**first.figures, "AP": 0.9}),
+        "b": replace(second, name="b", validation_ap=0.3, figures={**second.figures, "AP": 0.1}),
+        "c": replace(second, name="c", validation_ap=float("nan")),
+    }
+    assert replace(result, rows=rows).best.name == "b"
+
+
+def test_a_run_that_diverges_says_so_under_the_table(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    wild = rl_det.Surrogate("smooth_ap", policy="rescore", learning_rate=1e6)
+    result = rl_det.finetune(detector, data, wild, budget=replace(BUDGET, num_updates=4), out=tmp_path / "run")
+    ending = result.rows["surrogate"].ending
+    assert ending.reason == "not finite"
+    last = result.table().splitlines()[-1]
+    assert last.startswith(f"surrogate ended after {ending.update} update")
+    assert "not finite (the " in last
+    assert result.rows["surrogate"].figures == result.rows["warm_start"].figures, "the best weights were the first"
+    assert rl_det.load_results(tmp_path / "run").table() == result.table()
+
+
+def test_a_run_that_collapses_says_so_under_the_table(tmp_path: Path) -> None:
+    digits = rl_det.digit_scenes(4, 4, 4)
+    wild = rl_det.PPO(policy="rescore", learning_rate=0.3, samples_per_image=2)
+    result = rl_det.finetune(
+        rl_det.load_detector("tiny", digits), digits, wild, budget=BUDGET, out=tmp_path / "run", baselines=False
+    )
+    assert "ppo ended after 1 update: collapse (AP fell from 0." in result.table()
+
+
+def test_a_folder_that_holds_a_run_is_refused_unless_it_goes_on_or_is_replaced(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    def run(strategy: Any, **keywords: bool) -> rl_det.Results:
+        return rl_det.finetune(
+            detector, data, strategy, budget=BUDGET, out=tmp_path / "run", baselines=False, **keywords
+        )
+
+    first = run(rl_det.Surrogate("ap"))
+    with pytest.raises(ValueError, match=f"{tmp_path / 'run'}: holds a run already; resume .* overwrite .* another"):
+        run(rl_det.Surrogate("ap"))
+    with pytest.raises(ValueError, match="what goes on must be what was stopped; strategies was"):
+        run(rl_det.Surrogate("smooth_ap"), resume=True)
+    assert run(rl_det.Surrogate("ap"), resume=True).methods == first.methods
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run(rl_det.HandSetVotes(), overwrite=True)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "run" / "surrogate").exists()
+
+
+def one_image_of_one_class(split: str) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    image, target = Pairs(split)[0]
+    return [(image, {"boxes": target["boxes"], "labels": torch.ones_like(target["labels"])})]
+
+
+def test_one_image_of_one_class_is_enough(tmp_path: Path) -> None:
+    splits: Any = [one_image_of_one_class(split) for split in ("train", "val", "test")]
+    detector = rl_det.load_detector(own_model(num_classes=1), splits)
+    result = rl_det.finetune(
+        detector, splits, rl_det.PPO(samples_per_image=2), rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run"
+    )
+    assert "ppo" in result.table()
+    assert result.rows["ppo"].class_ap.keys() == {"1"}
+
+
+def test_images_of_several_sizes_in_grey_and_classes_without_boxes_go_through(tmp_path: Path) -> None:
+    class Mixed(Pairs):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            image, target = super().__getitem__(index)
+            if index == 1:
+                return image[:1, :, :100], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+            if index == 2:
+                return torch.nn.functional.pad(image, (0, 40, 0, 10)), target
+            return image, target
+
+    splits = rl_det.open_data([Mixed("train"), Mixed("val"), Mixed("test")], classes=["low", "high", "absent"])
+    detector = rl_det.load_detector(own_model(num_classes=3), splits)
+    result = rl_det.finetune(
+        detector, splits, rl_det.PPO(samples_per_image=2), rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run"
+    )
+    assert result.rows["ppo"].class_ap["absent"] != result.rows["ppo"].class_ap["absent"], "NaN: there is none"
+    assert rl_det.load_results(tmp_path / "run").table() == result.table()

@@ -1,0 +1,132 @@
+"""What a detector may be loaded from, and the one sentence for what it may not."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contract.families import MOBILENET, retinanet
+from finetuning.small import own_model, pairs, same_state, write_folder
+from torch import nn
+
+import rl_det
+from rl_det.data.splits import Splits
+from rl_det.detectors import build_detector, save_state
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def two() -> Splits:
+    return rl_det.open_data(pairs(), classes=["low", "high"])
+
+
+def test_a_name_on_digits_comes_trained_and_on_other_data_with_a_fresh_predictor(two: Splits) -> None:
+    digits = rl_det.load_detector("tiny", rl_det.digit_scenes(2, 2, 2))
+    assert (digits.is_trained, digits.architecture.input_size) == (True, None)
+    other = rl_det.load_detector("tiny", two)
+    assert (other.is_trained, other.architecture.input_size, other.num_classes) == (False, 192, 2)
+    backbone = {name: value for name, value in digits.plain().state_dict().items() if name.startswith("backbone")}
+    assert same_state(backbone, {name: other.plain().state_dict()[name] for name in backbone})
+    again = rl_det.load_detector("tiny", two)
+    assert same_state(other.plain().state_dict(), again.plain().state_dict()), "fresh weights are always the same"
+
+
+def test_loading_leaves_the_users_generator_alone(two: Splits) -> None:
+    state = torch.get_rng_state()
+    rl_det.load_detector("tiny", two, weights="none")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_file_of_weights_says_itself_which_detector_it_is() -> None:
+    digits = rl_det.digit_scenes(2, 2, 2)
+    detector = rl_det.load_detector(SHIPPED_WEIGHTS, digits)
+    assert detector.architecture.name == "tiny"
+    named = rl_det.load_detector("tiny", digits, weights=SHIPPED_WEIGHTS)
+    assert same_state(detector.plain().state_dict(), named.plain().state_dict())
+
+
+def test_weights_of_other_classes_give_all_but_the_predictor(two: Splits) -> None:
+    for source, weights in ((SHIPPED_WEIGHTS, None), ("tiny", SHIPPED_WEIGHTS)):
+        detector = rl_det.load_detector(source, two, weights=weights)
+        assert (detector.num_classes, detector.is_trained) == (2, False)
+        state = detector.plain().state_dict()
+        known = rl_det.load_detector("tiny", rl_det.digit_scenes(2, 2, 2)).plain().state_dict()
+        assert all(torch.equal(state[name], known[name]) for name in state if "box_predictor" not in name)
+
+
+def test_weights_that_fit_two_architectures_are_refused_naming_both(two: Splits, tmp_path: Path) -> None:
+    file = tmp_path / "mine.pt"
+    save_state(build_detector(MOBILENET, num_classes=2).plain(), file, torch.float16)
+    both = "it fits fasterrcnn_mobilenet_v3_large_320_fpn and fasterrcnn_mobilenet_v3_large_fpn; name the detector"
+    with pytest.raises(ValueError, match=both):
+        rl_det.load_detector(file, two)
+    named = rl_det.load_detector(MOBILENET, two, weights=file)
+    assert (named.is_trained, named.architecture.name) == (True, MOBILENET)
+
+
+def test_a_model_is_copied_and_stays_as_it_is(two: Splits) -> None:
+    model = own_model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    detector = rl_det.load_detector(model, two)
+    with torch.no_grad():
+        for parameter in detector.plain().parameters():
+            parameter.add_(1.0)
+    assert same_state(model.state_dict(), before)
+    assert model.training, "nor is it put into another mode"
+    assert detector.is_trained
+    assert detector.architecture.library == "own"
+
+
+def test_a_model_of_ninety_one_classes_gets_a_fresh_predictor(two: Splits) -> None:
+    model = own_model(num_classes=90)
+    detector: Any = rl_det.load_detector(model, two)
+    assert (detector.num_classes, detector.is_trained) == (2, False)
+    assert detector.plain().roi_heads.box_predictor.cls_score.out_features == 3
+    assert model.roi_heads.box_predictor.cls_score.out_features == 91
+
+
+def test_everything_else_is_refused_in_one_sentence(two: Splits, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("not weights")
+    torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
+    torch.save({"model": {"a": torch.zeros(3)}, "epoch": 3}, tmp_path / "nested.pt")
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        ("yolo_v99", {}, "yolo_v99: a detector must be one of tiny, .*, or a model; there is no such file"),
+        (tmp_path / "gone.pt", {}, "gone.pt: .*there is no such file"),
+        (tmp_path / "empty", {}, "empty: a detector must be .*; it is none"),
+        (tmp_path / "text.pt", {}, r"text\.pt: must be a readable \.pt file of tensors"),
+        (tmp_path / "other.pt", {}, r"other\.pt: must hold the weights of one of tiny, .*; it fits none of them"),
+        (
+            tmp_path / "nested.pt",
+            {},
+            r"nested\.pt: must hold a state_dict, names to tensors; save model\.state_dict\(\)",
+        ),
+        (nn.Linear(2, 2), {}, r"a model must be one of .*FasterRCNN, .*RetinaNet; got a torch\.nn\..*Linear"),
+        (retinanet(), {}, "the model must know the 2 classes of the data; it knows 3; give it a head for them"),
+        (own_model(), {"weights": "mine.pt"}, "weights goes with the name of a detector only"),
+        (own_model(), {"input_size": 100}, "input_size goes with the name of a detector only"),
+        ("tiny", {"weights": "DEFAULT"}, "the weights of tiny must be 'none' or a file"),
+        ("tiny", {"weights": "gone.pt"}, r"gone\.pt: must be a file of weights; there is none"),
+        (MOBILENET, {"weights": "IMAGENET"}, "must be 'none', one of COCO_V1, DEFAULT, or a file"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append(("tiny", {"device": "cuda"}, "device cuda needs a CUDA device"))
+    for source, keywords, told in cases:
+        with pytest.raises(ValueError, match=".") as raised:
+            rl_det.load_detector(source, two, **keywords)
+        assert re.search(told, str(raised.value)), str(raised.value)
+        assert "\n" not in str(raised.value).strip(), str(raised.value)
+
+
+def test_a_model_card_that_lies_about_does_not_decide_what_a_name_means(
+    two: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="there is no such file"):
+        rl_det.load_detector("nothing", two)
+
+
+def test_a_folder_of_data_may_stand_for_the_data(tmp_path: Path) -> None:
+    assert rl_det.load_detector("tiny", write_folder(tmp_path / "data")).is_trained
