@@ -1,4 +1,4 @@
-"""Calls as a user's program makes them: without the checks of types that the tests add, so that an error is the library's own."""
+"""Calls as a user's program makes them: without the checks of types that tests add, so that an error is the library's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -62,19 +62,16 @@ def digit_scenes(train: int, val: int, test: int) -> Splits:
 
 
 def _of_objects(datasets: tuple[Any, ...], classes: Sequence[str] | None, name: str | None) -> Splits:
-    for split, dataset in zip(("train", "val", "test"), datasets, strict=True):
+    splits: dict[str, Any] = dict(zip(("train", "val", "test"), datasets, strict=True))
+    for split, dataset in splits.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise ValueError(f"{split}: must be a data set with a length and an index; got {type(dataset).__name__}")
         if not len(dataset):
             raise ValueError(f"{split}: must hold one image at least; it is empty")
-    if all(isinstance(dataset[0], Sample) for dataset in datasets):
-        train, val, test = datasets
-    else:
-        names = tuple(classes) if classes is not None else classes_of(datasets)
-        train, val, test = (
-            TorchDataset(dataset, names, split)
-            for split, dataset in zip(("train", "val", "test"), datasets, strict=True)
-        )
+    if not all(isinstance(dataset[0], Sample) for dataset in datasets):
+        names = tuple(classes) if classes is not None else classes_of(splits)
+        splits = {split: TorchDataset(dataset, names, split) for split, dataset in splits.items()}
+    train, val, test = splits.values()
     if not train.classes == val.classes == test.classes:
         raise ValueError(f"the splits must agree in their classes; got {train.classes}, {val.classes}, {test.classes}")
     ids = tuple(range(1, len(train.classes) + 1))

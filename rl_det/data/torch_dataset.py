@@ -1,6 +1,6 @@
 """A user's own `torch.utils.data.Dataset` of torchvision's (image, {"boxes", "labels"}) -> a checked data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from rl_det.data.check import brief
 from rl_det.data.images import rgb
 from rl_det.types import Sample, Target
 
@@ -52,12 +53,14 @@ class TorchDataset:
             raise ValueError(
                 f"{where}: labels must lie in 1..{len(self.classes)}, 0 being torchvision's background; got {labels.tolist()}"
             )
-        area = torch.as_tensor(given.get("area", sides.prod(-1)), dtype=torch.float32).reshape(-1)
-        iscrowd = torch.as_tensor(given.get("iscrowd", torch.zeros(len(boxes)))).reshape(-1).to(torch.bool)
+        area = numbers(given.get("area", sides.prod(-1)), where, "area").reshape(-1).to(torch.float32)
+        iscrowd = numbers(given.get("iscrowd", torch.zeros(len(boxes))), where, "iscrowd").reshape(-1).to(torch.bool)
         if not len(boxes) == len(area) == len(iscrowd):
             raise ValueError(f"{where}: area and iscrowd must have one entry for each of the {len(boxes)} boxes")
-        image_id = int(torch.as_tensor(given.get("image_id", index)).reshape(-1)[0])
-        return Target(boxes=boxes, labels=labels, area=area, iscrowd=iscrowd, image_id=image_id)
+        image_id = numbers(given.get("image_id", index), where, "image_id").reshape(-1)
+        if len(image_id) != 1:
+            raise ValueError(f"{where}: image_id must be one number; got {image_id.tolist()}")
+        return Target(boxes=boxes, labels=labels, area=area, iscrowd=iscrowd, image_id=int(image_id))
 
 
 def pair_of(pairs: PairDataset, index: int, where: str) -> tuple[Any, dict[str, Any]]:
@@ -73,12 +76,28 @@ def pair_of(pairs: PairDataset, index: int, where: str) -> tuple[Any, dict[str, 
 
 def boxes_and_labels(target: dict[str, Any], where: str) -> tuple[Float[Tensor, "G 4"], Tensor]:
     """Boxes in float32 and labels in int64; ValueError where their shapes do not fit."""
-    boxes = torch.as_tensor(target["boxes"], dtype=torch.float32)
-    boxes = boxes.as_subclass(Tensor).reshape(-1, 4) if boxes.numel() else torch.zeros(0, 4)
-    labels = torch.as_tensor(target["labels"]).reshape(-1).to(torch.int64)
+    form = getattr(target["boxes"], "format", None)  # of torchvision's own BoundingBoxes
+    if form is not None and form.name != "XYXY":
+        raise ValueError(f"{where}: boxes must be xyxy corners; these say that they are {form.name}")
+    boxes = numbers(target["boxes"], where, "boxes").to(torch.float32)
+    boxes = boxes if boxes.numel() else torch.zeros(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{where}: boxes must be xyxy corners [G, 4]; got the shape {tuple(boxes.shape)}")
+    told = numbers(target["labels"], where, "labels").reshape(-1)
+    labels = told.to(torch.int64)
+    if (labels != told).any():
+        raise ValueError(f"{where}: labels must be whole numbers; got {told.tolist()}")
     if len(boxes) != len(labels):
         raise ValueError(f"{where}: must have a label for each box; got {len(boxes)} boxes and {len(labels)} labels")
     return boxes, labels
+
+
+def numbers(value: Any, where: str, name: str) -> Tensor:
+    """A plain tensor; ValueError for what torch cannot make one of."""
+    try:
+        return torch.as_tensor(value).as_subclass(Tensor)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{where}: {name} must be numbers; got {brief(value)}") from error
 
 
 def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
@@ -97,16 +116,16 @@ def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
     return pixels.expand(3, -1, -1)
 
 
-def classes_of(datasets: Sequence[PairDataset]) -> tuple[str, ...]:
-    """The names that the first data set gives as `classes`, else as many numbers as the highest label of all of them says."""
-    named = getattr(datasets[0], "classes", None)
+def classes_of(splits: Mapping[str, PairDataset]) -> tuple[str, ...]:
+    """The names that the first split gives as `classes`, else as many numbers as the highest label of all of them says."""
+    named = getattr(next(iter(splits.values())), "classes", None)
     if named is not None:
         return tuple(str(name) for name in named)
     highest = 0
-    for dataset in datasets:
+    for split, dataset in splits.items():
         for index in range(len(dataset)):
-            _, target = pair_of(dataset, index, f"[{index}]")
-            _, labels = boxes_and_labels(target, f"[{index}]")
+            where = f"{split}[{index}]"
+            _, labels = boxes_and_labels(pair_of(dataset, index, where)[1], where)
             highest = max(highest, *labels.tolist(), 0)
     if highest < 1:
         raise ValueError("the data sets must hold a labelled box at least; torchvision counts labels from 1")

@@ -1,164 +1,144 @@
-"""A training that is killed and goes on ends exactly as one that was never stopped, or says why it cannot go on."""
+"""Every strategy that is killed and goes on from its checkpoint ends exactly as one that was never stopped."""
 
+import contextlib
 import json
-import math
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from strategies.scenes import Told, a_task, shipped, train_data
 from torch import Tensor
 
 from rl_det.data.augment import Augmentations
-from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import build_detector
-from rl_det.training import supervised
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.strategies import supervised
+from rl_det.strategies.labels import Labels
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.reinforce import Reinforce
+from rl_det.strategies.strategy import Strategy
+from rl_det.strategies.supervised import Supervised
+from rl_det.strategies.surrogate import Surrogate
+from rl_det.training.averaging import copied
+from rl_det.training.callbacks import Checkpoint
+from rl_det.training.loop import Callback, Ending, FitRun
 
-SCENES = DigitScenes("train", num_scenes=6)
-PLAIN = supervised.Config(num_steps=8, batch_size=2, validate_every=2)
-EVERYTHING = replace(
-    PLAIN,
-    ema=0.9,
-    precision="mixed",
-    schedule="step",
-    flip=True,
-    augmentations=Augmentations(scale=(0.7, 1.5), crop=True, photometric=True),
-    warm_up=1,
-    min_delta=0.01,
-    num_workers=1,
-)
+LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 12, "context_candidates": 8}
+STRATEGIES: dict[str, Strategy] = {
+    "labels": Labels(),
+    "surrogate": Surrogate(num_candidates=32),
+    "ppo": PPO(**LITTLE, num_updates=4, kl_weight=0.1),
+    "reinforce": Reinforce(policy="context", **LITTLE),
+    "supervised": Supervised(ema=0.0),
+    "supervised with everything": Supervised(
+        ema=0.9,
+        precision="mixed",
+        schedule="step",
+        flip=True,
+        augmentations=Augmentations(scale=(0.7, 1.5), crop=True, photometric=True),
+        warm_up=1,
+    ),
+}
+UPDATES, EVERY = 4, 2
+FIGURES = [0.1, 0.3, 0.2]
+"""Of the start, of update 2, and of update 4."""
 
 
-class Outcome:
-    """All by which two trainings can differ."""
+class KilledError(Exception):
+    """A run's violent end."""
 
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, str]] = []
-        self.best = math.nan
-        self.weights: dict[str, Tensor] = {}
-        self.random: tuple[Tensor, ...] = ()
+
+class KillAt(Callback):
+    """Between two updates."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        if run.update == self.update:
+            raise KilledError
+
+
+class Outcome(NamedTuple):
+    """All by which two runs can differ."""
+
+    ending: Ending | None
+    weights: dict[str, Tensor]
+    random: Tensor
+    lines: list[tuple[int, str]]
 
 
 def outcome(
-    config: supervised.Config,
-    aps: list[float | None],
-    checkpoint: Path | None,
-    *,
-    seed: int = 0,
-    kill_at: int = -1,
-    num_classes: int = len(CLASSES),
-    scenes: DigitScenes = SCENES,
+    strategy: Strategy,
+    data: EncodedDataset,
+    *callbacks: Callback,
+    figures: Sequence[float] = FIGURES,
+    after: int | None = None,
 ) -> Outcome:
-    """Train a detector to the end, or until it is killed."""
-    torch.manual_seed(seed)
-    detector = build_detector("tiny", num_classes=num_classes, input_size=64)
-    found, told, generator = Outcome(), iter(aps), torch.Generator().manual_seed(seed)
-
-    def validate() -> dict[str, float]:
-        ap = next(told)
-        return {} if ap is None else {"AP": ap}
-
-    def on_step(step: int, metrics: dict[str, float]) -> None:
-        found.lines.append((step, json.dumps(metrics)))
-        if step == kill_at:
-            raise KeyboardInterrupt
-
-    try:
-        found.best = supervised.train(
-            detector, scenes, config, generator=generator, validate=validate, on_step=on_step, checkpoint=checkpoint
-        )
-    except KeyboardInterrupt:
-        assert kill_at > 0
-    found.weights = detector.plain().state_dict()
-    found.random = generator.get_state(), torch.get_rng_state()
-    return found
-
-
-@pytest.mark.parametrize(
-    ("config", "aps", "kill_at", "kept_at"),
-    [
-        (PLAIN, [0.1, 0.3, 0.2, 0.1], 5, 4),  # the best is in the checkpoint
-        (PLAIN, [0.1, 0.2, 0.3, 0.4], 5, 4),  # the best is still to come
-        (PLAIN, [0.1, 0.3, 0.2, 0.1], 1, 0),  # nothing is kept yet
-        (PLAIN, [0.1, 0.3, 0.2, 0.1], 4, 2),  # killed before the file was written
-        (EVERYTHING, [0.1, 0.3, 0.2, 0.1], 5, 4),
-        (EVERYTHING, [0.1, 0.2, math.nan, 0.2], 7, 6),  # a tie with what the checkpoint has
-        (EVERYTHING, [None, 0.1, 0.2, 0.2], 3, 2),
-    ],
-)
-def test_killed_and_resumed_it_ends_as_if_it_had_never_been_stopped(
-    tmp_path: Path, config: supervised.Config, aps: list[float | None], kill_at: int, kept_at: int
-) -> None:
-    whole = outcome(config, aps, None)
-    killed = outcome(config, aps, tmp_path / "training.pt", kill_at=kill_at)
-    resumed = outcome(config, aps[kept_at // 2 :], tmp_path / "training.pt")
-    assert killed.lines == whole.lines[:kill_at]
-    assert resumed.lines == whole.lines[kept_at:]
-    assert resumed.best == whole.best
-    assert all(torch.equal(resumed.weights[name], tensor) for name, tensor in whole.weights.items())
-    assert all(map(torch.equal, resumed.random, whole.random))
-    assert list(tmp_path.iterdir()) == [tmp_path / "training.pt"]
-
-
-def test_patience_is_remembered_and_what_has_ended_does_not_begin_again(tmp_path: Path) -> None:
-    config = replace(PLAIN, patience=2)
-    whole = outcome(config, [0.3, 0.2, 0.1], None)
-    outcome(config, [0.3, 0.2], tmp_path / "training.pt", kill_at=5)
-    resumed = outcome(config, [0.1], tmp_path / "training.pt")
-    assert [step for step, _ in resumed.lines] == [5, 6]
-    again = outcome(config, [], tmp_path / "training.pt")
-    assert again.lines == []
-    for other in (resumed, again):
-        assert other.best == whole.best == 0.3
-        assert all(torch.equal(other.weights[name], tensor) for name, tensor in whole.weights.items())
-    finished = outcome(PLAIN, [0.1, 0.2, 0.3, 0.4], tmp_path / "to_the_end.pt")
-    again = outcome(PLAIN, [], tmp_path / "to_the_end.pt")
-    assert again.lines == []
-    assert all(torch.equal(again.weights[name], tensor) for name, tensor in finished.weights.items())
+    """Tune to the end, or until it is killed; what is drawn before a run that goes on is another."""
+    torch.manual_seed(0 if after is None else 99)
+    policy, told = strategy.start(shipped()), Told()
+    if after is None:
+        torch.manual_seed(1)
+    steps = UPDATES * (2 if isinstance(strategy, PPO) else 1)
+    told_figures = iter(figures)
+    task = a_task(
+        data,
+        num_steps=steps,
+        batch_size=2,
+        validate_every=EVERY * steps // UPDATES,
+        callbacks=[*callbacks, told],
+        validation_ap=told_figures.__next__,
+    )
+    ending = None
+    with pytest.MonkeyPatch.context() as patched, contextlib.suppress(KilledError):
+        patched.setattr(supervised, "detect_dataset", lambda *_: ([], []))
+        patched.setattr(supervised, "quick_evaluate", lambda *_, **__: {"AP": next(told_figures)})
+        ending = strategy.tune(policy, task)
+    lines = [(update, json.dumps(metrics)) for update, metrics in told.lines]
+    everything = {**copied(policy.detector.plain().state_dict()), **copied(policy.trainable.state_dict())}
+    return Outcome(ending, everything, torch.get_rng_state(), lines)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("training") / "training.pt"
-    outcome(PLAIN, [0.1, 0.2], file, kill_at=3)
-    return file
+def data() -> EncodedDataset:
+    return train_data()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"config": replace(PLAIN, learning_rate=1e-3)}, r"learning_rate was 0\.002 and is 0\.001"),
-        ({"config": replace(PLAIN, ema=0.9)}, r"must be the state of a training; it lacks average"),
-        ({"scenes": DigitScenes("train", num_scenes=7)}, r"num_images was 6 and is 7"),
-        ({"num_classes": 3}, r"roi_heads\.box_predictor\.cls_score\.weight must have shape"),
-        ({"seed": 1}, r"another seed"),
-    ],
-)
-def test_a_checkpoint_of_another_training_is_named_with_what_differs(
-    checkpoint: Path, changes: dict[str, Any], message: str
+@pytest.fixture(scope="module", params=STRATEGIES)
+def strategy(request: pytest.FixtureRequest) -> Strategy:
+    return STRATEGIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def whole(strategy: Strategy, data: EncodedDataset) -> Outcome:
+    return outcome(strategy, data)
+
+
+def test_a_run_is_the_same_again_and_says_something(strategy: Strategy, data: EncodedDataset, whole: Outcome) -> None:
+    again = outcome(strategy, data)
+    assert again.lines == whole.lines
+    assert again.ending == whole.ending == Ending(reason="budget", update=UPDATES, best=0.3)
+    assert [update for update, _ in whole.lines] == list(range(UPDATES + 1))
+    assert len({line for _, line in whole.lines}) == UPDATES + 1
+    start = shipped().plain().state_dict()
+    assert any(not torch.equal(whole.weights[name], value) for name, value in start.items())
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4])
+def test_killed_and_resumed_it_ends_as_if_it_had_never_been_stopped(
+    tmp_path: Path, strategy: Strategy, data: EncodedDataset, whole: Outcome, killed_at: int
 ) -> None:
-    with pytest.raises(ValueError, match=message) as refused:
-        outcome(**({"config": PLAIN, "aps": [0.1] * 4, "checkpoint": checkpoint} | changes))
-    assert str(checkpoint) in str(refused.value)
-
-
-def test_the_number_of_processes_that_read_ahead_is_free(checkpoint: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "training.pt"
-    copied.write_bytes(checkpoint.read_bytes())
-    assert outcome(replace(PLAIN, num_workers=1), [0.1] * 3, copied).lines[0][0] == 3
-
-
-@pytest.mark.parametrize("content", [b"", b"weights, please"])
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "training.pt"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"training\.pt: must be a readable checkpoint.*start afresh"):
-        outcome(PLAIN, [0.1], file)
-
-
-def test_other_weights_are_no_state_of_a_training(tmp_path: Path) -> None:
-    file = tmp_path / "detector.pt"
-    torch.save({"weight": torch.ones(1)}, file)
-    with pytest.raises(ValueError, match=r"detector\.pt: must be the state of a training; it lacks best, identity"):
-        outcome(PLAIN, [0.1], file)
+    file = tmp_path / "run.pt"
+    killed = outcome(strategy, data, Checkpoint(file, every_seconds=1e9), KillAt(killed_at))
+    kept = (killed_at - 1) // EVERY * EVERY
+    resumed = outcome(strategy, data, Checkpoint(file), figures=FIGURES[kept // EVERY + 1 :], after=kept)
+    assert killed.ending is None
+    assert killed.lines == whole.lines[:killed_at]
+    assert resumed.lines == whole.lines[kept + 1 :]
+    assert resumed.ending == whole.ending
+    assert resumed.weights.keys() == whole.weights.keys()
+    assert [name for name, value in whole.weights.items() if not torch.equal(resumed.weights[name], value)] == []
+    assert torch.equal(resumed.random, whole.random)
+    assert list(tmp_path.iterdir()) == [file]

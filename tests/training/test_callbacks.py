@@ -1,5 +1,6 @@
 """What happens around a run's updates: checkpoints, metrics on disk and in TensorBoard, and a bar."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,8 @@ def outcome(loop: LoopConfig, figures: list[Any], *callbacks: Callback, seed: in
     torch.manual_seed(seed)
     learner, watch = ToyLearner(list(figures)), Watch()
     ending = None
-    try:
+    with contextlib.suppress(KilledError):
         ending = fit(learner, loop, name="toy", callbacks=[*callbacks, watch])
-    except KilledError:
-        pass
     random = torch.get_rng_state().tolist(), learner.generator.get_state().tolist()
     lines = [(update, json.dumps(metrics)) for (event, update), metrics in zip(
         [e for e in watch.events if e[0] == "step"], watch.metrics, strict=True)]  # fmt: skip
