@@ -258,14 +258,17 @@ def _run(job: Job, run: Run, callbacks: Sequence[Callback]) -> Results:
     if not job.detector.is_trained:
         warm_start(job.detector, job.data, job.recipe.scaled(job.budget.warm_start_share))
     rows = _Rows()
-    of_heads = [strategy for strategy in job.strategies if strategy.trains == "head"]
+    own = [
+        strategy for strategy in job.strategies if not (job.baselines and strategy == Labels())
+    ]  # not the control itself
+    of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]
     torch.manual_seed(job.seed)
-    warm = (of_heads or job.strategies)[0].start(job.detector)
+    warm = of_heads[0].start(job.detector)
     if job.baselines:
         rows.add(WARM_START, warm, time.perf_counter() - started, Ending(reason="budget"))
-        if of_heads and CONTROL not in {strategy.name for strategy in job.strategies}:
+        if any(strategy.trains == "head" for strategy in job.strategies):
             _add(rows, Labels(), warm, job, run, callbacks)
-    for strategy in job.strategies:
+    for strategy in own:
         torch.manual_seed(job.seed)
         _add(rows, strategy, strategy.start(job.detector), job, run, callbacks)
     if job.baselines and isinstance(warm, VotingPolicy):
