@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -25,7 +26,7 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
-from rl_det.report.detections import draw_and_write, image_files
+from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -225,9 +226,16 @@ def run_detect(flags: DetectFlags) -> None:
     """`rl-det detect`."""
     tuned = load_tuned(flags.detector, device=flags.device)
     files = image_files(flags.images)
+    pictures = pictures_of(files, flags.out)
     with bar("detect", len(files)) as shown:
         written = draw_and_write(
-            tuned.detect, tuned.classes, tuned.category_ids, files, flags.out, flags.threshold, on_image=shown.advance
+            tuned.detect,
+            tuned.classes,
+            tuned.category_ids,
+            pictures,
+            flags.out,
+            flags.threshold,
+            on_image=shown.advance,
         )
     print(f"{len(files)} pictures and {written.name} are in {flags.out}")
 
@@ -290,8 +298,9 @@ def one_line(prog: str | None) -> Iterator[None]:
     except SystemExit as ending:
         if not ending.code:
             raise
-        text = re.split(r"─{10,} *│", printed.getvalue().partition("\n")[2])[0]  # the first frame, without its title
-        line = " ".join(re.sub("[│╭╰─╮╯]", " ", text).split()).removesuffix(".")
+        inside = [line.strip("│| ") for line in printed.getvalue().splitlines() if not re.match(r"[╭╰+]|[-─ ]+$", line)]
+        lines = itertools.takewhile(lambda line: not re.match("[-─]{10}|For full helptext", line), inside)
+        line = " ".join(" ".join(lines).split()).removesuffix(".")
         line = re.sub(r"Error parsing (?:\S*flags\.?)?(\S*): ", lambda found: found[1] and f"{found[1]}: ", line)
         raise UsageError(f"{line}; see {prog or Path(sys.argv[0]).name} --help") from None
 
@@ -301,21 +310,24 @@ def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog:
 
     Raises `UsageError`, in one line, for flags that are wrong.
     """
+    defaults = _defaults(flags_type, arguments)
+    given: dict[str, Any] = {} if defaults is None else {"default": defaults}
     with one_line(prog):
-        return tyro.cli(flags_type, args=arguments, prog=prog, default=_defaults(flags_type, arguments))
+        flags: Flags = tyro.cli(flags_type, args=arguments, prog=prog, **given)
+    return flags
 
 
-def _defaults(flags_type: type[Flags], arguments: Sequence[str] | None) -> Flags:
-    nothing: Flags = tyro.MISSING  # tyro's word for no default
+def _defaults(flags_type: type[Flags], arguments: Sequence[str] | None) -> Flags | None:
+    """The flags that follow from `--budget` and `--data`; None where none do."""
     if not issubclass(flags_type, RunFlags):
-        return nothing
+        return None
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--budget", choices=tuple(BUDGETS), default="full")
     early.add_argument("--data")
     try:
         known, _ = early.parse_known_args(arguments)
     except argparse.ArgumentError:  # which tyro says better
-        return nothing
+        return None
     recipe = DIGIT_RECIPE if known.data is None else PHOTO_RECIPE
     return flags_type(budget=known.budget, limits=BUDGETS[known.budget], recipe=recipe)
 

@@ -100,14 +100,16 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     if not plan.detector.is_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
     rows = _Rows()
-    of_heads = [strategy for strategy in plan.strategies if strategy.trains == "head"]
+    is_control = [plan.baselines and strategy == Labels() for strategy in plan.strategies]
+    own = [strategy for strategy, twice in zip(plan.strategies, is_control, strict=True) if not twice]
+    of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]
     torch.manual_seed(plan.seed)
-    warm = (of_heads or plan.strategies)[0].start(plan.detector)
+    warm = of_heads[0].start(plan.detector)
     if plan.baselines:
         rows.add(WARM_START, warm, time.perf_counter() - started, Ending(reason="budget"))
-        if of_heads and CONTROL not in {strategy.name for strategy in plan.strategies}:
+        if any(strategy.trains == "head" for strategy in plan.strategies):
             _add(rows, Labels(), warm, plan, run, callbacks)
-    for strategy in plan.strategies:
+    for strategy in own:
         torch.manual_seed(plan.seed)
         _add(rows, strategy, strategy.start(plan.detector), plan, run, callbacks)
     if plan.baselines and isinstance(warm, VotingPolicy):

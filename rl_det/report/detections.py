@@ -1,6 +1,6 @@
 """Image files and a tuned detector -> pictures with boxes, and the detections as COCO results JSON."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def draw_and_write(
     detect: Callable[[Iterable[Float[Tensor, "3 _ _"]]], list[Detections]],
     classes: Sequence[str],
     category_ids: Sequence[int],
-    files: Sequence[Path],
+    pictures: Mapping[Path, Path],
     folder: Path,
     threshold: float,
     *,
@@ -32,12 +32,9 @@ def draw_and_write(
     """One picture for each image, and `detections.json`, whose path comes back; `on_image` hears of each that is done.
 
     The JSON is COCO's results: boxes x, y, width, height in the image's pixels, the data set's category ids, and as `image_id`
-    the file's name. ValueError, with nothing written, names an image that is none, or whose picture would be another's.
+    the file's name. `pictures` says where each image's picture is written.
     """
-    pictures = _pictures_of(files, folder)
-    for file in files:
-        image_size(file, "the image")
-    check_writable(folder)
+    files = list(pictures)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for start in range(0, len(files), IMAGES_AT_A_TIME):
@@ -66,8 +63,13 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image's picture is written. ValueError where two would share one, or an image would be overwritten."""
+def pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where in a folder each image's picture is to be written; nothing is written yet.
+
+    ValueError names an image that is none, that would be overwritten, or whose picture would be another's, and a folder that
+    cannot be written to.
+    """
+    check_writable(folder)
     pictures: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for file in files:
@@ -78,6 +80,7 @@ def _pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
             )
         if picture.resolve() == file.resolve():
             raise ValueError(f"{file}: its picture would overwrite the image; give another folder (--out)")
+        image_size(file, "the image")
         pictures[file] = picture
     return pictures
 

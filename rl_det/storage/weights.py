@@ -79,7 +79,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a broken file provoke
-        raise ValueError(f"{path}: must be a readable {path.suffix} file of tensors; got {error}") from error
+        message = f"it cannot be loaded as such ({type(error).__name__}); save model.state_dict() alone"
+        raise ValueError(f"{path}: must be a readable {path.suffix} file of tensors; {message}") from error
     if not isinstance(state, dict) or not all(isinstance(entry, Tensor) for entry in state.values()):
         raise ValueError(f"{path}: must hold a state_dict, names to tensors; save model.state_dict() alone")
     return state

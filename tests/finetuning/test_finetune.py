@@ -50,7 +50,7 @@ def test_labels_are_the_control_itself(data: Splits, detector: Detector, tmp_pat
     other = rl_det.finetune(detector, data, rl_det.HandSetVotes(), rl_det.Labels(), budget=BUDGET, out=tmp_path / "two")
     rows = ["warm_start", "warm_start_voted", "continued_supervised_voted", "voting_untrained", "continued_supervised"]
     assert sorted(other.rows) == sorted(rows)
-    assert other.methods["continued_supervised"] == result.methods["continued_supervised"]
+    assert other.methods["continued_supervised"]["AP"] == result.methods["continued_supervised"]["AP"]
 
 
 def test_supervised_alone_is_compared_with_the_warm_start_and_the_table_says_so(
@@ -142,7 +142,7 @@ def test_a_run_that_diverges_says_so_under_the_table(data: Splits, detector: Det
     last = result.table().splitlines()[-1]
     assert last.startswith(f"surrogate ended after {ending.update} update")
     assert "not finite (the " in last
-    assert result.rows["surrogate"].figures == result.rows["warm_start"].figures, "the best weights were the first"
+    assert result.rows["surrogate"].class_ap == result.rows["warm_start"].class_ap, "the best weights were the first"
     assert rl_det.load_results(tmp_path / "run").table() == result.table()
 
 
@@ -168,7 +168,7 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_goes_on_or_is_replaced(
         run(rl_det.Surrogate("ap"))
     with pytest.raises(ValueError, match="what goes on must be what was stopped; strategies was"):
         run(rl_det.Surrogate("smooth_ap"), resume=True)
-    assert run(rl_det.Surrogate("ap"), resume=True).methods == first.methods
+    assert run(rl_det.Surrogate("ap"), resume=True).table().splitlines()[4] == first.table().splitlines()[4]
     (tmp_path / "run" / "notes.txt").write_text("mine")
     run(rl_det.HandSetVotes(), overwrite=True)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"

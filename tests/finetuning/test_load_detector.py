@@ -1,6 +1,5 @@
 """What a detector may be loaded from, and the one sentence for what it may not."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def test_weights_of_other_classes_give_all_but_the_predictor(two: Splits) -> Non
 def test_weights_that_fit_two_architectures_are_refused_naming_both(two: Splits, tmp_path: Path) -> None:
     file = tmp_path / "mine.pt"
     save_state(build_detector(MOBILENET, num_classes=2).plain(), file, torch.float16)
-    both = "it fits fasterrcnn_mobilenet_v3_large_320_fpn and fasterrcnn_mobilenet_v3_large_fpn; name the detector"
+    both = r"it fits fasterrcnn_mobilenet_v3_large_320_fpn and fasterrcnn_mobilenet_v3_large_fpn; name the detector"
     with pytest.raises(ValueError, match=both):
         rl_det.load_detector(file, two)
     named = rl_det.load_detector(MOBILENET, two, weights=file)
@@ -113,9 +112,8 @@ def test_everything_else_is_refused_in_one_sentence(two: Splits, tmp_path: Path)
     if not torch.cuda.is_available():
         cases.append(("tiny", {"device": "cuda"}, "device cuda needs a CUDA device"))
     for source, keywords, told in cases:
-        with pytest.raises(ValueError, match=".") as raised:
+        with pytest.raises(ValueError, match=told) as raised:
             rl_det.load_detector(source, two, **keywords)
-        assert re.search(told, str(raised.value)), str(raised.value)
         assert "\n" not in str(raised.value).strip(), str(raised.value)
 
 

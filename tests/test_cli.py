@@ -1,0 +1,271 @@
+"""The command `rl-det`: its flags, what a run leaves, what a mistake costs, and how a run that was stopped goes on."""
+
+import importlib.metadata
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetuning.small import write_folder
+from PIL import Image
+
+from rl_det import cli
+from rl_det.storage.run import CONFIG, RESULTS
+
+TINY = [
+    "--budget",
+    "smoke",
+    "--limits.num-updates",
+    "2",
+    "--limits.images-per-update",
+    "4",
+    "--limits.num-draws",
+    "5",
+    "--limits.evaluated-candidates",
+    "80",
+    "--limits.validated-candidates",
+    "64",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RL_DET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits, which tiny knows."""
+    return write_folder(tmp_path_factory.mktemp("cli") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    """A run that has ended."""
+    out = data.parent / "run"
+    cli.main([*finetune(data, out), "--ppo.samples-per-image", "2", "--strategies", "ppo"])
+    return out
+
+
+def finetune(data: Path, out: Path) -> list[str]:
+    return ["finetune", "--data", str(data), "--out", str(out), "--policy", "rescore", *TINY]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """The one line that the command ends with; nothing else is printed, so no image was decoded."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        cli.main([str(argument) for argument in arguments])
+    assert ending.value.code == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+FLAGS = [
+    "--data",
+    "--detector",
+    "--weights",
+    "--budget",
+    "--device",
+    "--seed",
+    "--out",
+    "--resume",
+    "--overwrite",
+    "--policy",
+    "--reward",
+    "--strategies",
+    "--ppo.learning-rate",
+    "--ppo.exploration.sigma",
+    "--ppo.clip",
+    "--ppo.reward",
+    "--reinforce.advantage",
+    "--surrogate.loss",
+    "--surrogate.surrogate-weight",
+    "--labels.learning-rate",
+    "--supervised.ema",
+    "--supervised.augmentations.scale",
+    "--limits.num-updates",
+    "--recipe.head-learning-rate",
+]
+
+
+def test_every_setting_is_a_flag_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["finetune", "--help"])
+    assert ending.value.code == 0
+    told = capsys.readouterr().out
+    for flag in FLAGS:
+        assert re.search(rf"{flag}\b", told), flag
+    assert "['pool_ap']" not in told
+
+
+def test_help_names_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["--help"])
+    assert ending.value.code == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("finetune", "supervised", "compare", "check", "report", "detect"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--nonsense 3", "Unrecognized options: --nonsense, 3; see rl-det finetune --help"),
+        ("--ppo.clip 3", "ppo: clip must lie between 0 and 1; got 3.0; 0.2 is usual"),
+        ("--ppo.reward gold", "reward must be one of .*; got 'gold'"),
+        ("--budget huge", "invalid choice 'huge' for argument '--budget'"),
+        ("--limits.num-updates 0", "num_updates must be at least 1; got 0"),
+        ("--seed one", "--seed: invalid literal"),
+        ("--detector yolo", "yolo: a detector must be one of tiny, "),
+        ("--weights gone.pt", "gone.pt: must be a file of weights; there is none"),
+        ("--policy context --ppo.begin hand_set_votes", "only the voting policy can begin at hand-set votes"),
+        ("--strategies ppo ppo", "'ppo' is there twice"),
+        ("--supervised.monitor mAP", "a training is led by one of AP, "),
+    ],
+)
+def test_a_wrong_flag_costs_one_line_and_nothing_is_decoded_or_written(
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, flags: str, told: str
+) -> None:
+    line = error_of(capsys, "finetune", "--data", data, "--out", tmp_path / "run", "--device", "cpu", *flags.split())
+    assert re.search(told, line), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_of_the_other_commands_cost_one_line_too(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    assert "Expected one of {finetune" in error_of(capsys)
+    assert "nowhere/train.json: the file: cannot be read" in error_of(capsys, "check", "nowhere")
+    assert "must be the results of a run of rl_det" in error_of(capsys, "report", tmp_path)
+    assert "report needs a folder at least" in error_of(capsys, "report")
+    assert "must be a model.json that rl_det has exported" in error_of(capsys, "detect", tmp_path, "a.png")
+    assert "there is no such image file" in error_of(capsys, "detect", run / "ppo", tmp_path / "a.png")
+    assert "detect needs an image at least" in error_of(capsys, "detect", run / "ppo")
+    assert "the strategies must hold continued_supervised" in error_of(capsys, "compare", "--strategies", "ppo_voting")
+
+
+def test_a_traceback_is_kept_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RL_DET_DEBUG", "1")
+    with pytest.raises(ValueError, match=r"train\.json: the file: cannot be read"):
+        cli.main(["check", str(tmp_path)])
+
+
+def test_a_run_leaves_its_configuration_results_pictures_and_detectors_readable_by_all(run: Path) -> None:
+    config = json.loads((run / CONFIG).read_text())
+    assert config["run"]["seed"] == 0
+    (strategy,) = config["run"]["strategies"]
+    assert strategy["exploration"] == {"type": "Exploration", "sigma": 0.5, "box_sigma": 0.2, "keep_bias": 2.0}
+    assert (strategy["samples_per_image"], strategy["clip"], strategy["policy"]) == (2, 0.2, "rescore")
+    assert config["run"]["budget"]["num_updates"] == 2
+    assert config["run"]["recipe"]["head_learning_rate"] > 0
+    told = config["circumstances"]
+    assert told["versions"]["torch"] == importlib.metadata.version("torch")
+    assert told["machine"]["cores"] == os.cpu_count()
+    assert told["commit"]
+    assert told["command"]
+    results = json.loads((run / RESULTS).read_text())
+    assert list(results["methods"]) == ["warm_start", "continued_supervised", "ppo"]
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert {"model.json", "detector.pt", "metrics.jsonl", "ppo.npz", "ppo.png", "ppo.pt"} <= {f.name for f in files}
+    assert not [file for file in files if file.name.startswith(".")], "nothing half written is left"
+    for file in files:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask, file
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_named(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path
+) -> None:
+    before = (run / CONFIG).read_text()
+    line = error_of(capsys, *finetune(data, run))
+    assert f"{run}: holds a run already; resume (--resume) goes on with it, overwrite (--overwrite) replaces it" in line
+    line = error_of(capsys, *finetune(data, run), "--resume", "--seed", "1")
+    assert "what goes on must be what was stopped" in line
+    assert (run / CONFIG).read_text() == before
+
+
+def test_to_resume_a_run_that_has_ended_gives_the_same(run: Path, data: Path) -> None:
+    before = json.loads((run / RESULTS).read_text())
+    cli.main([*finetune(data, run), "--ppo.samples-per-image", "2", "--strategies", "ppo", "--resume"])
+    after = json.loads((run / RESULTS).read_text())
+    assert after["methods"] == before["methods"]
+    assert after["endings"] == before["endings"]
+
+
+def test_check_says_what_the_data_holds(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    cli.main(["check", str(data)])
+    told = capsys.readouterr().out
+    assert told.startswith("data: 10 classes\ntrain: 6 images (128 x 128 to 128 x 128 pixels), ")
+    assert "test: 5 images" in told
+
+
+def test_report_prints_the_table_again_and_joins_seeds(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    cli.main(["report", str(run)])
+    told = capsys.readouterr().out
+    assert "continued_supervised" in told
+    assert "AP over control" in told
+    cli.main(["report", str(run), str(run)])
+    assert "| ppo |" in capsys.readouterr().out
+    other = tmp_path / "other"
+    other.mkdir()
+    results = json.loads((run / RESULTS).read_text())
+    del results["methods"]["ppo"]
+    (other / RESULTS).write_text(json.dumps(results))
+    assert "the runs must have the same rows; got" in error_of(capsys, "report", run, other)
+
+
+def test_detect_draws_and_writes_coco_results(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.open(data / "images" / "test0.png").save(images / "one.png")
+    Image.open(data / "images" / "test1.png").convert("L").resize((200, 90)).save(images / "two.jpg")
+    out = tmp_path / "found"
+    cli.main(["detect", str(run / "ppo"), str(images), "--out", str(out), "--device", "cpu"])
+    assert capsys.readouterr().out == f"2 pictures and detections.json are in {out}\n"
+    assert sorted(file.name for file in out.iterdir()) == ["detections.json", "one.png", "two.png"]
+    with Image.open(out / "two.png") as picture:
+        assert picture.size == (200, 90)
+    rows = json.loads((out / "detections.json").read_text())
+    assert {row["image_id"] for row in rows} == {"one.png", "two.jpg"}
+    assert {row["category_id"] for row in rows} <= set(range(1, 11))
+    for row in rows:
+        left, top, width, height = row["bbox"]
+        wide, high = (128, 128) if row["image_id"] == "one.png" else (200, 90)
+        assert left >= 0
+        assert top >= 0
+        assert width >= 0
+        assert height >= 0
+        assert left + width <= wide + 1e-3
+        assert top + height <= high + 1e-3
+        assert 0 <= row["score"] <= 1
+
+
+def test_detect_overwrites_no_image_and_confuses_no_two(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.open(data / "images" / "test0.png").save(tmp_path / folder / "one.png")
+    before = (tmp_path / "a" / "one.png").read_bytes()
+    line = error_of(capsys, "detect", run / "ppo", tmp_path / "a" / "one.png", "--out", tmp_path / "a")
+    assert "its picture would overwrite the image" in line
+    assert (tmp_path / "a" / "one.png").read_bytes() == before
+    line = error_of(capsys, "detect", run / "ppo", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    assert "its picture would be that of" in line
+    assert not (tmp_path / "c").exists()
