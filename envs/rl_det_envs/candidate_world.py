@@ -26,7 +26,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
     `info["credit"]` [B, N] is what each candidate's own action alone would earn, all others keeping to the baseline: as it
     does not depend on what the others do, credit times the score function is an unbiased gradient of it, with a small part
     of the variance that the joint reward has. The next `num_bystanders` candidates of each image do not act and are not
-    shown, but rank and suppress: without them a policy learns to push down what then falls under the others. With
+    displayed, but rank and suppress: without them a policy learns to push down what then falls under the others. With
     `credit=False` there is none, and a step is cheaper.
     """
 
@@ -34,8 +34,8 @@ class CandidateVectorEnv(DetectorVectorEnv):
     """The action that leaves a candidate as it is."""
     factors: ClassVar[tuple[Factor, ...]] = ("scores",)
     """What an action changes."""
-    shown_from: ClassVar[float] = 0.0
-    """The logit from which on a detection is shown to a user, which F1, LRP and cost go by: a probability of a half."""
+    displayed_from: ClassVar[float] = 0.0
+    """The logit from which on a detection is displayed to a user, which F1, LRP and cost go by: a probability of a half."""
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
         """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1).
@@ -116,7 +116,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
             truths=self._truths,
             num_classes=self.detector.num_classes,
             nms_iou=self.nms_iou,
-            shown_from=self.shown_from,
+            displayed_from=self.displayed_from,
         )
 
     def _taken(self, scene: Scene, actions: Tensor) -> Step:

@@ -3,17 +3,28 @@
 Nothing here needs torch, so that the engine imports in a blink; `rl_det.ap.padding` makes batches of torchvision's dicts.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rl_det.ap.compiled import compiled
 
+Batch = TypeVar("Batch", bound="ImageRows")
+
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionBatch:
+class ImageRows:
+    """A batch whose fields all have its images along the first axis."""
+
+    def __getitem__(self: Batch, images: Int[Any, " b"] | slice) -> Batch:
+        """Some of the images, in the order asked for."""
+        return replace(self, **{field.name: getattr(self, field.name)[images] for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionBatch(ImageRows):
     """What a detector found in B images; `mask` is False on padding. Boxes are xyxy, labels 1..C, scores any finite numbers.
 
     numpy arrays, or torch tensors of one device. Scores are ranked in float64, ties by the lower index.
@@ -29,7 +40,7 @@ class DetectionBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruthBatch:
+class TruthBatch(ImageRows):
     """What is truly in B images; `mask` is False on padding. `area` is the annotation's own, not the box's."""
 
     boxes: Float[Any, "B G 4"]

@@ -33,9 +33,8 @@ def what_moves_are_worth(
     boxes that are not finite or turned inside out, naming edit ("image") and candidate ("index").
     """
     r, m, num_classes = pool.relations, pool.matches, pool.relations.positives.shape[1]
-    shown = DetectionBatch(boxes=moved, labels=r.labels[images], scores=np.zeros(scores.shape), mask=r.mask[images])
-    own_truths = TruthBatch(**{name: values[images] for name, values in vars(truths).items()})
-    check(shown, own_truths, num_classes)
+    edited = DetectionBatch(boxes=moved, labels=r.labels[images], scores=np.zeros(scores.shape), mask=r.mask[images])
+    check(edited, truths[images], num_classes)
     change, worth = _moves(
         images, scores, moved, pool.scores, boxes, pool.members, pool.member_ends, r.overlap, r.partners, r.passes,
         truths.boxes, truths.labels, truths.iscrowd, truths.mask, COCO.needed_iou, pool.nms_iou,

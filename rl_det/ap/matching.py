@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32, UInt32
+from jaxtyping import Float64, Int, Int32, UInt32
 from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
@@ -49,6 +49,17 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def __getitem__(self, images: Int[np.ndarray, " b"] | slice) -> "Matches":
+        """The matches of some of the images, in the order asked for."""
+        return Matches(
+            positives=self.positives[:, images],
+            order=self.order[images],
+            starts=self.starts[images],
+            scores=self.scores[images],
+            hits=self.hits[:, images],
+            ignored=self.ignored[:, images],
+        )
 
 
 def match(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, options: CocoOptions = COCO) -> Matches:

@@ -27,14 +27,14 @@ Factor = Literal["scores", "boxes"]
 class Pool:
     """P images as a detector leaves them, and what is truly in them.
 
-    AP ranks all detections; a user is shown those with a score of at least `shown_from`, which F1, LRP and prices go by. It is
-    a constant of the world: no action sets it.
+    AP ranks all detections. Those with a score of at least `displayed_from` are displayed to a user: F1, LRP and prices count
+    these alone. It is a constant of the environment: no action sets it.
     """
 
     detections: DetectionBatch
     truths: TruthBatch
     num_classes: int
-    shown_from: float = -np.inf
+    displayed_from: float = -np.inf
 
     @cached_property
     def ranking(self) -> RankingPool:
@@ -55,13 +55,12 @@ class Edits:
 
     def __getitem__(self, rows: Int64[np.ndarray, " r"]) -> "Edits":
         """Some of the edits, in the order asked for."""
-        found = DetectionBatch(**{name: values[rows] for name, values in vars(self.detections).items()})
-        return Edits(self.pool, self.images[rows], found)
+        return Edits(self.pool, self.images[rows], self.detections[rows])
 
     @cached_property
     def truths(self) -> TruthBatch:
         """What is truly in each edit's image."""
-        return TruthBatch(**{name: values[self.images] for name, values in vars(self.pool.truths).items()})
+        return self.pool.truths[self.images]
 
     @cached_property
     def matches(self) -> Matches:
@@ -69,10 +68,10 @@ class Edits:
         return match(self.detections, self.truths, num_classes=self.pool.num_classes, options=NO_LIMIT)
 
     @cached_property
-    def shown(self) -> DetectionBatch:
-        """The detections that a user is shown."""
-        seen = self.detections.mask & (self.detections.scores >= self.pool.shown_from)
-        return replace(self.detections, mask=seen)
+    def displayed(self) -> DetectionBatch:
+        """The detections that are displayed to a user."""
+        visible = self.detections.mask & (self.detections.scores >= self.pool.displayed_from)
+        return replace(self.detections, mask=visible)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ class Scene:
     truths: TruthBatch
     num_classes: int
     nms_iou: float
-    shown_from: float = -np.inf
+    displayed_from: float = -np.inf
 
     @cached_property
     def relations(self) -> Relations:
@@ -106,7 +105,7 @@ class Scene:
             detections=self._kept(everywhere, self.boxes, self.scores),
             truths=self.truths,
             num_classes=self.num_classes,
-            shown_from=self.shown_from,
+            displayed_from=self.displayed_from,
         )
 
     def edits(
