@@ -11,12 +11,13 @@ from jaxtyping import Float32, Float64, Int64
 from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.candidate_pool import CandidatePool, list_change, sort_group, suppress
+from rl_det.ap.candidate_pool import CandidatePool, list_change, sort_group
 from rl_det.ap.compiled import compiled, compiled_in_parallel
 from rl_det.ap.matching import gather_truths, group_by_label
 from rl_det.ap.options import COCO
 from rl_det.ap.ranking_pool import lists_of
-from rl_det.ap.relations import list_partners, suppression_iou
+from rl_det.ap.relations import list_partners
+from rl_det.ap.suppression import suppress, suppression_iou
 
 
 def what_moves_are_worth(
@@ -87,7 +88,7 @@ def _moves(
                     moved[r, i], truths, crowds, first, last, needed_iou, close, overlaps, bits, own_partners[i],
                     own_passes[i],
                 )  # fmt: skip
-                kept = suppress(order, 0, count, near, nms_iou, survivors, 0)
+                kept = suppress(order, 0, count, near, None, nms_iou, survivors, 0)
                 worth[r, i] = scale * list_change(
                     b, survivors, kept, baseline[b], listed, own_partners, own_passes, crowds, taken, hits, ignored,
                     positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
@@ -103,7 +104,7 @@ def _moves(
                     own_passes[i],
                 )  # fmt: skip
             count = sort_group(scores[r], group, order)
-            kept = suppress(order, 0, count, near, nms_iou, survivors, 0)
+            kept = suppress(order, 0, count, near, None, nms_iou, survivors, 0)
             changes[r] += scale * list_change(
                 b, survivors, kept, scores[r], listed, own_partners, own_passes, crowds, taken, hits, ignored,
                 positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,

@@ -15,6 +15,7 @@ from rl_det.ap.compiled import compiled, compiled_in_parallel
 from rl_det.ap.matching import ALL_BITS, Matches
 from rl_det.ap.ranking_pool import RankingPool, class_change, edits, lists_of
 from rl_det.ap.relations import Relations
+from rl_det.ap.suppression import suppress
 
 
 class CandidatePool:
@@ -111,7 +112,7 @@ def _resolve_all(
         start = 0
         for c in range(num_classes):
             count = sort_group(scores[b], members[b, ends[b, c] : ends[b, c + 1]], order)
-            kept = suppress(order, 0, count, overlap[b], nms_iou, alive, 0)
+            kept = suppress(order, 0, count, overlap[b], None, nms_iou, alive, 0)
             match_survivors(alive, kept, partners[b], passes[b], crowd[b], taken, hits[b, start:], ignored[b, start:])
             for k in range(kept):
                 survivors[b, start + k], ranked[b, start + k] = alive[k], scores[b, alive[k]]
@@ -134,26 +135,6 @@ def sort_group(scores: Any, members: Any, order: Any) -> int:
         order[slot] = i
         count += 1
     return count
-
-
-@compiled
-def suppress(order: Any, first: int, count: int, overlap: Any, nms_iou: float, survivors: Any, kept: int) -> int:
-    """Non-maximum suppression of order[first:count], given that `kept` of those before survive; returns how many do in all."""
-    for position in range(first, count):
-        i = order[position]
-        if not suppressed(i, overlap, nms_iou, survivors, kept):
-            survivors[kept] = i
-            kept += 1
-    return kept
-
-
-@compiled
-def suppressed(i: int, overlap: Any, nms_iou: float, survivors: Any, kept: int) -> bool:
-    """Whether one of the first `kept` survivors suppresses the candidate."""
-    for k in range(kept):  # noqa: SIM110  (compiled)
-        if overlap[i, survivors[k]] > nms_iou:
-            return True
-    return False
 
 
 @compiled
@@ -234,7 +215,7 @@ def _what_if(
                 continue
             old, lists = slice(pool_starts[b, c + 1], pool_starts[b, c + 2]), lists_of(c, ranked)
             count = sort_group(own, group, order)
-            kept = suppress(order, 0, count, overlap[b], nms_iou, survivors, 0)
+            kept = suppress(order, 0, count, overlap[b], None, nms_iou, survivors, 0)
             change = list_change(
                 b, survivors, kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
                 positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
@@ -248,7 +229,7 @@ def _what_if(
                 while kept_before < kept and precedes(survivors[kept_before], i, own, alternatives[r, i]):
                     others[kept_before] = survivors[kept_before]
                     kept_before += 1
-                other_kept = suppress(other, first, size, overlap[b], nms_iou, others, kept_before)
+                other_kept = suppress(other, first, size, overlap[b], None, nms_iou, others, kept_before)
                 if same(survivors, kept, others, other_kept) and not among(i, survivors, kept):
                     continue  # suppressed before and after: most candidates
                 own[i] = alternatives[r, i]

@@ -15,6 +15,7 @@ from rl_det.ap.batch import DetectionBatch, TruthBatch, check
 from rl_det.ap.compiled import compiled, compiled_in_parallel
 from rl_det.ap.matching import NUM_CHUNKS, count_positives, gather_truths, group_by_label, prefer
 from rl_det.ap.options import COCO
+from rl_det.ap.suppression import suppression_iou
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +103,6 @@ def _overlap(boxes: Any, labels: Any, mask: Any) -> Any:
                 if mask[b, j] and labels[b, j] == labels[b, i]:
                     overlap[b, i, j] = overlap[b, j, i] = suppression_iou(boxes[b, i], boxes[b, j])
     return overlap
-
-
-@compiled
-def suppression_iou(box: Any, other: Any) -> Any:
-    """In float32, as torchvision's NMS computes it; 0 for two boxes without area."""
-    width = max(np.float32(0), min(box[2], other[2]) - max(box[0], other[0]))
-    height = max(np.float32(0), min(box[3], other[3]) - max(box[1], other[1]))
-    shared = width * height
-    union = (box[2] - box[0]) * (box[3] - box[1]) + (other[2] - other[0]) * (other[3] - other[1]) - shared
-    return shared / union if union > 0 else np.float32(0)
 
 
 @compiled_in_parallel

@@ -6,15 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.compiled import compiled_in_parallel
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.options import CocoOptions
 from rl_det.ap.ranking_pool import RankingPool
-from rl_det.ap.relations import Relations, relations, suppression_iou
+from rl_det.ap.relations import Relations, relations
+from rl_det.ap.suppression import hard_nms
 
 NO_LIMIT = CocoOptions(max_detections=2**31 - 1)
 """COCO's options, but every detection counts: a hundred a class is a limit for reports."""
@@ -119,7 +118,7 @@ class Scene:
 
     def _kept(self, images: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> DetectionBatch:
         labels = self.labels[images]
-        kept = _survivors(boxes, labels, self.mask[images], scores, self.nms_iou)
+        kept = hard_nms(boxes, labels, self.mask[images], scores, self.nms_iou)
         return DetectionBatch(boxes=boxes, labels=labels, scores=scores, mask=kept)
 
 
@@ -195,26 +194,3 @@ class Variants:
         credit: Float64[np.ndarray, "R N"] = np.zeros(self.shape)
         credit[self.rows, self.candidates] = worth
         return credit
-
-
-@compiled_in_parallel
-def _survivors(boxes: Any, labels: Any, mask: Any, scores: Any, nms_iou: float) -> Any:
-    """Whom non-maximum suppression leaves, class by class; ties go to the lower index, and -inf is out."""
-    num_rows, num_candidates = labels.shape
-    kept = np.zeros((num_rows, num_candidates), dtype=np.bool_)
-    for r in prange(num_rows):
-        survivors, count = np.zeros(num_candidates, dtype=np.int64), 0
-        for i in np.argsort(-scores[r], kind="mergesort"):
-            if not mask[r, i] or scores[r, i] == -np.inf:
-                continue
-            alive = True
-            for k in range(count):
-                j = survivors[k]
-                if labels[r, j] == labels[r, i] and suppression_iou(boxes[r, i], boxes[r, j]) > nms_iou:
-                    alive = False
-                    break
-            if alive:
-                survivors[count] = i
-                count += 1
-                kept[r, i] = True
-    return kept
