@@ -4,12 +4,32 @@ Nothing here needs torch, so that the engine imports in a blink; `rl_det.ap.padd
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rl_det.ap.compiled import compiled
+
+
+class DetectionArrays(NamedTuple):
+    """A `DetectionBatch` in numpy, as the compiled functions take it."""
+
+    boxes: np.ndarray  # [B, N, 4]
+    labels: np.ndarray  # [B, N]
+    scores: np.ndarray  # [B, N]
+    mask: np.ndarray  # [B, N]
+
+
+class TruthArrays(NamedTuple):
+    """A `TruthBatch` in numpy, as the compiled functions take it."""
+
+    boxes: np.ndarray  # [B, G, 4]
+    labels: np.ndarray  # [B, G]
+    area: np.ndarray  # [B, G]
+    iscrowd: np.ndarray  # [B, G]
+    mask: np.ndarray  # [B, G]
+
 
 Batch = TypeVar("Batch", bound="ImageRows")
 
@@ -38,6 +58,11 @@ class DetectionBatch(ImageRows):
     def __len__(self) -> int:
         return len(self.mask)
 
+    @property
+    def arrays(self) -> DetectionArrays:
+        """The same for the compiled functions."""
+        return DetectionArrays(self.boxes, self.labels, self.scores, self.mask)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TruthBatch(ImageRows):
@@ -51,6 +76,11 @@ class TruthBatch(ImageRows):
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    @property
+    def arrays(self) -> TruthArrays:
+        """The same for the compiled functions."""
+        return TruthArrays(self.boxes, self.labels, self.area, self.iscrowd, self.mask)
 
 
 def check(detections: DetectionBatch, truths: TruthBatch, num_classes: int) -> None:
