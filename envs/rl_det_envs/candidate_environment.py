@@ -34,8 +34,8 @@ class CandidateVectorEnv(DetectorVectorEnv):
     """The action that leaves a candidate as it is."""
     factors: ClassVar[tuple[Factor, ...]] = ("scores",)
     """What an action changes."""
-    shown_from: ClassVar[float] = 0.0
-    """The logit from which on a detection is shown to a user, which F1, LRP and cost go by: a probability of a half."""
+    displayed_from: ClassVar[float] = 0.0
+    """The logit from which on a detection is displayed to a user, which F1, LRP and cost go by: a probability of a half."""
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
         """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1).
@@ -116,7 +116,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
             truths=self._truths,
             num_classes=self.detector.num_classes,
             nms_iou=self.nms_iou,
-            shown_from=self.shown_from,
+            displayed_from=self.displayed_from,
         )
 
     def _taken(self, scene: Scene, actions: Tensor) -> Step:

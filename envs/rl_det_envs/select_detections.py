@@ -15,11 +15,11 @@ from rl_det_envs.detector_environment import DetectorEnv
 class SelectDetectionsVector(CandidateVectorEnv):
     """`rl_det/SelectDetections-v0`, batched: 1 keeps a candidate, 0 drops it; the kept rank by their own logits.
 
-    What is kept, and survives NMS, is shown: here F1, LRP and cost know no other threshold than the choice itself.
+    What is kept, and survives NMS, is displayed: here F1, LRP and cost know no other threshold than the choice itself.
     """
 
     doing_nothing = 1.0
-    shown_from = -np.inf
+    displayed_from = -np.inf
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.MultiBinary(self.num_candidates)

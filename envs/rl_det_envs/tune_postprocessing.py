@@ -8,7 +8,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates import select_candidates
 from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
@@ -80,8 +80,8 @@ class TunePostprocessingVector(DetectorVectorEnv):
         self._images = np.asarray(self.indices)
         self._acting = self._images[self.rows]
         self._pool = Pool(
-            detections=_rows(self._default, self._images),
-            truths=TruthBatch(**{name: values[self._images] for name, values in vars(self._truths).items()}),
+            detections=self._default[self._images],
+            truths=self._truths[self._images],
             num_classes=self.detector.num_classes,
         )
         self._edits = self._untouched()
@@ -111,7 +111,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
 
     def _untouched(self) -> Edits:
         """What the detector's own NMS leaves, no threshold."""
-        return Edits(self._pool, self.rows, _rows(self._default, self._acting))
+        return Edits(self._pool, self.rows, self._default[self._acting])
 
     def _processed(self, images: np.ndarray, settings: Settings) -> DetectionBatch:
         c = self._all
@@ -137,7 +137,3 @@ def _histogram(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """How many of each row's values lie in each tenth of [0, 1]."""
     places = np.minimum((values * BINS).astype(np.int64), BINS - 1)
     return np.stack([((places == place) & counted).sum(1) for place in range(BINS)], 1)
-
-
-def _rows(batch: DetectionBatch, rows: np.ndarray) -> DetectionBatch:
-    return DetectionBatch(**{name: values[rows] for name, values in vars(batch).items()})

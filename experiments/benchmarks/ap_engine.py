@@ -133,7 +133,7 @@ def pool_edits(config: Config, d: DetectionBatch, t: TruthBatch) -> dict[str, An
     rng, edits = np.random.default_rng(config.seed), config.pool_edits
     pool = RankingPool(match(d, t, num_classes=CLASSES[-1]))
     images = rng.permutation(len(d))[:edits]
-    own, truths = rows(d, images), rows(t, images)
+    own, truths = d[images], t[images]
     logits = np.log(own.scores / (1 - own.scores))
     one = own.scores.copy()
     one[np.arange(edits), rng.integers(0, one.shape[1], edits)] = rng.uniform(size=edits)
@@ -149,11 +149,6 @@ def pool_edits(config: Config, d: DetectionBatch, t: TruthBatch) -> dict[str, An
         "pool_what_if_us": us["rescored"], "pool_what_if_us_by_edit": us, "pool_images": len(d),
         "pool_classes": CLASSES[-1], "pool_detections": int(d.mask.sum()),
     }  # fmt: skip
-
-
-def rows(batch: Any, images: np.ndarray) -> Any:
-    """Some images of a batch."""
-    return type(batch)(**{name: values[images] for name, values in vars(batch).items()})
 
 
 def whole_data_set(config: Config, d: DetectionBatch, t: TruthBatch) -> dict[str, Any]:

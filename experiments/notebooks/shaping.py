@@ -34,7 +34,7 @@ from rl_det.metrics.operating_point import best_f1
 from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import candidates_of
 from rl_det.policies.rescore import RescorePolicy
-from rl_det.rewards import Edits, Reward, Scene, image_ap
+from rl_det.rewards import Edits, Reward, Scene, image_ap_value
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.training.descent import Descent
 from rl_det.types import Encoded, HeadOutput
@@ -42,8 +42,8 @@ from rl_det.types import Encoded, HeadOutput
 NUM_PROPOSALS, NUM_CANDIDATES, TESTED_CANDIDATES = 48, 48, 96
 IMAGES_PER_UPDATE = 16
 NUM_STEPS = 3
-SHOWN_FROM = 0.0
-"""The logit from which on a detection is shown: a probability of a half."""
+DISPLAYED_FROM = 0.0
+"""The logit from which on a detection is displayed: a probability of a half."""
 
 
 class LastLayer(TwoStage):
@@ -233,7 +233,7 @@ def policy_scene(policy: RescorePolicy, data: EncodedDataset) -> Scene:
         truths=pad_targets(data.targets),
         num_classes=policy.detector.num_classes,
         nms_iou=policy.detector.nms_iou,
-        shown_from=SHOWN_FROM,
+        displayed_from=DISPLAYED_FROM,
     )
 
 
@@ -262,14 +262,14 @@ def figures(start: Scene, scene: Scene, reward: Reward, seconds: float) -> dict[
     own = reward(begun, ended, ended=True) - reward(begun, begun, ended=True)
     probable = replace(detections, scores=1 / (1 + np.exp(-detections.scores)))
     found = outcomes(probable, scene.truths, num_classes=scene.num_classes)
-    again = roles(ended.shown, scene.truths, num_classes=scene.num_classes)["duplicate"]
+    again = roles(ended.displayed, scene.truths, num_classes=scene.num_classes)["duplicate"]
     return {
         "own reward": float(own.mean()),
         "mAP": 100 * mean_ap(scene),
-        "per-image AP": 100 * float(image_ap(ended).mean()),
+        "per-image AP": 100 * float(image_ap_value(ended).mean()),
         "F1": 100 * best_f1(found).f1,
         "D-ECE": 100 * detection_calibration_error(found),
-        "shown": float(ended.shown.mask.sum(1).mean()),
+        "shown": float(ended.displayed.mask.sum(1).mean()),
         "duplicates": float(again.sum(1).mean()),
         "seconds": seconds,
     }

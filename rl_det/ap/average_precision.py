@@ -8,7 +8,7 @@ where weight[k] is the share of recall points that the k-th true positive is the
 (`rl_det.ap.options.RecallWeights`). So one walk up from the lowest score suffices, and only true positives need a step.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,6 +19,15 @@ from rl_det.ap.matching import Matches
 from rl_det.ap.options import COCO, CocoOptions
 
 EPSILON = 2.0**-52  # pycocotools adds it to the denominator of each precision
+
+
+class Walk(NamedTuple):
+    """What a walk up a ranked list keeps at each threshold: the counts so far, the best precision, the area under it."""
+
+    found: np.ndarray  # [T]
+    skipped: np.ndarray  # [T]
+    envelope: np.ndarray  # [T]
+    areas: np.ndarray  # [T]
 
 
 def image_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A B"]:
@@ -45,17 +54,14 @@ def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: An
     aps = np.full((num_ranges, num_images), np.nan)
     class_aps = np.full((num_ranges, num_images, num_labels - 1), np.nan)
     for b in prange(num_images):
-        found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-        envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
+        walk = room_for_walk(num_thresholds)
         for a in range(num_ranges):
             total, present = 0.0, 0
             for label in range(1, num_labels):
                 count = positives[a, b, label]
                 if count:
-                    area = ranked_ap(
-                        hits[a, b], ignored[a, b], starts[b, label], starts[b, label + 1], table[count],
-                        found, skipped, envelope, areas,
-                    )  # fmt: skip
+                    start, end = starts[b, label], starts[b, label + 1]
+                    area = ranked_ap(hits[a, b], ignored[a, b], start, end, table[count], walk)
                     class_aps[a, b, label - 1] = area / num_thresholds
                     total += area
                     present += 1
@@ -65,10 +71,18 @@ def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: An
 
 
 @compiled
-def ranked_ap(
-    hits: Any, ignored: Any, start: int, end: int, weights: Any, found: Any, skipped: Any, envelope: Any, areas: Any
-) -> float:
-    """The AP of a ranked list, summed over the thresholds; `areas` has it for each, the three before it are scratch memory."""
+def room_for_walk(num_thresholds: int) -> Any:
+    """An empty `Walk`."""
+    return Walk(
+        np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds),
+        np.zeros(num_thresholds),
+    )  # fmt: skip
+
+
+@compiled
+def ranked_ap(hits: Any, ignored: Any, start: int, end: int, weights: Any, walk: Any) -> float:
+    """The AP of a ranked list, summed over the thresholds; `walk.areas` has it for each."""
+    found, skipped, envelope, areas = walk
     num_thresholds = len(envelope)
     for t in range(num_thresholds):
         found[t], skipped[t], envelope[t], areas[t] = 0, 0, 0.0, 0.0

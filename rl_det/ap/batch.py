@@ -3,8 +3,8 @@
 Nothing here needs torch, so that the engine imports in a blink; `rl_det.ap.padding` makes batches of torchvision's dicts.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,8 +12,39 @@ from jaxtyping import Bool, Float, Int
 from rl_det.ap.compiled import compiled
 
 
+class DetectionArrays(NamedTuple):
+    """A `DetectionBatch` in numpy, as the compiled functions take it."""
+
+    boxes: np.ndarray  # [B, N, 4]
+    labels: np.ndarray  # [B, N]
+    scores: np.ndarray  # [B, N]
+    mask: np.ndarray  # [B, N]
+
+
+class TruthArrays(NamedTuple):
+    """A `TruthBatch` in numpy, as the compiled functions take it."""
+
+    boxes: np.ndarray  # [B, G, 4]
+    labels: np.ndarray  # [B, G]
+    area: np.ndarray  # [B, G]
+    iscrowd: np.ndarray  # [B, G]
+    mask: np.ndarray  # [B, G]
+
+
+Batch = TypeVar("Batch", bound="ImageRows")
+
+
 @dataclass(frozen=True, kw_only=True)
-class DetectionBatch:
+class ImageRows:
+    """A batch whose fields all have its images along the first axis."""
+
+    def __getitem__(self: Batch, images: Int[Any, " b"] | slice) -> Batch:
+        """Some of the images, in the order asked for."""
+        return replace(self, **{field.name: getattr(self, field.name)[images] for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionBatch(ImageRows):
     """What a detector found in B images; `mask` is False on padding. Boxes are xyxy, labels 1..C, scores any finite numbers.
 
     numpy arrays, or torch tensors of one device. Scores are ranked in float64, ties by the lower index.
@@ -27,9 +58,14 @@ class DetectionBatch:
     def __len__(self) -> int:
         return len(self.mask)
 
+    @property
+    def arrays(self) -> DetectionArrays:
+        """The same for the compiled functions."""
+        return DetectionArrays(self.boxes, self.labels, self.scores, self.mask)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TruthBatch:
+class TruthBatch(ImageRows):
     """What is truly in B images; `mask` is False on padding. `area` is the annotation's own, not the box's."""
 
     boxes: Float[Any, "B G 4"]
@@ -40,6 +76,11 @@ class TruthBatch:
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    @property
+    def arrays(self) -> TruthArrays:
+        """The same for the compiled functions."""
+        return TruthArrays(self.boxes, self.labels, self.area, self.iscrowd, self.mask)
 
 
 def check(detections: DetectionBatch, truths: TruthBatch, num_classes: int) -> None:

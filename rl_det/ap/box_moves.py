@@ -4,19 +4,43 @@ As in `rl_det.ap.candidate_pool`, one class of one image is resolved anew at a t
 matches whom changes too, but only in the row and the column of the box that moves.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.candidate_pool import CandidatePool, list_change, sort_group, suppress
+from rl_det.ap.candidate_pool import (
+    CandidatePool,
+    Related,
+    list_change,
+    members_of,
+    room_for,
+    share_of_class,
+    sort_group,
+)
 from rl_det.ap.compiled import compiled, compiled_in_parallel
-from rl_det.ap.matching import gather_truths, group_by_label
 from rl_det.ap.options import COCO
-from rl_det.ap.ranking_pool import lists_of
-from rl_det.ap.relations import list_partners, suppression_iou
+from rl_det.ap.preference import ClassedTruths, Wishes, box_of, class_truths, room_for_truths, room_for_wishes
+from rl_det.ap.ranked_lists import group_of, list_of
+from rl_det.ap.relations import list_partners
+from rl_det.ap.suppression import suppress, suppression_iou
+
+
+class Placed(NamedTuple):
+    """Scores and boxes of candidates: before the moves all of the pool's [P, ...], after them one image's."""
+
+    scores: np.ndarray  # [P, N] or [N]
+    boxes: np.ndarray  # [P, N, 4] or [N, 4]
+
+
+class Target(NamedTuple):
+    """What a moved box of one image may match, and the room to find out."""
+
+    truths: ClassedTruths
+    wishes: Wishes
+    needed_iou: np.ndarray  # [T]
 
 
 def what_moves_are_worth(
@@ -32,89 +56,115 @@ def what_moves_are_worth(
     `boxes` and `truths` are those that the pool's relations were made of. Exact, through NMS and matching. ValueError on
     boxes that are not finite or turned inside out, naming edit ("image") and candidate ("index").
     """
-    r, m, num_classes = pool.relations, pool.matches, pool.relations.positives.shape[1]
-    shown = DetectionBatch(boxes=moved, labels=r.labels[images], scores=np.zeros(scores.shape), mask=r.mask[images])
-    own_truths = TruthBatch(**{name: values[images] for name, values in vars(truths).items()})
-    check(shown, own_truths, num_classes)
+    r, num_classes = pool.relations, pool.relations.positives.shape[1]
+    edited = DetectionBatch(boxes=moved, labels=r.labels[images], scores=np.zeros(scores.shape), mask=r.mask[images])
+    check(edited, truths[images], num_classes)
+    before = Placed(pool.scores, boxes)
     change, worth = _moves(
-        images, scores, moved, pool.scores, boxes, pool.members, pool.member_ends, r.overlap, r.partners, r.passes,
-        truths.boxes, truths.labels, truths.iscrowd, truths.mask, COCO.needed_iou, pool.nms_iou,
-        m.starts, m.hits[0], m.ignored[0], *pool.ranking.ranked(), pool.ranking.positives,
+        images, scores, moved, before, pool.pooled, truths.arrays, COCO.needed_iou, pool.ranking.standing,
+        pool.ranking.ranked,
     )  # fmt: skip
     return change, worth
 
 
 @compiled_in_parallel
 def _moves(
-    images: Any, scores: Any, moved: Any, baseline: Any, boxes: Any, members: Any, ends: Any, overlap: Any,
-    partners: Any, passes: Any, true_boxes: Any, true_labels: Any, crowd: Any, true_mask: Any, needed_iou: Any,
-    nms_iou: float, pool_starts: Any, pool_hits: Any, pool_ignored: Any, positions: Any, ranked: Any, positives: Any,
+    images: Any, scores: Any, moved: Any, before: Any, pooled: Any, truths: Any, needed_iou: Any, standing: Any,
+    ranked: Any,
 ) -> Any:  # fmt: skip
     """`what_moves_are_worth` for R edits, each on its own, in parallel."""
-    num_edits, num_candidates = scores.shape
-    num_classes, num_truths, length = len(positives), max(1, true_labels.shape[1]), partners.shape[2]
-    changes, worth = np.zeros(num_edits), np.zeros((num_edits, num_candidates))
-    scale = 1.0 / (max(1, (positives > 0).sum()) * len(ranked.found))
-    room = num_candidates + positions.shape[1]
-    for r in prange(num_edits):
-        b = images[r]
-        near = overlap[b].copy()
-        own_partners = np.full((num_candidates, num_truths), -1, dtype=np.int16)
-        own_passes = np.zeros((num_candidates, num_truths), dtype=np.uint32)
-        own_partners[:, :length], own_passes[:, :length] = partners[b], passes[b]
-        starts, true_order = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_truths, dtype=np.int32)
-        truths, crowds = np.zeros((5, num_truths)), np.zeros(num_truths, dtype=np.bool_)
-        group_by_label(true_labels[b], true_mask[b], starts, true_order)
-        gather_truths(true_order, starts[-1], true_boxes[b], crowd[b], truths, crowds)
-        close, overlaps = np.zeros(num_truths, dtype=np.int32), np.zeros(num_truths)
-        bits, taken = np.zeros(num_truths, dtype=np.uint32), np.zeros(num_truths, dtype=np.uint32)
-        order, survivors = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-        listed = np.zeros(num_candidates)
-        hits, ignored = np.zeros(num_candidates, dtype=np.uint32), np.zeros(num_candidates, dtype=np.uint32)
-        at, signs = np.zeros(room, dtype=np.int64), np.zeros(room, dtype=np.int64)
-        hit, skip = np.zeros(room, dtype=np.uint32), np.zeros(room, dtype=np.uint32)
-        for c in range(num_classes):
-            group = members[b, ends[b, c] : ends[b, c + 1]]
-            if len(group) == 0 or positives[c] == 0:
-                continue
-            first, last = starts[c + 1], starts[c + 2]
-            old, lists = slice(pool_starts[b, c + 1], pool_starts[b, c + 2]), lists_of(c, ranked)
-            count = sort_group(baseline[b], group, order)
-            for i in group:
-                if np.array_equal(moved[r, i], boxes[b, i]):
-                    continue
-                place(i, moved[r, i], boxes[b], group, near)
-                list_partners(
-                    moved[r, i], truths, crowds, first, last, needed_iou, close, overlaps, bits, own_partners[i],
-                    own_passes[i],
-                )  # fmt: skip
-                kept = suppress(order, 0, count, near, nms_iou, survivors, 0)
-                worth[r, i] = scale * list_change(
-                    b, survivors, kept, baseline[b], listed, own_partners, own_passes, crowds, taken, hits, ignored,
-                    positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
-                )  # fmt: skip
-                for j in group:
-                    near[i, j] = near[j, i] = overlap[b, i, j]
-                own_partners[i, length:] = -1
-                own_partners[i, :length], own_passes[i, :length] = partners[b, i], passes[b, i]
-            for i in group:
-                place(i, moved[r, i], moved[r], group, near)
-                list_partners(
-                    moved[r, i], truths, crowds, first, last, needed_iou, close, overlaps, bits, own_partners[i],
-                    own_passes[i],
-                )  # fmt: skip
-            count = sort_group(scores[r], group, order)
-            kept = suppress(order, 0, count, near, nms_iou, survivors, 0)
-            changes[r] += scale * list_change(
-                b, survivors, kept, scores[r], listed, own_partners, own_passes, crowds, taken, hits, ignored,
-                positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
-            )  # fmt: skip
+    changes, worth = np.zeros(len(scores)), np.zeros(scores.shape)
+    scale = share_of_class(ranked)
+    for r in prange(len(scores)):
+        after = Placed(scores[r], moved[r])
+        target = target_of(images[r], truths, needed_iou, len(ranked.positives))
+        changes[r] = image_moves(images[r], before, after, pooled, target, standing, ranked, scale, worth[r])
     return changes, worth
 
 
 @compiled
-def place(i: int, box: Any, others: Any, group: Any, near: Any) -> None:
+def target_of(image: int, truths: Any, needed_iou: Any, num_classes: int) -> Any:
+    """One image's `Target`."""
+    num_truths = max(1, truths.labels.shape[1])
+    target = Target(room_for_truths(num_truths, num_classes), room_for_wishes(num_truths), needed_iou)
+    class_truths(image, truths, target.truths)
+    return target
+
+
+@compiled
+def image_moves(
+    image: int, before: Any, after: Any, pooled: Any, target: Any, standing: Any, ranked: Any, scale: float, worth: Any
+) -> float:
+    """The change of the mAP if one image had `after`; `worth` receives what each box's move alone is worth."""
+    scores, boxes, moved = before.scores[image], before.boxes[image], after.boxes
+    num_candidates = len(scores)
+    related = copied(image, pooled, target)
+    near, partners, passes, crowds = related
+    starts, _, sides, _ = target.truths
+    places, overlaps, bits = target.wishes
+    needed_iou = target.needed_iou
+    order, survivors = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
+    room = room_for(num_candidates, len(crowds), standing.keys.shape[1])
+    total = 0.0
+    for c in range(len(ranked.positives)):
+        members = members_of(image, c, pooled)
+        if len(members) == 0 or ranked.positives[c] == 0:
+            continue
+        old, own_list = group_of(image, c, standing), list_of(c, ranked)
+        count = sort_group(scores, members, order)
+        for i in members:
+            if np.array_equal(moved[i], boxes[i]):
+                continue
+            place(i, moved[i], boxes, members, near)
+            list_partners(
+                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, needed_iou, places, overlaps, bits,
+                partners[i], passes[i],
+            )  # fmt: skip
+            kept = suppress(order, 0, count, near, None, pooled.nms_iou, survivors, 0)
+            worth[i] = scale * list_change(image, survivors[:kept], scores, related, old, own_list, room)
+            copy_overlaps(i, members, pooled.overlap[image], near)
+            copy_partners(i, pooled.partners[image], pooled.passes[image], partners, passes)
+        for i in members:
+            place(i, moved[i], moved, members, near)
+            list_partners(
+                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, needed_iou, places, overlaps, bits,
+                partners[i], passes[i],
+            )  # fmt: skip
+        count = sort_group(after.scores, members, order)
+        kept = suppress(order, 0, count, near, None, pooled.nms_iou, survivors, 0)
+        total += scale * list_change(image, survivors[:kept], after.scores, related, old, own_list, room)
+    return total
+
+
+@compiled
+def copied(image: int, pooled: Any, target: Any) -> Any:
+    """One image's `Related` that can be changed in place, with room for all partners."""
+    num_candidates, length = pooled.partners.shape[1:]
+    num_truths = len(target.truths.crowds)
+    partners = np.full((num_candidates, num_truths), -1, dtype=np.int16)
+    passes = np.zeros((num_candidates, num_truths), dtype=np.uint32)
+    partners[:, :length], passes[:, :length] = pooled.partners[image], pooled.passes[image]
+    return Related(pooled.overlap[image].copy(), partners, passes, target.truths.crowds)
+
+
+@compiled
+def place(i: int, box: Any, others: Any, members: Any, overlap: Any) -> None:
     """Write whom candidate i overlaps, now that it is at `box`, among those of its class."""
-    for j in group:
+    for j in members:
         if j != i:
-            near[i, j] = near[j, i] = suppression_iou(box, others[j])
+            overlap[i, j] = overlap[j, i] = suppression_iou(box, others[j])
+
+
+@compiled
+def copy_overlaps(i: int, members: Any, source: Any, overlap: Any) -> None:
+    """Write whom candidate i overlaps in another table."""
+    for j in members:
+        overlap[i, j] = overlap[j, i] = source[i, j]
+
+
+@compiled
+def copy_partners(i: int, partners_before: Any, passes_before: Any, partners: Any, passes: Any) -> None:
+    """Write whom candidate i could match before."""
+    length = partners_before.shape[1]
+    partners[i, length:] = -1
+    partners[i, :length], passes[i, :length] = partners_before[i], passes_before[i]

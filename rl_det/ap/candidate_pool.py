@@ -5,16 +5,53 @@ The pool resolves every image's candidates under their scores (who survives NMS,
 the same change without that candidate's part in it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numba import prange
 
 from rl_det.ap.compiled import compiled, compiled_in_parallel
-from rl_det.ap.matching import ALL_BITS, Matches
-from rl_det.ap.ranking_pool import RankingPool, class_change, edits, lists_of
+from rl_det.ap.matching import Matches
+from rl_det.ap.preference import ALL_BITS
+from rl_det.ap.ranked_lists import Group, ListEdits, class_change, edit, group_of, list_of, room_for_edits
+from rl_det.ap.ranking_pool import RankingPool
 from rl_det.ap.relations import Relations
+from rl_det.ap.suppression import suppress
+
+
+class Pooled(NamedTuple):
+    """A pool's candidates as the compiled functions take them: each image's by class, and their `Relations`.
+
+    Those of image b and class c are `members[b]` from ends[b, c] up to ends[b, c + 1].
+    """
+
+    members: np.ndarray  # [P, N]
+    ends: np.ndarray  # [P, C + 1]
+    overlap: np.ndarray  # [P, N, N]
+    partners: np.ndarray  # [P, N, L]
+    passes: np.ndarray  # [P, N, L]
+    crowd: np.ndarray  # [P, G]
+    nms_iou: float
+
+
+class Related(NamedTuple):
+    """One image's `Relations`."""
+
+    overlap: np.ndarray  # [N, N]
+    partners: np.ndarray  # [N, L]
+    passes: np.ndarray  # [N, L]
+    crowd: np.ndarray  # [G]
+
+
+class Room(NamedTuple):
+    """Scratch memory for what one class's survivors match, and for the edits that this makes; `taken` is left empty."""
+
+    taken: np.ndarray  # [G]
+    scores: np.ndarray  # [N]
+    hits: np.ndarray  # [N]
+    ignored: np.ndarray  # [N]
+    edits: ListEdits
 
 
 class CandidatePool:
@@ -26,16 +63,16 @@ class CandidatePool:
 
     def __init__(self, relations: Relations, scores: Float64[np.ndarray, "P N"], *, nms_iou: float) -> None:
         self.relations, self.nms_iou = relations, nms_iou
-        self.members, self.member_ends = _members(relations.labels, relations.mask, relations.positives.shape[1])
+        r, num_classes = relations, relations.positives.shape[1]
+        members, ends = _members(r.labels, r.mask, num_classes)
+        self.pooled = Pooled(members, ends, r.overlap, r.partners, r.passes, r.crowd, nms_iou)
         self.replace(scores)
 
     def replace(self, scores: Float64[np.ndarray, "P N"]) -> None:
         """Commit new scores for the whole pool."""
-        r, self.scores = self.relations, scores
-        starts, ranked, survivors, hits, ignored = _resolve_all(
-            scores, self.members, self.member_ends, r.overlap, r.partners, r.passes, r.crowd, self.nms_iou
-        )
-        positives = np.pad(r.positives, ((0, 0), (1, 0))).astype(np.int32)
+        self.scores = scores
+        starts, ranked, survivors, hits, ignored = _resolve_all(scores, self.pooled)
+        positives = np.pad(self.relations.positives, ((0, 0), (1, 0))).astype(np.int32)
         self.matches = Matches(
             positives=positives[None],
             order=survivors,
@@ -67,12 +104,8 @@ class CandidatePool:
         The second is mean_ap under scores[r] minus mean_ap under scores[r] with that candidate's score replaced by its
         alternative: exact, through NMS and matching; zeros where no alternatives are asked for.
         """
-        r, m = self.relations, self.matches
-        change, credit = _what_if(
-            images, scores, scores if alternatives is None else alternatives, self.members, self.member_ends,
-            r.overlap, r.partners, r.passes, r.crowd, self.nms_iou, m.starts, m.hits[0], m.ignored[0],
-            *self.ranking.ranked(), self.ranking.positives,
-        )  # fmt: skip
+        others = scores if alternatives is None else alternatives
+        change, credit = _what_if(images, scores, others, self.pooled, self.ranking.standing, self.ranking.ranked)
         return change, credit
 
 
@@ -93,13 +126,32 @@ def _members(labels: Any, mask: Any, num_classes: int) -> Any:
     return members, ends
 
 
+@compiled
+def members_of(image: int, c: int, pooled: Any) -> Any:
+    """The candidates of one image and class."""
+    return pooled.members[image, pooled.ends[image, c] : pooled.ends[image, c + 1]]
+
+
+@compiled
+def related_of(image: int, pooled: Any) -> Any:
+    """One image's `Related`."""
+    return Related(pooled.overlap[image], pooled.partners[image], pooled.passes[image], pooled.crowd[image])
+
+
+@compiled
+def room_for(num_candidates: int, num_truths: int, num_listed: int) -> Any:
+    """Empty `Room` for an image, of which as many as `num_listed` detections stand in the lists."""
+    return Room(
+        np.zeros(num_truths, dtype=np.uint32), np.zeros(num_candidates), np.zeros(num_candidates, dtype=np.uint32),
+        np.zeros(num_candidates, dtype=np.uint32), room_for_edits(num_candidates + num_listed),
+    )  # fmt: skip
+
+
 @compiled_in_parallel
-def _resolve_all(
-    scores: Any, members: Any, ends: Any, overlap: Any, partners: Any, passes: Any, crowd: Any, nms_iou: float
-) -> Any:
+def _resolve_all(scores: Any, pooled: Any) -> Any:
     """Every image's survivors, laid out as `Matches` has them."""
     num_images, num_candidates = scores.shape
-    num_classes = ends.shape[1] - 1
+    num_classes = pooled.ends.shape[1] - 1
     starts = np.zeros((num_images, num_classes + 2), dtype=np.int32)
     ranked = np.zeros((num_images, num_candidates))
     survivors = np.zeros((num_images, num_candidates), dtype=np.int32)
@@ -107,14 +159,16 @@ def _resolve_all(
     ignored = np.zeros((num_images, num_candidates), dtype=np.uint32)
     for b in prange(num_images):
         order, alive = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-        taken = np.zeros(crowd.shape[1], dtype=np.uint32)
+        taken, related = np.zeros(pooled.crowd.shape[1], dtype=np.uint32), related_of(b, pooled)
         start = 0
         for c in range(num_classes):
-            count = sort_group(scores[b], members[b, ends[b, c] : ends[b, c + 1]], order)
-            kept = suppress(order, 0, count, overlap[b], nms_iou, alive, 0)
-            match_survivors(alive, kept, partners[b], passes[b], crowd[b], taken, hits[b, start:], ignored[b, start:])
-            for k in range(kept):
-                survivors[b, start + k], ranked[b, start + k] = alive[k], scores[b, alive[k]]
+            count = sort_group(scores[b], members_of(b, c, pooled), order)
+            kept = suppress(order, 0, count, related.overlap, None, pooled.nms_iou, alive, 0)
+            survivors[b, start : start + kept] = alive[:kept]
+            match_survivors(
+                alive[:kept], scores[b], related.partners, related.passes, related.crowd, taken, ranked[b, start:],
+                hits[b, start:], ignored[b, start:],
+            )  # fmt: skip
             start += kept
             starts[b, c + 2] = start
     return starts, ranked, survivors, hits, ignored
@@ -137,31 +191,22 @@ def sort_group(scores: Any, members: Any, order: Any) -> int:
 
 
 @compiled
-def suppress(order: Any, first: int, count: int, overlap: Any, nms_iou: float, survivors: Any, kept: int) -> int:
-    """Non-maximum suppression of order[first:count], given that `kept` of those before survive; returns how many do in all."""
-    for position in range(first, count):
-        i = order[position]
-        if not suppressed(i, overlap, nms_iou, survivors, kept):
-            survivors[kept] = i
-            kept += 1
-    return kept
-
-
-@compiled
-def suppressed(i: int, overlap: Any, nms_iou: float, survivors: Any, kept: int) -> bool:
-    """Whether one of the first `kept` survivors suppresses the candidate."""
-    for k in range(kept):  # noqa: SIM110  (compiled)
-        if overlap[i, survivors[k]] > nms_iou:
-            return True
-    return False
-
-
-@compiled
 def match_survivors(
-    survivors: Any, kept: int, partners: Any, passes: Any, crowd: Any, taken: Any, hits: Any, ignored: Any
+    survivors: Any,
+    scores: Any,
+    partners: Any,
+    passes: Any,
+    crowd: Any,
+    taken: Any,
+    listed: Any,
+    hits: Any,
+    ignored: Any,
 ) -> None:
-    """What each survivor of one class matches, as bits of thresholds; `taken` is scratch memory, left empty."""
-    for k in range(kept):
+    """List each survivor of one class: its score, and what it matches, as bits of thresholds.
+
+    `taken` is scratch memory, left empty.
+    """
+    for k in range(len(survivors)):
         i = survivors[k]
         hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS
         for p in range(partners.shape[1]):
@@ -176,8 +221,8 @@ def match_survivors(
                 taken[g] |= bits
                 hit |= bits
             needed &= ~bits
-        hits[k], ignored[k] = hit, skip
-    for k in range(kept):
+        listed[k], hits[k], ignored[k] = scores[i], hit, skip
+    for k in range(len(survivors)):
         for p in range(partners.shape[1]):
             if partners[survivors[k], p] < 0:
                 break
@@ -208,57 +253,57 @@ def moved(order: Any, count: int, i: int, scores: Any, score: float, other: Any)
 
 
 @compiled_in_parallel
-def _what_if(
-    images: Any, scores: Any, alternatives: Any, members: Any, ends: Any, overlap: Any, partners: Any, passes: Any,
-    crowd: Any, nms_iou: float, pool_starts: Any, pool_hits: Any, pool_ignored: Any, positions: Any, ranked: Any,
-    positives: Any,
-) -> Any:  # fmt: skip
+def _what_if(images: Any, scores: Any, alternatives: Any, pooled: Any, standing: Any, ranked: Any) -> Any:
     """`CandidatePool.what_if` for R edits, each on its own, in parallel."""
-    num_edits, num_candidates = scores.shape
-    num_thresholds, num_classes = len(ranked.found), len(positives)
-    changes, credits = np.zeros(num_edits), np.zeros((num_edits, num_candidates))
-    scale = 1.0 / (max(1, (positives > 0).sum()) * num_thresholds)
-    room = num_candidates + positions.shape[1]
-    for r in prange(num_edits):
-        b = images[r]
-        own = scores[r].copy()
-        order, other = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-        survivors, others = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-        taken, listed = np.zeros(crowd.shape[1], dtype=np.uint32), np.zeros(num_candidates)
-        hits, ignored = np.zeros(num_candidates, dtype=np.uint32), np.zeros(num_candidates, dtype=np.uint32)
-        at, signs = np.zeros(room, dtype=np.int64), np.zeros(room, dtype=np.int64)
-        hit, skip = np.zeros(room, dtype=np.uint32), np.zeros(room, dtype=np.uint32)
-        for c in range(num_classes):
-            group = members[b, ends[b, c] : ends[b, c + 1]]
-            if len(group) == 0 or positives[c] == 0:
-                continue
-            old, lists = slice(pool_starts[b, c + 1], pool_starts[b, c + 2]), lists_of(c, ranked)
-            count = sort_group(own, group, order)
-            kept = suppress(order, 0, count, overlap[b], nms_iou, survivors, 0)
-            change = list_change(
-                b, survivors, kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
-                positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
-            )  # fmt: skip
-            changes[r] += change * scale
-            for i in group:
-                if alternatives[r, i] == scores[r, i]:
-                    continue
-                size, first = moved(order, count, i, own, alternatives[r, i], other)
-                kept_before = 0
-                while kept_before < kept and precedes(survivors[kept_before], i, own, alternatives[r, i]):
-                    others[kept_before] = survivors[kept_before]
-                    kept_before += 1
-                other_kept = suppress(other, first, size, overlap[b], nms_iou, others, kept_before)
-                if same(survivors, kept, others, other_kept) and not among(i, survivors, kept):
-                    continue  # suppressed before and after: most candidates
-                own[i] = alternatives[r, i]
-                other_change = list_change(
-                    b, others, other_kept, own, listed, partners[b], passes[b], crowd[b], taken, hits, ignored,
-                    positions[b, old], pool_hits[b, old], pool_ignored[b, old], lists, at, signs, hit, skip,
-                )  # fmt: skip
-                credits[r, i] = (change - other_change) * scale
-                own[i] = scores[r, i]
+    changes, credits = np.zeros(len(scores)), np.zeros(scores.shape)
+    scale = share_of_class(ranked)
+    for r in prange(len(scores)):
+        changes[r] = image_change(images[r], scores[r], alternatives[r], pooled, standing, ranked, scale, credits[r])
     return changes, credits
+
+
+@compiled
+def share_of_class(ranked: Any) -> float:
+    """What a class's AP, summed over the thresholds, counts in the mAP."""
+    share: float = 1.0 / (max(1, (ranked.positives > 0).sum()) * len(ranked.found))
+    return share
+
+
+@compiled
+def image_change(
+    image: int, scores: Any, alternatives: Any, pooled: Any, standing: Any, ranked: Any, scale: float, credit: Any
+) -> float:
+    """The change of the mAP if one image had these scores; `credit` receives each candidate's part in it."""
+    num_candidates = len(scores)
+    own, related = scores.copy(), related_of(image, pooled)
+    order, other = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
+    survivors, others = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
+    room = room_for(num_candidates, len(related.crowd), standing.keys.shape[1])
+    total = 0.0
+    for c in range(len(ranked.positives)):
+        members = members_of(image, c, pooled)
+        if len(members) == 0 or ranked.positives[c] == 0:
+            continue
+        old, own_list = group_of(image, c, standing), list_of(c, ranked)
+        count = sort_group(own, members, order)
+        kept = suppress(order, 0, count, related.overlap, None, pooled.nms_iou, survivors, 0)
+        change = list_change(image, survivors[:kept], own, related, old, own_list, room)
+        total += change * scale
+        for i in members:
+            if alternatives[i] == scores[i]:
+                continue
+            size, first = moved(order, count, i, own, alternatives[i], other)
+            other_kept = 0
+            while other_kept < kept and precedes(survivors[other_kept], i, own, alternatives[i]):
+                others[other_kept] = survivors[other_kept]
+                other_kept += 1
+            other_kept = suppress(other, first, size, related.overlap, None, pooled.nms_iou, others, other_kept)
+            if same(survivors, kept, others, other_kept) and not among(i, survivors, kept):
+                continue  # suppressed before and after: most candidates
+            own[i] = alternatives[i]
+            credit[i] = (change - list_change(image, others[:other_kept], own, related, old, own_list, room)) * scale
+            own[i] = scores[i]
+    return total
 
 
 @compiled
@@ -271,22 +316,18 @@ def precedes(j: int, i: int, scores: Any, score: float) -> bool:
 
 
 @compiled
-def list_change(
-    image: int, survivors: Any, kept: int, scores: Any, listed: Any, partners: Any, passes: Any, crowd: Any,
-    taken: Any, hits: Any, ignored: Any, old_positions: Any, old_hits: Any, old_ignored: Any, lists: Any, at: Any,
-    signs: Any, hit: Any, skip: Any,
-) -> float:  # fmt: skip
+def list_change(image: int, survivors: Any, scores: Any, related: Any, old: Any, own_list: Any, room: Any) -> float:
     """The change of a class's AP, summed over the thresholds, if these are the image's survivors of the class."""
-    match_survivors(survivors, kept, partners, passes, crowd, taken, hits, ignored)
-    for k in range(kept):
-        listed[k] = scores[survivors[k]]
-    ranked_scores, images, found, found_before, counted_before, weights, ranks, envelopes, gains = lists
-    count = edits(
-        image, old_positions, old_hits, old_ignored, listed[:kept], hits[:kept], ignored[:kept], ranked_scores, images,
-        at, signs, hit, skip,
+    match_survivors(
+        survivors, scores, related.partners, related.passes, related.crowd, room.taken, room.scores, room.hits,
+        room.ignored,
     )  # fmt: skip
+    kept = len(survivors)
+    new = Group(room.scores[:kept], room.hits[:kept], room.ignored[:kept])
+    listed, images, found, found_before, counted_before, weights, ranks, envelopes, gains = own_list
+    count = edit(image, old, new, listed, images, room.edits)
     change: float = class_change(
-        count, at, signs, hit, skip, found, found_before, counted_before, weights, ranks, envelopes, gains
+        count, room.edits, found, found_before, counted_before, weights, ranks, envelopes, gains
     )
     return change
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt32
 from numba import prange
 
-from rl_det.ap.average_precision import EPSILON, ranked_ap
+from rl_det.ap.average_precision import EPSILON, ranked_ap, room_for_walk
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.compiled import compiled_in_parallel
 from rl_det.ap.matching import Matches, match_ranges
@@ -122,11 +122,10 @@ def _class_ap(starts: Any, scores: Any, hits: Any, ignored: Any, table: Any, row
                     hit[a, count], skip[a, count] = hits[a, b, place], ignored[a, b, place]
                 count += 1
         order = np.argsort(key, kind="mergesort")
-        found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-        envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
+        walk = room_for_walk(num_thresholds)
         for a in range(num_ranges):
-            ranked_ap(hit[a][order], skip[a][order], 0, size, table[rows[a, label]], found, skipped, envelope, areas)
-            aps[a, :, c] = areas
+            ranked_ap(hit[a][order], skip[a][order], 0, size, table[rows[a, label]], walk)
+            aps[a, :, c] = walk.areas
     return aps
 
 

@@ -9,25 +9,48 @@ Nothing is evaluated from scratch. Only the detection's own class can change, an
 3. A detection that was shut out by `max_detections` moves in.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 from numba import prange
 
-from rl_det.ap.average_precision import ranked_ap
+from rl_det.ap.average_precision import ranked_ap, room_for_walk
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
 from rl_det.ap.compiled import compiled, compiled_in_parallel
-from rl_det.ap.matching import (
+from rl_det.ap.matching import NUM_CHUNKS, Rules, sort_by_score
+from rl_det.ap.options import COCO, CocoOptions
+from rl_det.ap.preference import (
     ALL_BITS,
-    NUM_CHUNKS,
+    box_of,
+    class_truths,
     count_positives,
-    gather_truths,
     group_by_label,
     prefer,
-    sort_by_score,
+    room_for_truths,
+    room_for_wishes,
 )
-from rl_det.ap.options import COCO, CocoOptions
+
+
+class OwnTruths(NamedTuple):
+    """One class's part of `ClassedTruths`, and which of its true boxes need not be found."""
+
+    sides: np.ndarray  # [5, K]
+    crowds: np.ndarray  # [K]
+    uncounted: np.ndarray  # [K]
+
+
+class Choices(NamedTuple):
+    """Whom each of a class's ranked detections prefers, in that order: true boxes, the thresholds, and those it got them at.
+
+    `lengths` says how many they are; `outside`, whether the detection's own area is out of the range.
+    """
+
+    partners: np.ndarray  # [M, K]
+    passes: np.ndarray  # [M, K]
+    got: np.ndarray  # [M, K]
+    lengths: np.ndarray  # [M]
+    outside: np.ndarray  # [M]
 
 
 def leave_one_out(
@@ -38,88 +61,70 @@ def leave_one_out(
     0 for padding, for detections of classes that the image does not hold, and in images whose AP is NaN.
     """
     check(detections, truths, num_classes)
-    d, t = detections, truths
-    table = options.recall_weights.up_to(t.mask.shape[1])
+    rules = Rules(options.needed_iou, np.array([options.area_range]), options.max_detections)
+    table = options.recall_weights.up_to(truths.mask.shape[1])
     aps: tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, "B N"]] = _leave_one_out(
-        d.boxes, d.labels, d.scores, d.mask, t.boxes, t.labels, t.area, t.iscrowd, t.mask,
-        num_classes, options.needed_iou, np.array(options.area_range), options.max_detections, table,
-    )  # fmt: skip
+        detections.arrays, truths.arrays, num_classes, rules, table
+    )
     return aps
 
 
 @compiled_in_parallel
-def _leave_one_out(
-    boxes: Any, labels: Any, scores: Any, mask: Any,
-    true_boxes: Any, true_labels: Any, true_area: Any, crowd: Any, true_mask: Any,
-    num_classes: int, needed_iou: Any, area_range: Any, max_detections: int, table: Any,
-) -> Any:  # fmt: skip
+def _leave_one_out(detections: Any, truths: Any, num_classes: int, rules: Any, table: Any) -> Any:
     """`leave_one_out` for all images, in chunks that have their scratch memory to themselves."""
-    num_images, num_detections = labels.shape
-    num_truths, num_thresholds = true_labels.shape[1], len(needed_iou)
+    num_images, num_detections = detections.labels.shape
+    num_truths, num_thresholds = truths.labels.shape[1], len(rules.needed_iou)
     aps, worth = np.full(num_images, np.nan), np.zeros((num_images, num_detections))
     chunk = (num_images + NUM_CHUNKS - 1) // NUM_CHUNKS
     for first in prange(NUM_CHUNKS):
         grouped, order = np.zeros(num_detections, dtype=np.int32), np.zeros(num_detections, dtype=np.int32)
-        starts, true_starts = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_classes + 2, dtype=np.int32)
-        ranked, keys = np.zeros(num_detections), np.zeros(num_detections)
-        true_order = np.zeros(num_truths, dtype=np.int32)
-        truths, crowds = np.zeros((5, num_truths)), np.zeros(num_truths, dtype=np.bool_)
+        starts, ranked = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_detections)
+        keys, values = np.zeros(num_detections), np.zeros(num_detections)
+        classed = room_for_truths(num_truths, num_classes)
         uncounted, positives = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_classes + 1, dtype=np.int32)
-        values = np.zeros(num_detections)
         for b in range(first * chunk, min((first + 1) * chunk, num_images)):
-            group_by_label(true_labels[b], true_mask[b], true_starts, true_order)
-            gather_truths(true_order, true_starts[-1], true_boxes[b], crowd[b], truths, crowds)
-            count_positives(
-                true_order, true_starts[-1], true_labels[b], true_area[b], crowd[b], area_range, uncounted, positives
-            )
+            class_truths(b, truths, classed)
+            count_positives(b, truths, classed, rules.area_ranges[0], uncounted, positives)
             present = (positives > 0).sum()
             if present == 0:
                 continue
-            group_by_label(labels[b], mask[b], starts, grouped)
+            group_by_label(detections.labels[b], detections.mask[b], starts, grouped)
             total = 0.0
             for label in range(1, num_classes + 1):
                 start, end = starts[label], starts[label + 1]
                 if start == end or positives[label] == 0:
                     continue
-                sort_by_score(grouped, scores[b], start, end, order, ranked, keys)
-                own = slice(true_starts[label], true_starts[label + 1])
+                sort_by_score(grouped, detections.scores[b], start, end, order, ranked, keys)
                 total += leave_out_of_class(
-                    boxes[b], order[start : min(end, start + max_detections + 1)], max_detections,
-                    truths[:, own].copy(), crowds[own], uncounted[own], needed_iou, area_range,
-                    table[positives[label]], values,
+                    detections.boxes[b], order[start : min(end, start + rules.max_detections + 1)],
+                    own_truths(label, classed, uncounted), rules, table[positives[label]], values,
                 )  # fmt: skip
-                for place in range(start, min(end, start + max_detections)):
+                for place in range(start, min(end, start + rules.max_detections)):
                     worth[b, order[place]] = values[place - start] / present / num_thresholds
             aps[b] = total / present / num_thresholds
     return aps, worth
 
 
 @compiled
-def leave_out_of_class(
-    boxes: Any, order: Any, max_detections: int, truths: Any, crowds: Any, uncounted: Any, needed_iou: Any,
-    area_range: Any, weights: Any, values: Any,
-) -> float:  # fmt: skip
+def own_truths(label: int, classed: Any, uncounted: Any) -> Any:
+    """One class's `OwnTruths`, close together in memory."""
+    own = slice(classed.starts[label], classed.starts[label + 1])
+    return OwnTruths(classed.sides[:, own].copy(), classed.crowds[own], uncounted[own])
+
+
+@compiled
+def leave_out_of_class(boxes: Any, order: Any, own: Any, rules: Any, weights: Any, values: Any) -> float:
     """The AP of one class, summed over thresholds; `values` receives what each of its ranked detections is worth to it.
 
-    The last of `order` may be the one that `max_detections` shuts out; `before` are the outcomes with it shut out, `after` with
-    it let in.
+    The last of `order` may be the one that `max_detections` shuts out, which moves in when another goes.
     """
-    count, num_thresholds = len(order), len(needed_iou)
-    inside = min(count, max_detections)
-    partners = np.empty((count, len(crowds)), dtype=np.int32)
-    passes, got = np.empty((count, len(crowds)), dtype=np.uint32), np.empty((count, len(crowds)), dtype=np.uint32)
-    lengths = np.zeros(count, dtype=np.int64)
-    outside = np.zeros(count, dtype=np.bool_)
-    hits, ignored = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint32)
-    match_class(
-        boxes, order, truths, crowds, uncounted, needed_iou, area_range, partners, passes, got, lengths, outside,
-        hits, ignored,
-    )  # fmt: skip
-    found, skipped = np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64)
-    envelope, areas = np.zeros(num_thresholds), np.zeros(num_thresholds)
-    base: float = ranked_ap(hits, ignored, 0, inside, weights, found, skipped, envelope, areas)
+    count, inside = len(order), min(len(order), rules.max_detections)
+    choices, hits, ignored = match_class(boxes, order, own, rules)
+    partners, got, lengths = choices.partners, choices.got, choices.lengths
+    walk = room_for_walk(len(rules.needed_iou))
+    base: float = ranked_ap(hits, ignored, 0, inside, weights, walk)
     new_hits, new_ignored = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint32)
-    vacant = np.zeros(len(crowds), dtype=np.uint32)
+    vacant = np.zeros(len(own.crowds), dtype=np.uint32)
     in_a_run = False
     for gone in range(inside):
         if hits[gone] or ignored[gone]:
@@ -133,35 +138,32 @@ def leave_out_of_class(
         new_hits[gone], new_ignored[gone] = 0, ALL_BITS
         if hits[gone] or ignored[gone]:
             for k in range(lengths[gone]):
-                if not crowds[partners[gone, k]]:
+                if not own.crowds[partners[gone, k]]:
                     vacant[partners[gone, k]] |= got[gone, k]
-            fill_vacancies(
-                gone + 1, crowds, uncounted, partners, passes, got, lengths, outside, vacant, new_hits, new_ignored
-            )
-        values[gone] = base - ranked_ap(new_hits, new_ignored, 0, count, weights, found, skipped, envelope, areas)
+            fill_vacancies(gone + 1, own, choices, vacant, new_hits, new_ignored)
+        values[gone] = base - ranked_ap(new_hits, new_ignored, 0, count, weights, walk)
     return base
 
 
 @compiled
-def match_class(
-    boxes: Any, order: Any, truths: Any, crowds: Any, uncounted: Any, needed_iou: Any, area_range: Any,
-    partners: Any, passes: Any, got: Any, lengths: Any, outside: Any, hits: Any, ignored: Any,
-) -> None:  # fmt: skip
-    """Match a class's ranked detections; keep of each whom it prefers, in that order, and at which bits it got whom."""
-    taken = np.zeros(len(crowds), dtype=np.uint32)
-    candidates, overlaps = np.empty(len(crowds), dtype=np.int32), np.empty(len(crowds))
-    close = np.empty(len(crowds), dtype=np.uint32)
+def match_class(boxes: Any, order: Any, own: Any, rules: Any) -> Any:
+    """Match a class's ranked detections: what they choose, and their hits and ignored, as bits."""
+    sides, crowds, uncounted = own
+    low, high = rules.area_ranges[0, 0], rules.area_ranges[0, 1]
+    count, num_truths = len(order), len(crowds)
+    partners = np.empty((count, num_truths), dtype=np.int32)
+    passes, got = np.empty((count, num_truths), dtype=np.uint32), np.empty((count, num_truths), dtype=np.uint32)
+    lengths, outside = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_)
+    hits, ignored = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint32)
+    taken, (candidates, overlaps, close) = np.zeros(num_truths, dtype=np.uint32), room_for_wishes(num_truths)
     for place in range(len(order)):
-        i = order[place]
-        box = (
-            np.float64(boxes[i, 0]), np.float64(boxes[i, 1]), np.float64(boxes[i, 2]), np.float64(boxes[i, 3])
-        )  # fmt: skip
+        box = box_of(boxes, order[place])
         area = (box[2] - box[0]) * (box[3] - box[1])
-        outside[place] = area < area_range[0] or area > area_range[1]
-        count = prefer(box, truths, crowds, 0, len(crowds), needed_iou, candidates, overlaps, close)
+        outside[place] = area < low or area > high
+        num_close = prefer(box, 0, num_truths, sides, crowds, rules.needed_iou, candidates, overlaps, close)
         needed = ALL_BITS
         for wanted in (False, True):
-            for k in range(count):
+            for k in range(num_close):
                 g = candidates[k]
                 if uncounted[g] != wanted:
                     continue
@@ -179,14 +181,14 @@ def match_class(
                     hits[place] |= bits
         if outside[place]:
             ignored[place] |= needed
+    return Choices(partners, passes, got, lengths, outside), hits, ignored
 
 
 @compiled
-def fill_vacancies(
-    first: int, crowds: Any, uncounted: Any, partners: Any, passes: Any, got: Any, lengths: Any, outside: Any,
-    vacant: Any, hits: Any, ignored: Any,
-) -> None:  # fmt: skip
+def fill_vacancies(first: int, own: Any, choices: Any, vacant: Any, hits: Any, ignored: Any) -> None:
     """Let the detections from `first` on move to true boxes that are vacant, where they prefer them; `vacant` is left empty."""
+    partners, passes, got, lengths, outside = choices
+    _, crowds, uncounted = own
     for place in range(first, len(lengths)):
         if lengths[place] == 0:
             continue

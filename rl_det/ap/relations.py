@@ -13,8 +13,10 @@ from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
 from rl_det.ap.compiled import compiled, compiled_in_parallel
-from rl_det.ap.matching import NUM_CHUNKS, count_positives, gather_truths, group_by_label, prefer
+from rl_det.ap.matching import NUM_CHUNKS
 from rl_det.ap.options import COCO
+from rl_det.ap.preference import box_of, class_truths, count_positives, prefer, room_for_truths, room_for_wishes
+from rl_det.ap.suppression import suppression_iou
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +50,11 @@ def relations(
 
     Raises ValueError on bad input, naming argument ("detections" are the candidates), image and index.
     """
-    check(DetectionBatch(boxes=boxes, labels=labels, scores=np.zeros(mask.shape), mask=mask), truths, num_classes)
+    candidates = DetectionBatch(boxes=boxes, labels=labels, scores=np.zeros(mask.shape), mask=mask)
+    check(candidates, truths, num_classes)
     overlap = _overlap(boxes, labels, mask)
     partners, passes, crowd, positives, longest = _partners(
-        boxes, labels, mask, truths.boxes, truths.labels, truths.iscrowd, truths.mask, num_classes, COCO.needed_iou
+        candidates.arrays, truths.arrays, num_classes, COCO.needed_iou
     )
     length = max(1, int(longest.max(initial=0)))
     return Relations(
@@ -71,10 +74,7 @@ def reach(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int) -
     Whether it gets one is for `rl_det.ap.matching` to say. Raises ValueError on bad input, naming it.
     """
     check(detections, truths, num_classes)
-    d, t = detections, truths
-    _, passes, _, _, _ = _partners(
-        d.boxes, d.labels, d.mask, t.boxes, t.labels, t.iscrowd, t.mask, num_classes, COCO.needed_iou
-    )
+    _, passes, _, _, _ = _partners(detections.arrays, truths.arrays, num_classes, COCO.needed_iou)
     reached: UInt32[np.ndarray, "B N"] = np.bitwise_or.reduce(passes, -1)
     return reached
 
@@ -104,24 +104,11 @@ def _overlap(boxes: Any, labels: Any, mask: Any) -> Any:
     return overlap
 
 
-@compiled
-def suppression_iou(box: Any, other: Any) -> Any:
-    """In float32, as torchvision's NMS computes it; 0 for two boxes without area."""
-    width = max(np.float32(0), min(box[2], other[2]) - max(box[0], other[0]))
-    height = max(np.float32(0), min(box[3], other[3]) - max(box[1], other[1]))
-    shared = width * height
-    union = (box[2] - box[0]) * (box[3] - box[1]) + (other[2] - other[0]) * (other[3] - other[1]) - shared
-    return shared / union if union > 0 else np.float32(0)
-
-
 @compiled_in_parallel
-def _partners(
-    boxes: Any, labels: Any, mask: Any, true_boxes: Any, true_labels: Any, crowd: Any, true_mask: Any,
-    num_classes: int, needed_iou: Any,
-) -> Any:  # fmt: skip
+def _partners(candidates: Any, truths: Any, num_classes: int, needed_iou: Any) -> Any:
     """Whom each candidate may match, at which thresholds, and how many there are at most in each image."""
-    num_images, num_candidates = labels.shape
-    num_truths = true_labels.shape[1]
+    num_images, num_candidates = candidates.labels.shape
+    num_truths = truths.labels.shape[1]
     partners = np.full((num_images, num_candidates, max(1, num_truths)), -1, dtype=np.int16)
     passes = np.zeros((num_images, num_candidates, max(1, num_truths)), dtype=np.uint32)
     crowds = np.zeros((num_images, num_truths), dtype=np.bool_)
@@ -130,22 +117,22 @@ def _partners(
     everything = np.array([0.0, np.inf])
     chunk = (num_images + NUM_CHUNKS - 1) // NUM_CHUNKS
     for first in prange(NUM_CHUNKS):
-        order, starts = np.zeros(num_truths, dtype=np.int32), np.zeros(num_classes + 2, dtype=np.int32)
-        truths, counts = np.zeros((5, num_truths)), np.zeros(num_classes + 1, dtype=np.int64)
-        uncounted = np.zeros(num_truths, dtype=np.bool_)
-        close, overlaps = np.zeros(num_truths, dtype=np.int32), np.zeros(num_truths)
-        bits = np.zeros(num_truths, dtype=np.uint32)
+        classed, wishes = room_for_truths(num_truths, num_classes), room_for_wishes(num_truths)
+        true_starts, _, sides, true_crowds = classed
+        places, overlaps, bits = wishes
+        uncounted, counts = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_classes + 1, dtype=np.int64)
         for b in range(first * chunk, min((first + 1) * chunk, num_images)):
-            group_by_label(true_labels[b], true_mask[b], starts, order)
-            gather_truths(order, starts[-1], true_boxes[b], crowd[b], truths, crowds[b])
-            count_positives(order, starts[-1], true_labels[b], truths[4], crowd[b], everything, uncounted, counts)
+            class_truths(b, truths, classed)
+            count_positives(b, truths, classed, everything, uncounted, counts)
             positives[b] = counts[1:]
+            for place in range(classed.starts[-1]):
+                crowds[b, place] = classed.crowds[place]
             for i in range(num_candidates):
-                if mask[b, i]:
-                    own, end = starts[labels[b, i]], starts[labels[b, i] + 1]
+                if candidates.mask[b, i]:
+                    label = candidates.labels[b, i]
                     count = list_partners(
-                        boxes[b, i], truths, crowds[b], own, end, needed_iou, close, overlaps, bits, partners[b, i],
-                        passes[b, i],
+                        box_of(candidates.boxes[b], i), true_starts[label], true_starts[label + 1], sides, true_crowds,
+                        needed_iou, places, overlaps, bits, partners[b, i], passes[b, i],
                     )  # fmt: skip
                     longest[b] = max(longest[b], count)
     return partners, passes, crowds, positives, longest
@@ -153,17 +140,19 @@ def _partners(
 
 @compiled
 def list_partners(
-    box: Any, truths: Any, crowds: Any, start: int, end: int, needed_iou: Any, close: Any, overlaps: Any, bits: Any,
+    box: Any, start: int, end: int, sides: Any, crowds: Any, needed_iou: Any, places: Any, overlaps: Any, bits: Any,
     partners: Any, passes: Any,
 ) -> int:  # fmt: skip
-    """Write whom a box may match, crowds last and -1 behind them, and at which thresholds; returns how many they are."""
-    x1, y1, x2, y2 = np.float64(box[0]), np.float64(box[1]), np.float64(box[2]), np.float64(box[3])
-    count = prefer((x1, y1, x2, y2), truths, crowds, start, end, needed_iou, close, overlaps, bits)
+    """Write whom a box may match, crowds last and -1 behind them, and at which thresholds; returns how many they are.
+
+    All but the last two are those of `prefer`.
+    """
+    count: int = prefer(box, start, end, sides, crowds, needed_iou, places, overlaps, bits)
     length = 0
     for wanted in (False, True):
         for k in range(count):
-            if crowds[close[k]] == wanted:
-                partners[length], passes[length] = close[k], bits[k]
+            if crowds[places[k]] == wanted:
+                partners[length], passes[length] = places[k], bits[k]
                 length += 1
     partners[length:] = -1
-    return length
+    return count

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from numba import prange
 
 from rl_det.ap.batch import DetectionBatch
-from rl_det.ap.compiled import compiled_in_parallel
-from rl_det.ap.relations import suppression_iou
+from rl_det.ap.compiled import compiled, compiled_in_parallel
+from rl_det.ap.suppression import suppress_image, suppression_iou
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +70,42 @@ def _soft_nms(
     num_images, num_candidates = labels.shape
     taken, left = np.zeros((num_images, num_candidates), dtype=np.bool_), scores.copy()
     for r in prange(num_images):
-        waiting = mask[r].copy()
-        for _ in range(min(num_candidates, max_detections[r])):
-            best = -1
-            for i in range(num_candidates):
-                if waiting[i] and (best < 0 or left[r, i] > left[r, best]):
-                    best = i
-            if best < 0 or left[r, best] < score_threshold[r]:
-                break
-            waiting[best], taken[r, best] = False, True
-            for i in range(num_candidates):
-                if waiting[i] and labels[r, i] == labels[r, best]:
-                    iou = np.float64(suppression_iou(boxes[r, i], boxes[r, best]))
-                    if iou > nms_iou[r]:
-                        waiting[i] = False
-                    else:
-                        left[r, i] *= np.exp(-iou * iou / sigma[r])
+        survivors, most = np.zeros(num_candidates, dtype=np.int64), min(num_candidates, max_detections[r])
+        if sigma[r] == np.inf:  # nothing decays, so one walk down the ranking does it
+            count = suppress_image(boxes[r], labels[r], scores[r], mask[r], score_threshold[r], nms_iou[r], survivors)
+        else:
+            count = soften(
+                boxes[r], labels[r], left[r], mask[r].copy(), score_threshold[r], nms_iou[r], sigma[r], survivors[:most]
+            )
+        for k in range(min(count, most)):
+            taken[r, survivors[k]] = True
     return taken, left
+
+
+@compiled
+def soften(
+    boxes: Any, labels: Any, left: Any, waiting: Any, least: float, nms_iou: float, sigma: float, survivors: Any
+) -> int:
+    """Soft-NMS of those that wait: write whom it takes, until no room is left; returns how many. `left` are the scores.
+
+    Another walk than hard NMS: as scores decay, who comes next is known only when all before have been taken.
+    """
+    for count in range(len(survivors)):
+        best = -1
+        for i in range(len(left)):
+            if waiting[i] and (best < 0 or left[i] > left[best]):
+                best = i
+        if best < 0 or left[best] < least:
+            return count
+        waiting[best], survivors[count] = False, best
+        for i in range(len(left)):
+            if waiting[i] and labels[i] == labels[best]:
+                iou = np.float64(suppression_iou(boxes[i], boxes[best]))
+                if iou > nms_iou:
+                    waiting[i] = False
+                else:
+                    left[i] *= np.exp(-iou * iou / sigma)
+    return len(survivors)
 
 
 @compiled_in_parallel

@@ -11,8 +11,17 @@ from jaxtyping import Bool, Float64, Int64
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
 from rl_det.ap.compiled import compiled
-from rl_det.ap.matching import count_positives, gather_truths, group_by_label, prefer, sort_by_score
+from rl_det.ap.matching import Rules, sort_by_score
 from rl_det.ap.options import COCO, CocoOptions
+from rl_det.ap.preference import (
+    box_of,
+    class_truths,
+    count_positives,
+    group_by_label,
+    prefer,
+    room_for_truths,
+    room_for_wishes,
+)
 
 CORRECT_IOU = 0.5
 
@@ -57,11 +66,8 @@ def outcomes(
     """Match at the threshold, with the area range and `max_detections` of the options; ValueError on bad input, naming it."""
     check(detections, truths, num_classes)
     needed_iou = replace(options, iou_thresholds=(iou_threshold,)).needed_iou
-    d, t = detections, truths
-    scores, labels, correct, iou, counted, positives = _outcomes(
-        d.boxes, d.labels, d.scores, d.mask, t.boxes, t.labels, t.area, t.iscrowd, t.mask,
-        num_classes, needed_iou, np.array(options.area_range), options.max_detections,
-    )  # fmt: skip
+    rules = Rules(needed_iou, np.array([options.area_range]), options.max_detections)
+    scores, labels, correct, iou, counted, positives = _outcomes(detections.arrays, truths.arrays, num_classes, rules)
     shown = np.flatnonzero(counted)
     ranked = shown[np.argsort(-scores[shown], kind="stable")]
     return Outcomes(
@@ -89,16 +95,15 @@ def image_counts(
 ) -> ImageCounts:
     """Match all detections at the threshold, as COCO does it with all areas; ValueError on bad input, naming it."""
     check(detections, truths, num_classes)
-    d, t = detections, truths
-    _, _, correct, iou, counted, _ = _outcomes(
-        d.boxes, d.labels, d.scores, d.mask, t.boxes, t.labels, t.area, t.iscrowd, t.mask,
-        num_classes, replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou, np.array([0.0, np.inf]), 2**31 - 1,
-    )  # fmt: skip
-    image = np.repeat(np.arange(len(d)), d.mask.sum(1))
+    needed_iou = replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou
+    rules = Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)
+    _, _, correct, iou, counted, _ = _outcomes(detections.arrays, truths.arrays, num_classes, rules)
+    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
     found, shown, distance = (
-        np.bincount(image, weights, minlength=len(d)) for weights in (correct, counted, np.where(correct, 1 - iou, 0.0))
+        np.bincount(image, weights, minlength=len(detections))
+        for weights in (correct, counted, np.where(correct, 1 - iou, 0.0))
     )
-    objects = (t.mask & ~t.iscrowd).sum(1)
+    objects = (truths.mask & ~truths.iscrowd).sum(1)
     return ImageCounts(
         found=found.astype(np.int64),
         spurious=(shown - found).astype(np.int64),
@@ -109,79 +114,58 @@ def image_counts(
 
 
 @compiled
-def _outcomes(
-    boxes: Any, labels: Any, scores: Any, mask: Any,
-    true_boxes: Any, true_labels: Any, true_area: Any, crowd: Any, true_mask: Any,
-    num_classes: int, needed_iou: Any, area_range: Any, max_detections: int,
-) -> Any:  # fmt: skip
+def _outcomes(detections: Any, truths: Any, num_classes: int, rules: Any) -> Any:
     """Of each detection, image by image and class by class: is it correct, with which IoU, does it count?"""
-    num_images, num_detections = labels.shape
-    num_truths, count = true_labels.shape[1], mask.sum()
+    num_images, num_detections = detections.labels.shape
+    num_truths, count = truths.labels.shape[1], detections.mask.sum()
+    low, high = rules.area_ranges[0, 0], rules.area_ranges[0, 1]
     ranked, all_labels = np.zeros(count), np.zeros(count, dtype=np.int64)
     correct, counted, ious = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_), np.zeros(count)
     starts, grouped = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_detections, dtype=np.int32)
-    order, image_scores, keys = (
-        np.zeros(num_detections, dtype=np.int32),
+    order, image_scores = np.zeros(num_detections, dtype=np.int32), np.zeros(num_detections)
+    keys, classed, wishes = (
         np.zeros(num_detections),
-        np.zeros(num_detections),
+        room_for_truths(num_truths, num_classes),
+        room_for_wishes(num_truths),
     )
-    true_starts, true_order = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_truths, dtype=np.int32)
-    truths, crowds = np.zeros((5, num_truths)), np.zeros(num_truths, dtype=np.bool_)
+    sides, crowds, (places, overlaps, passes) = classed.sides, classed.crowds, wishes
     uncounted, taken = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_truths, dtype=np.bool_)
-    candidates, overlaps = np.zeros(num_truths, dtype=np.int32), np.zeros(num_truths)
-    passes = np.zeros(num_truths, dtype=np.uint32)
     positives, image_positives = np.zeros(num_classes + 1, dtype=np.int64), np.zeros(num_classes + 1, dtype=np.int64)
     first = 0
     for b in range(num_images):
-        group_by_label(true_labels[b], true_mask[b], true_starts, true_order)
-        gather_truths(true_order, true_starts[-1], true_boxes[b], crowd[b], truths, crowds)
-        count_positives(
-            true_order, true_starts[-1], true_labels[b], true_area[b], crowd[b], area_range, uncounted, image_positives
-        )
+        class_truths(b, truths, classed)
+        count_positives(b, truths, classed, rules.area_ranges[0], uncounted, image_positives)
         positives += image_positives
         taken[:] = False
-        group_by_label(labels[b], mask[b], starts, grouped)
+        group_by_label(detections.labels[b], detections.mask[b], starts, grouped)
         for label in range(1, num_classes + 1):
             start, end = starts[label], starts[label + 1]
-            sort_by_score(grouped, scores[b], start, end, order, image_scores, keys)
+            true_start, true_end = classed.starts[label], classed.starts[label + 1]
+            sort_by_score(grouped, detections.scores[b], start, end, order, image_scores, keys)
             for place in range(start, end):
-                n, i = first + place, order[place]
+                n = first + place
                 ranked[n], all_labels[n] = image_scores[place], label
-                if place >= start + max_detections:
+                if place >= start + rules.max_detections:
                     continue
-                box = (
-                    np.float64(boxes[b, i, 0]), np.float64(boxes[b, i, 1]),
-                    np.float64(boxes[b, i, 2]), np.float64(boxes[b, i, 3]),
-                )  # fmt: skip
-                area = (box[2] - box[0]) * (box[3] - box[1])
-                close = prefer(
-                    box,
-                    truths,
-                    crowds,
-                    true_starts[label],
-                    true_starts[label + 1],
-                    needed_iou,
-                    candidates,
-                    overlaps,
-                    passes,
-                )
-                k = found(candidates, close, uncounted, crowds, taken)
+                box = box_of(detections.boxes[b], order[place])
+                close = prefer(box, true_start, true_end, sides, crowds, rules.needed_iou, places, overlaps, passes)
+                k = found(close, places, uncounted, crowds, taken)
                 if k < 0:
-                    counted[n] = area_range[0] <= area <= area_range[1]
+                    counted[n] = low <= (box[2] - box[0]) * (box[3] - box[1]) <= high
                     continue
-                taken[candidates[k]] = True
-                correct[n] = counted[n] = not uncounted[candidates[k]]
+                g = places[k]
+                taken[g], correct[n], counted[n] = True, not uncounted[g], not uncounted[g]
                 ious[n] = overlaps[k] if correct[n] else 0.0
         first += starts[-1]
     return ranked, all_labels, correct, ious, counted, positives
 
 
 @compiled
-def found(candidates: Any, count: int, uncounted: Any, crowds: Any, taken: Any) -> int:
-    """Which of its candidates a detection gets: the best that counts and is free, else the best that does not count; or -1."""
+def found(count: int, places: Any, uncounted: Any, crowds: Any, taken: Any) -> int:
+    """Which of its wishes a detection gets: the best that counts and is free, else the best that does not count; or -1."""
     for wanted in (False, True):
         for k in range(count):
-            g = candidates[k]
+            g = places[k]
             if uncounted[g] == wanted and (crowds[g] or not taken[g]):
                 return k
     return -1

@@ -27,15 +27,7 @@ class Interval:
 
 def mean_ap(matches: Matches, images: Int64[np.ndarray, " D"]) -> float:
     """COCO's AP of these images as a data set, some of them several times, in [0, 1]; NaN without a true box."""
-    drawn = Matches(
-        positives=matches.positives[:, images],
-        order=matches.order[images],
-        starts=matches.starts[images],
-        scores=matches.scores[images],
-        hits=matches.hits[:, images],
-        ignored=matches.ignored[:, images],
-    )
-    aps = class_ap(drawn)[0]
+    aps = class_ap(matches[images])[0]
     present = ~np.isnan(aps[0])
     return float(aps[:, present].mean()) if present.any() else float("nan")
 

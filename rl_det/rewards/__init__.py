@@ -7,7 +7,7 @@ from jaxtyping import Int64
 
 from rl_det.rewards.average_precision import BatchAp, PoolAp, pool_mean_ap
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
-from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, f1, image_ap, lrp
+from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, f1, image_ap_value, lrp
 from rl_det.rewards.reward import Reward, Value, Worth
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
 
@@ -16,8 +16,8 @@ Objects = Int64[np.ndarray, " C"]
 
 REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "pool_ap": lambda objects: PoolAp(),
-    "image_ap": lambda objects: Worth(image_ap),
-    "image_ap_delta": lambda objects: Worth(image_ap, "by_change"),
+    "image_ap": lambda objects: Worth(image_ap_value),
+    "image_ap_delta": lambda objects: Worth(image_ap_value, "by_change"),
     "batch_ap": lambda objects: BatchAp(),
     "matched_sum": lambda objects: Worth(MatchedSum.weighted(objects)),
     "f1": lambda objects: Worth(f1),
@@ -47,7 +47,7 @@ __all__ = [
     "best_iou",
     "check_reward",
     "f1",
-    "image_ap",
+    "image_ap_value",
     "lrp",
     "pool_mean_ap",
     "reward_named",

@@ -6,15 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.compiled import compiled_in_parallel
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.options import CocoOptions
 from rl_det.ap.ranking_pool import RankingPool
-from rl_det.ap.relations import Relations, relations, suppression_iou
+from rl_det.ap.relations import Relations, relations
+from rl_det.ap.suppression import hard_nms
 
 NO_LIMIT = CocoOptions(max_detections=2**31 - 1)
 """COCO's options, but every detection counts: a hundred a class is a limit for reports."""
@@ -27,14 +26,14 @@ Factor = Literal["scores", "boxes"]
 class Pool:
     """P images as a detector leaves them, and what is truly in them.
 
-    AP ranks all detections; a user is shown those with a score of at least `shown_from`, which F1, LRP and prices go by. It is
-    a constant of the world: no action sets it.
+    AP ranks all detections. Those with a score of at least `displayed_from` are displayed to a user: F1, LRP and prices count
+    these alone. It is a constant of the environment: no action sets it.
     """
 
     detections: DetectionBatch
     truths: TruthBatch
     num_classes: int
-    shown_from: float = -np.inf
+    displayed_from: float = -np.inf
 
     @cached_property
     def ranking(self) -> RankingPool:
@@ -55,13 +54,12 @@ class Edits:
 
     def __getitem__(self, rows: Int64[np.ndarray, " r"]) -> "Edits":
         """Some of the edits, in the order asked for."""
-        found = DetectionBatch(**{name: values[rows] for name, values in vars(self.detections).items()})
-        return Edits(self.pool, self.images[rows], found)
+        return Edits(self.pool, self.images[rows], self.detections[rows])
 
     @cached_property
     def truths(self) -> TruthBatch:
         """What is truly in each edit's image."""
-        return TruthBatch(**{name: values[self.images] for name, values in vars(self.pool.truths).items()})
+        return self.pool.truths[self.images]
 
     @cached_property
     def matches(self) -> Matches:
@@ -69,10 +67,10 @@ class Edits:
         return match(self.detections, self.truths, num_classes=self.pool.num_classes, options=NO_LIMIT)
 
     @cached_property
-    def shown(self) -> DetectionBatch:
-        """The detections that a user is shown."""
-        seen = self.detections.mask & (self.detections.scores >= self.pool.shown_from)
-        return replace(self.detections, mask=seen)
+    def displayed(self) -> DetectionBatch:
+        """The detections that are displayed to a user."""
+        visible = self.detections.mask & (self.detections.scores >= self.pool.displayed_from)
+        return replace(self.detections, mask=visible)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ class Scene:
     truths: TruthBatch
     num_classes: int
     nms_iou: float
-    shown_from: float = -np.inf
+    displayed_from: float = -np.inf
 
     @cached_property
     def relations(self) -> Relations:
@@ -106,7 +104,7 @@ class Scene:
             detections=self._kept(everywhere, self.boxes, self.scores),
             truths=self.truths,
             num_classes=self.num_classes,
-            shown_from=self.shown_from,
+            displayed_from=self.displayed_from,
         )
 
     def edits(
@@ -120,7 +118,7 @@ class Scene:
 
     def _kept(self, images: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> DetectionBatch:
         labels = self.labels[images]
-        kept = _survivors(boxes, labels, self.mask[images], scores, self.nms_iou)
+        kept = hard_nms(boxes, labels, self.mask[images], scores, self.nms_iou)
         return DetectionBatch(boxes=boxes, labels=labels, scores=scores, mask=kept)
 
 
@@ -196,26 +194,3 @@ class Variants:
         credit: Float64[np.ndarray, "R N"] = np.zeros(self.shape)
         credit[self.rows, self.candidates] = worth
         return credit
-
-
-@compiled_in_parallel
-def _survivors(boxes: Any, labels: Any, mask: Any, scores: Any, nms_iou: float) -> Any:
-    """Whom non-maximum suppression leaves, class by class; ties go to the lower index, and -inf is out."""
-    num_rows, num_candidates = labels.shape
-    kept = np.zeros((num_rows, num_candidates), dtype=np.bool_)
-    for r in prange(num_rows):
-        survivors, count = np.zeros(num_candidates, dtype=np.int64), 0
-        for i in np.argsort(-scores[r], kind="mergesort"):
-            if not mask[r, i] or scores[r, i] == -np.inf:
-                continue
-            alive = True
-            for k in range(count):
-                j = survivors[k]
-                if labels[r, j] == labels[r, i] and suppression_iou(boxes[r, i], boxes[r, j]) > nms_iou:
-                    alive = False
-                    break
-            if alive:
-                survivors[count] = i
-                count += 1
-                kept[r, i] = True
-    return kept

@@ -1,7 +1,7 @@
 """One image's detections and true boxes -> what they are worth by themselves, in five currencies, and two for shaping.
 
-All but `image_ap` and `matched_sum` count what a user is shown, all classes together, matched at IoU 0.5 as COCO does it.
-What lies in a crowd counts neither for nor against.
+All but `image_ap_value` and `MatchedSum` count what is displayed to a user, all classes together, matched at IoU 0.5 as COCO
+does it. What lies in a crowd counts neither for nor against.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from rl_det.metrics.outcomes import ImageCounts, image_counts
 from rl_det.rewards.edits import Edits
 
 
-def image_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
+def image_ap_value(edits: Edits) -> Float64[np.ndarray, " R"]:
     """The image's own mAP, in [0, 1], over the classes that it holds *or that are predicted*: the latter alone count as 0.
 
     Without that, false positives of absent classes are free. 1 where there is neither a true box nor a detection. Blind to a
@@ -29,7 +29,7 @@ def image_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
 
 
 def f1(edits: Edits) -> Float64[np.ndarray, " R"]:
-    """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where there is nothing to be found and nothing shown.
+    """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where there is nothing to be found and nothing displayed.
 
     Order does not count, so a threshold has a best place. It changes the optimum of AP, and is one itself.
     """
@@ -57,7 +57,7 @@ def lrp(edits: Edits) -> Float64[np.ndarray, " R"]:
 class Cost:
     """Prices of what is found, spurious and missed, summed over the image; each price is what one of them earns.
 
-    Its optimum is the user's own, not AP's: to show a detection that is right with probability p pays if
+    Its optimum is the user's own, not AP's: to display a detection that is right with probability p pays if
     p (found - missed) + (1 - p) spurious > 0.
     """
 
@@ -113,7 +113,7 @@ def best_iou(edits: Edits) -> Float64[np.ndarray, " R"]:
     Raises ValueError on bad boxes, naming image and index.
     A potential for shaping. As a reward it would be recall without one-to-one matching, which copies and floods exploit.
     """
-    d, t = edits.shown, edits.truths
+    d, t = edits.displayed, edits.truths
     check(d, t, edits.pool.num_classes)
     same = (d.labels[:, :, None] == t.labels[:, None]) & d.mask[:, :, None]
     best = np.where(same, pairwise_iou(d.boxes, t.boxes), 0.0).max(1, initial=0.0)
@@ -122,15 +122,16 @@ def best_iou(edits: Edits) -> Float64[np.ndarray, " R"]:
     return mean
 
 
-def shown_over_true(edits: Edits) -> Float64[np.ndarray, " R"]:
-    """min(1, true boxes / shown detections), in [0, 1]: the factor of VLM-R1's "odLength"; 1 where nothing is shown."""
-    wanted, shown = (edits.truths.mask & ~edits.truths.iscrowd).sum(1), edits.shown.mask.sum(1)
-    factor: Float64[np.ndarray, " R"] = np.where(shown > 0, np.minimum(1.0, wanted / np.maximum(shown, 1)), 1.0)
+def true_over_displayed(edits: Edits) -> Float64[np.ndarray, " R"]:
+    """min(1, true boxes / displayed detections), in [0, 1]: VLM-R1's "odLength" factor; 1 where nothing is displayed."""
+    wanted, displayed = (edits.truths.mask & ~edits.truths.iscrowd).sum(1), edits.displayed.mask.sum(1)
+    ratio = wanted / np.maximum(displayed, 1)
+    factor: Float64[np.ndarray, " R"] = np.where(displayed > 0, np.minimum(1.0, ratio), 1.0)
     return factor
 
 
 def _counts(edits: Edits) -> ImageCounts:
-    return image_counts(edits.shown, edits.truths, num_classes=edits.pool.num_classes)
+    return image_counts(edits.displayed, edits.truths, num_classes=edits.pool.num_classes)
 
 
 def _predicted(edits: Edits) -> Bool[np.ndarray, "R C"]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from rl_det.rewards.edits import Edits, Step
-from rl_det.rewards.image_values import best_iou, shown_over_true
+from rl_det.rewards.image_values import best_iou, true_over_displayed
 from rl_det.rewards.reward import Reward, Value
 
 
@@ -50,7 +50,7 @@ class PotentialShaping(Reward):
 class StepCost(Reward):
     """A price for each step, whatever is done.
 
-    Where all episodes have the same number of steps, as in these worlds, it is a constant and keeps the optimum; where an
+    Where all episodes have the same number of steps, as in these environments, it is a constant and keeps the optimum; where an
     action can end the episode, it changes it.
     """
 
@@ -62,16 +62,16 @@ class StepCost(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class LengthFactor:
-    """A value times min(1, true boxes / shown detections), as VLM-R1's "odLength"; a value like another, for `Worth`.
+    """A value times min(1, true boxes / displayed detections), as VLM-R1's "odLength"; a value like another, for `Worth`.
 
-    CHANGES THE OPTIMUM: AP charges nothing for detections behind the last true positive, this does; and it pays to show
+    CHANGES THE OPTIMUM: AP charges nothing for detections behind the last true positive, this does; and it pays to display
     one detection too few rather than one too many.
     """
 
     value: Value
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
-        worth: Float64[np.ndarray, " R"] = self.value(edits) * shown_over_true(edits)
+        worth: Float64[np.ndarray, " R"] = self.value(edits) * true_over_displayed(edits)
         return worth
 
 

@@ -32,14 +32,10 @@ def spliced(detections: DetectionBatch, image: int, others: DetectionBatch, row:
     return DetectionBatch(**columns)
 
 
-def rows(batch: DetectionBatch | TruthBatch, images: np.ndarray) -> DetectionBatch | TruthBatch:
-    return type(batch)(**{name: values[images] for name, values in vars(batch).items()})
-
-
 def edited(detections: DetectionBatch, images: np.ndarray, seed: int) -> DetectionBatch:
     """Other detections for some images: moved scores, other boxes, fewer or none."""
     rng = np.random.default_rng(seed)
-    chosen = rows(detections, images)
+    chosen = detections[images]
     strangers = hostile(seed + 1000, num_images=len(images), num_detections=chosen.mask.shape[1])[0]
     kind = rng.integers(0, 3, (len(images), 1))
     swap = kind == 1
@@ -61,7 +57,7 @@ def test_what_if_is_the_difference_of_two_whole_evaluations(seed: int, name: str
     assert pool.mean_ap == pytest.approx(before, abs=1e-12)
     images = np.random.default_rng(seed).integers(0, len(truths), 15)
     others = edited(detections, images, seed)
-    matches = match(others, rows(truths, images), num_classes=NUM_CLASSES, options=options)
+    matches = match(others, truths[images], num_classes=NUM_CLASSES, options=options)
     expected = [
         mean_ap(spliced(detections, image, others, row), truths, options) - before for row, image in enumerate(images)
     ]
@@ -99,10 +95,8 @@ def test_a_pool_after_many_commits_is_the_pool_made_of_what_was_committed(seed: 
         for row, image in enumerate(images):
             detections = spliced(detections, image, others, row)
         change = pool.mean_ap
-        alone = pool.what_if(
-            images[:1], match(rows(others, np.array([0])), rows(truths, images[:1]), num_classes=NUM_CLASSES)
-        )
-        pool.replace(images, match(others, rows(truths, images), num_classes=NUM_CLASSES))
+        alone = pool.what_if(images[:1], match(others[np.array([0])], truths[images[:1]], num_classes=NUM_CLASSES))
+        pool.replace(images, match(others, truths[images], num_classes=NUM_CLASSES))
         fresh = RankingPool(match(detections, truths, num_classes=NUM_CLASSES))
         np.testing.assert_allclose(pool.class_ap, fresh.class_ap, rtol=0, atol=1e-12)
         if len(images) == 1:
@@ -150,7 +144,7 @@ def test_edits_of_another_data_set_are_refused() -> None:
     with pytest.raises(ValueError, match=r"images must be in 0\.\.7; got 8 at index 1"):
         pool.what_if(
             np.array([0, 8]),
-            match(rows(detections, np.array([0, 1])), rows(truths, np.array([0, 1])), num_classes=NUM_CLASSES),
+            match(detections[np.array([0, 1])], truths[np.array([0, 1])], num_classes=NUM_CLASSES),
         )
     with pytest.raises(ValueError, match="one image for each row of matches; got 1 and 8"):
         pool.replace(np.array([0]), matches)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from rewards.scenes import NUM_CLASSES, make_pool
 
-from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.data_set import coco_figures
 from rl_det.ap.matching import Matches, match
 from rl_det.report.bootstrap import interval, mean_ap, redrawn_ap
@@ -17,11 +16,9 @@ def matches(seed: int) -> Matches:
 
 def test_the_ap_of_drawn_images_is_that_of_a_data_set_that_holds_them() -> None:
     pool = make_pool(1)
-    for images in ([0, 1, 2, 3], [2, 2, 0, 1], [3, 0, 0, 0]):
-        found = DetectionBatch(**{name: values[images] for name, values in vars(pool.detections).items()})
-        truths = TruthBatch(**{name: values[images] for name, values in vars(pool.truths).items()})
-        expected = coco_figures(found, truths, num_classes=NUM_CLASSES)["AP"]
-        assert mean_ap(matches(1), np.array(images)) == pytest.approx(expected, abs=1e-12)
+    for images in np.array([[0, 1, 2, 3], [2, 2, 0, 1], [3, 0, 0, 0]]):
+        expected = coco_figures(pool.detections[images], pool.truths[images], num_classes=NUM_CLASSES)["AP"]
+        assert mean_ap(matches(1), images) == pytest.approx(expected, abs=1e-12)
     assert np.isnan(mean_ap(matches(1), np.array([3])))
 
 

@@ -30,7 +30,7 @@ def make_truths() -> TruthBatch:
     return TruthBatch(boxes=boxes, labels=labels, area=area, iscrowd=np.zeros_like(mask), mask=mask)
 
 
-def make_pool(seed: int = 0, *, shown_from: float = -np.inf) -> Pool:
+def make_pool(seed: int = 0, *, displayed_from: float = -np.inf) -> Pool:
     """All objects but each image's first are detected, a little off; in each image are three mistakes, of classes 1 and 2."""
     rng, truths = np.random.default_rng(seed), make_truths()
     found = DetectionBatch(
@@ -44,7 +44,7 @@ def make_pool(seed: int = 0, *, shown_from: float = -np.inf) -> Pool:
         add(found, image, detected, np.array(own[1:], dtype=np.int64), rng.normal(1, 1, len(detected)))
         corner = SPACING * rng.integers(0, 4, (3, 2)) + 60
         add(found, image, np.concatenate([corner, corner + 30], 1), rng.integers(1, 3, 3), rng.normal(-0.5, 1, 3))
-    return Pool(detections=found, truths=truths, num_classes=NUM_CLASSES, shown_from=shown_from)
+    return Pool(detections=found, truths=truths, num_classes=NUM_CLASSES, displayed_from=displayed_from)
 
 
 def add(found: DetectionBatch, image: int, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> None:

@@ -7,7 +7,6 @@ import pytest
 from ap.test_box_moves import NMS_IOU, NUM_CANDIDATES, NUM_CLASSES, NUM_IMAGES, world
 from rewards.scenes import named
 
-from rl_det.ap.batch import TruthBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.rewards import REWARDS, BatchAp, PoolAp, Scene, Step, pool_mean_ap, reward_named
 from rl_det.rewards.edits import Factor
@@ -23,7 +22,7 @@ def scene(seed: int, images: np.ndarray = EVERYWHERE) -> Scene:
         labels=some.labels.numpy()[images],
         mask=some.mask.numpy()[images],
         scores=some.scores[images],
-        truths=TruthBatch(**{name: values[images] for name, values in vars(truths).items()}),
+        truths=truths[images],
         num_classes=NUM_CLASSES,
         nms_iou=NMS_IOU,
     )

@@ -33,13 +33,13 @@ from rl_det.rewards import (
     Sum,
     Worth,
     best_iou,
-    image_ap,
+    image_ap_value,
 )
 
 PER_IMAGE = ("image_ap", "image_ap_delta", "matched_sum", "f1", "lrp", "cost")
 ALL: dict[str, Reward] = {name: named(name) for name in REWARDS} | {
     "pool_ap, shaped by the best IoU": Sum((PoolAp(), PotentialShaping())),
-    "pool_ap, shaped by AP": Sum((PoolAp(), PotentialShaping(potential=image_ap))),
+    "pool_ap, shaped by AP": Sum((PoolAp(), PotentialShaping(potential=image_ap_value))),
 }
 Hack = Callable[[DetectionBatch, TruthBatch, np.random.Generator], None]
 
@@ -155,10 +155,10 @@ def test_a_constant_added_to_an_images_scores_changes_no_reward_of_the_image_by_
 
 
 @pytest.mark.parametrize("reward", ["f1", "lrp", "cost"])
-def test_where_a_threshold_decides_what_is_shown_a_constant_is_paid_for_what_it_lets_through(reward: str) -> None:
+def test_where_a_threshold_decides_what_is_displayed_a_constant_is_paid_for_what_it_lets_through(reward: str) -> None:
     """No hack: it is what these rewards are for. A shift by -2 under a threshold of 0 is a threshold of 2."""
-    pool = make_pool(shown_from=0.0)
-    higher = untouched(replace(pool, shown_from=2.0))
+    pool = make_pool(displayed_from=0.0)
+    higher = untouched(replace(pool, displayed_from=2.0))
     before = untouched(pool)
     expected = named(reward)(higher, higher, ended=True)
     np.testing.assert_allclose(named(reward)(before, shifted(pool, -2.0), ended=True), expected, atol=1e-12)

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from rewards.scenes import LABELS, NUM_IMAGES, add, iou, make_pool, untouched
 
-from rl_det.rewards import Cost, Edits, MatchedSum, best_iou, f1, image_ap, lrp
-from rl_det.rewards.image_values import shown_over_true
+from rl_det.rewards import Cost, Edits, MatchedSum, best_iou, f1, image_ap_value, lrp
+from rl_det.rewards.image_values import true_over_displayed
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
-def crowded_with_copies(seed: int, *, shown_from: float = -np.inf) -> Edits:
+def crowded_with_copies(seed: int, *, displayed_from: float = -np.inf) -> Edits:
     """The scenes with some copies a little off, so that there are duplicates at every threshold."""
-    edits = untouched(make_pool(seed, shown_from=shown_from))
+    edits = untouched(make_pool(seed, displayed_from=displayed_from))
     rng = np.random.default_rng(seed)
     for image in range(NUM_IMAGES):
         boxes = edits.detections.boxes[image, :3] + rng.uniform(-4, 4, (3, 4))
@@ -26,8 +26,8 @@ def slowly_matched(edits: Edits, row: int, threshold: float) -> tuple[list[float
     free = {g for g in range(t.mask.shape[1]) if t.mask[row, g]}
     everything = set(free)
     ious, labels, spurious, duplicates = [], [], 0, []
-    shown = [i for i in range(d.mask.shape[1]) if d.mask[row, i] and d.scores[row, i] >= edits.pool.shown_from]
-    for i in sorted(shown, key=lambda i: -d.scores[row, i]):
+    displayed = [i for i in range(d.mask.shape[1]) if d.mask[row, i] and d.scores[row, i] >= edits.pool.displayed_from]
+    for i in sorted(displayed, key=lambda i: -d.scores[row, i]):
         overlaps = {
             g: iou(d.boxes[row, i].astype(float), t.boxes[row, g])
             for g in everything if t.labels[row, g] == d.labels[row, i]
@@ -44,12 +44,12 @@ def slowly_matched(edits: Edits, row: int, threshold: float) -> tuple[list[float
     return ious, labels, spurious, len(free), duplicates
 
 
-@pytest.mark.parametrize("shown_from", [-np.inf, 0.3])
+@pytest.mark.parametrize("displayed_from", [-np.inf, 0.3])
 @pytest.mark.parametrize("seed", range(3))
-def test_f1_lrp_and_cost_count_what_is_found_spurious_and_missed_among_what_is_shown(
-    seed: int, shown_from: float
+def test_f1_lrp_and_cost_count_what_is_found_spurious_and_missed_among_what_is_displayed(
+    seed: int, displayed_from: float
 ) -> None:
-    edits = crowded_with_copies(seed, shown_from=shown_from)
+    edits = crowded_with_copies(seed, displayed_from=displayed_from)
     prices = Cost(found=2.0, spurious=-0.5, missed=-3.0)
     scores, errors, costs = f1(edits), lrp(edits), prices(edits)
     for row in range(NUM_IMAGES):
@@ -81,7 +81,7 @@ def test_matched_sum_is_pintos_sum_over_objects_less_its_price_for_duplicates(se
 @pytest.mark.parametrize("seed", range(3))
 def test_image_ap_counts_classes_that_are_there_or_predicted(seed: int) -> None:
     edits = crowded_with_copies(seed)
-    for row, value in enumerate(image_ap(edits)):
+    for row, value in enumerate(image_ap_value(edits)):
         predicted = set(edits.detections.labels[row, edits.detections.mask[row]].tolist())
         aps = []
         for label in set(LABELS[row]) | predicted:
@@ -114,7 +114,7 @@ def slow_ap(edits: Edits, row: int, label: int) -> float:
 def test_where_nothing_is_and_nothing_is_found_all_is_well() -> None:
     edits = untouched(make_pool())[np.array([3])]
     edits.detections.mask[:] = False
-    assert [float(value(edits)[0]) for value in (image_ap, f1, lrp, shown_over_true)] == [1, 1, 1, 1]
+    assert [float(value(edits)[0]) for value in (image_ap_value, f1, lrp, true_over_displayed)] == [1, 1, 1, 1]
     assert best_iou(edits)[0] == 0
     assert Cost()(edits)[0] == 0
     assert MatchedSum()(edits)[0] == 0
@@ -123,7 +123,7 @@ def test_where_nothing_is_and_nothing_is_found_all_is_well() -> None:
 def test_in_a_crowd_nothing_counts_for_or_against() -> None:
     edits = untouched(make_pool())[np.array([1])]
     edits.truths.iscrowd[0, 1] = True  # that of the first detection
-    values = [image_ap, f1, lrp, Cost(), MatchedSum(), best_iou]
+    values = [image_ap_value, f1, lrp, Cost(), MatchedSum(), best_iou]
     before = [float(value(edits)[0]) for value in values]
     box, label = edits.detections.boxes[0, :1], edits.detections.labels[0, :1]
     add(edits.detections, 0, np.repeat(box, 5, 0), np.repeat(label, 5), np.full(5, 8.0))
@@ -146,12 +146,12 @@ def test_best_iou_is_the_mean_over_objects_of_the_nearest_of_their_class() -> No
         assert value == pytest.approx(np.mean(nearest) if nearest else 0, abs=1e-6)
 
 
-def test_the_length_factor_is_one_until_more_is_shown_than_there_is() -> None:
+def test_the_length_factor_is_one_until_more_is_displayed_than_there_is() -> None:
     edits = untouched(make_pool())
-    shown = edits.detections.mask.sum(1)
-    expected = [min(1, len(own) / count) for own, count in zip(LABELS, shown, strict=True)]
-    np.testing.assert_allclose(shown_over_true(edits), expected)
-    assert shown_over_true(edits)[3] == 0
+    displayed = edits.detections.mask.sum(1)
+    expected = [min(1, len(own) / count) for own, count in zip(LABELS, displayed, strict=True)]
+    np.testing.assert_allclose(true_over_displayed(edits), expected)
+    assert true_over_displayed(edits)[3] == 0
 
 
 @pytest.mark.parametrize("prices", [{"found": -1.0}, {"spurious": 0.5}, {"missed": 1.0}])

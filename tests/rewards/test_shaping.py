@@ -19,7 +19,7 @@ from rl_det.rewards import (
     Worth,
     best_iou,
     f1,
-    image_ap,
+    image_ap_value,
     pool_mean_ap,
 )
 
@@ -40,7 +40,7 @@ def standing(place: float) -> Edits:
 STANDING = {
     place: standing(place) for place in {START + sum(c) for n in range(4) for c in itertools.product(MOVES, repeat=n)}
 }
-OBJECTIVE = Worth(image_ap, "by_change")
+OBJECTIVE = Worth(image_ap_value, "by_change")
 
 
 def returns(reward: Reward, gamma: float = 1.0) -> dict[tuple[float, ...], float]:
@@ -66,7 +66,7 @@ def own_potential(edits: Edits) -> np.ndarray:
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-@pytest.mark.parametrize("potential", [best_iou, image_ap, pool_mean_ap, own_potential])
+@pytest.mark.parametrize("potential", [best_iou, image_ap_value, pool_mean_ap, own_potential])
 def test_a_potential_moves_all_returns_by_the_same_and_keeps_the_best(
     potential: Callable[[Edits], np.ndarray], gamma: float
 ) -> None:
@@ -105,12 +105,12 @@ def test_the_length_factor_changes_what_is_best() -> None:
     without = untouched(POOL)[np.array([1])]
     worst = np.where(without.detections.mask[0], without.detections.scores[0], np.inf).argmin()
     without.detections.mask[0, worst] = False
-    plain, factored = Worth(image_ap), Worth(LengthFactor(value=image_ap))
+    plain, factored = Worth(image_ap_value), Worth(LengthFactor(value=image_ap_value))
     assert plain(before, without, ended=True) == plain(before, before, ended=True)
     assert factored(before, without, ended=True) > factored(before, before, ended=True)
 
 
-@pytest.mark.parametrize("value", [f1, image_ap, pool_mean_ap])
+@pytest.mark.parametrize("value", [f1, image_ap_value, pool_mean_ap])
 def test_what_is_paid_by_change_adds_up_to_what_is_paid_at_the_end(value: Callable[[Edits], np.ndarray]) -> None:
     at_the_end, by_change = returns(Worth(value)), returns(Worth(value, "by_change"))
     start = float(value(STANDING[START])[0])
