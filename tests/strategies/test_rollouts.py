@@ -1,0 +1,62 @@
+"""Rollouts: the head runs as seldom as it can, and their graph is that of the head as it is."""
+
+import pytest
+import torch
+from learning.ranking import made
+from learning.toy import NUM_PROPOSALS, ToyDetector, toy_data
+from rl_det_envs.rescore_detections import RescoreDetectionsVector
+
+from rl_det.policies.rescore import RescorePolicy
+from rl_det.strategies.ppo import PPO, PpoLearner
+from rl_det.strategies.rollouts import collect
+from rl_det.training.loop import FitRun, LoopConfig
+from rl_det.types import Encoded, HeadOutput
+
+
+class Counted(ToyDetector):
+    """It counts how often its head is asked."""
+
+    asked = 0
+
+    def head(self, encoded: Encoded) -> HeadOutput:
+        self.asked += 1
+        return super().head(encoded)
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_the_head_runs_once_for_the_rollout_and_the_first_epoch(num_epochs: int) -> None:
+    detector = Counted()
+    envs = RescoreDetectionsVector(16, detector=detector, dataset=toy_data(0), num_candidates=NUM_PROPOSALS,
+                                   samples_per_image=4)  # fmt: skip
+    policy = RescorePolicy(detector, sigma=0.5)
+    config, generator = PPO(policy="rescore", num_epochs=num_epochs), torch.Generator().manual_seed(0)
+    collect(policy, envs, generator)
+    assert detector.asked == 1
+    learner = PpoLearner(policy, envs, config, generator=generator, validate=lambda: 0.0)
+    run = FitRun(learner, LoopConfig(num_updates=9, learning_rate=1e-3), "ppo")
+    learner.update(1, run.descent)
+    assert detector.asked == 1 + num_epochs
+
+
+def test_a_policy_over_another_detector_than_the_environments_is_asked_itself() -> None:
+    shown, own = ToyDetector(), ToyDetector()
+    with torch.no_grad():
+        own.scores.weight.mul_(-1)
+    envs = RescoreDetectionsVector(16, detector=shown, dataset=toy_data(0), num_candidates=NUM_PROPOSALS,
+                                   samples_per_image=4)  # fmt: skip
+    rollout = collect(RescorePolicy(own, sigma=0.5), envs, torch.Generator().manual_seed(0))
+    assert torch.equal(rollout.output.logits, own.head(rollout.encoded).logits)
+    assert not torch.equal(rollout.output.logits, shown.head(rollout.encoded).logits)
+
+
+def test_the_rollouts_graph_is_that_of_the_head_as_it_is() -> None:
+    detector, envs = made(RescoreDetectionsVector, 0)
+    policy = RescorePolicy(detector, sigma=0.5)
+    rollout = collect(policy, envs, torch.Generator().manual_seed(0))
+    log_prob = rollout.distribution.log_prob(rollout.action)
+    assert torch.equal(log_prob, rollout.log_prob)
+    assert rollout.reward.requires_grad is rollout.advantage.requires_grad is rollout.log_prob.requires_grad is False
+    again = policy.distribution(rollout.observation, detector.head(rollout.encoded)).log_prob(rollout.action)
+    (ours,) = torch.autograd.grad((log_prob * rollout.advantage).sum(), detector.scores.weight)
+    (theirs,) = torch.autograd.grad((again * rollout.advantage).sum(), detector.scores.weight)
+    assert torch.equal(ours, theirs)
