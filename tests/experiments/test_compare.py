@@ -21,6 +21,7 @@ from rl_det.finetuning.comparison import _Processes, compare, folder_name
 from rl_det.finetuning.job import JobFile, strategy_of
 from rl_det.finetuning.plan import plan_run
 from rl_det.finetuning.request import Request
+from rl_det.storage.run import Run
 from rl_det.training.loop import fit
 
 CONTROL = "continued_supervised"
@@ -130,6 +131,20 @@ def test_results_of_another_run_are_refused_by_what_differs_and_overwritten_if_a
     compared(out, budget=other, strategies=(CONTROL,), overwrite=True)
     assert names == ["continued_supervised-seed0"]
     assert (out / folder_name(CONTROL, 0) / "results.json").read_text() != before
+
+
+def test_results_of_another_reward_are_refused_before_any_process_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, own = "ppo_rescore", tmp_path / "out" / folder_name("ppo_rescore", 0)
+    data, detector = REQUEST.open()
+    job = prepare(detector, data, [strategy_of(name, "pool_ap")], SMALL, 0, baselines=False)
+    with Run(own, job.identity) as begun:
+        begun.log(0, name, {"val_AP": 0.5})
+    names = started(monkeypatch)
+    with pytest.raises(ValueError, match=r"config.json: .*strategies was .*pool_ap.* and is .*image_ap"):
+        compared(tmp_path / "out", strategies=(CONTROL, name), reward="image_ap")
+    assert names == []
 
 
 def test_a_comparison_that_is_killed_goes_on(out: Path, tmp_path: Path) -> None:
