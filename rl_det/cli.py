@@ -237,7 +237,7 @@ def run_detect(flags: DetectFlags) -> None:
             flags.threshold,
             on_image=shown.advance,
         )
-    print(f"{len(files)} pictures and {written.name} are in {flags.out}")
+    print(f"the pictures and {written.name} are in {flags.out}")
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {

@@ -237,7 +237,7 @@ def test_detect_draws_and_writes_coco_results(
     Image.open(data / "images" / "test1.png").convert("L").resize((200, 90)).save(images / "two.jpg")
     out = tmp_path / "found"
     cli.main(["detect", str(run / "ppo"), str(images), "--out", str(out), "--device", "cpu"])
-    assert capsys.readouterr().out == f"2 pictures and detections.json are in {out}\n"
+    assert capsys.readouterr().out == f"the pictures and detections.json are in {out}\n"
     assert sorted(file.name for file in out.iterdir()) == ["detections.json", "one.png", "two.png"]
     with Image.open(out / "two.png") as picture:
         assert picture.size == (200, 90)

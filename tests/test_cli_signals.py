@@ -20,7 +20,7 @@ FLAGS = [
     "--budget",
     "smoke",
     "--limits.num-updates",
-    "6",
+    "4",
     "--limits.images-per-update",
     "4",
     "--limits.num-draws",
@@ -60,22 +60,23 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run to its end, during which something moves all the time once it has begun."""
     folder = tmp_path_factory.mktemp("signals")
     write_folder(folder / "data")
-    process = start(folder, "whole")
-    heard = [time.monotonic()]
-    assert process.stderr is not None
+    heard: list[float] = []
+    with start(folder, "whole") as process:
+        streams = process.stdout, process.stderr
+        assert streams[0] is not None
+        assert streams[1] is not None
 
-    def listen() -> None:
-        while process.stderr is not None and process.stderr.read(1):
-            heard.append(time.monotonic())
+        def listen() -> None:
+            while streams[1] is not None and streams[1].read(1):
+                heard.append(time.monotonic())
 
-    listener = threading.Thread(target=listen)
-    listener.start()
-    assert process.stdout is not None
-    table = process.stdout.read()
-    assert process.wait() == 0
-    listener.join()
+        listener = threading.Thread(target=listen)
+        listener.start()
+        table = streams[0].read()
+        listener.join()
+    assert process.returncode == 0
     assert "ppo" in table
-    assert max(after - before for before, after in itertools.pairwise(heard[1:])) < SILENCE
+    assert max(after - before for before, after in itertools.pairwise(heard)) < SILENCE
     return folder
 
 
