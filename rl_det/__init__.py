@@ -7,7 +7,7 @@
     result.best.export("better/")
     detections = rl_det.load_tuned("better/").detect(images)
 
-Names are imported when they are asked for, so that `import rl_det.ap` needs no torch.
+Names are imported only when they are used, so that `import rl_det.ap` needs no torch.
 """
 
 from importlib import import_module

@@ -1,17 +1,17 @@
-"""Two boxes -> the move from one to the other, and back: what torchvision.ops lacks."""
+"""Compute the move from one box to another, and apply it: what torchvision.ops lacks."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""Torchvision's: a move of 1 is a tenth of a side for the centre, and a fifth for the logarithm of a side."""
+"""torchvision's weights: a move of 1 is a tenth of a side for the centre, and a fifth for the logarithm of a side."""
 THIN = 1e-6
-"""A side is taken to be this much of the coordinates' unit at least."""
+"""The least length of a side in these computations, in the coordinates' unit."""
 
 
 def move_between(boxes: Float[Tensor, "*shape 4"], others: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
-    """What moves `boxes` to `others`: centre x and y in tenths of a side, log width and height in fifths; with gradient."""
+    """The moves from `boxes` to `others`: centre x and y in tenths of a side, log width and height in fifths; with gradient."""
     side, other_side = ((b[..., 2:] - b[..., :2]).clamp(min=THIN) for b in (boxes, others))
     centre, other_centre = ((b[..., 2:] + b[..., :2]) / 2 for b in (boxes, others))
     move = torch.cat([(other_centre - centre) / side, (other_side / side).log()], -1)
@@ -19,7 +19,7 @@ def move_between(boxes: Float[Tensor, "*shape 4"], others: Float[Tensor, "*shape
 
 
 def moved(boxes: Float[Tensor, "*shape 4"], move: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
-    """The inverse of `move_between`."""
+    """The boxes after the moves: the inverse of `move_between`."""
     centre_move, log_scale = (move / move.new_tensor(WEIGHTS)).split(2, -1)
     side = boxes[..., 2:] - boxes[..., :2]
     centre = (boxes[..., 2:] + boxes[..., :2]) / 2 + centre_move * side

@@ -1,8 +1,8 @@
-"""The nouns that travel through rl_det, and the letters of their shapes: in come tensors, out come named records.
+"""The data types of rl_det, and the letters of their shapes.
 
-Letters: B images, P proposals, N candidates, G true boxes, C classes, T IoU thresholds, K samples per image, D features.
-Boxes are xyxy, in pixels of the image as the detector's user gave it. Labels are 1..C, as torchvision counts them: 0 is
-the background and never a label.
+Letters: B images, P proposals, N candidates, G true boxes, C classes, T IoU thresholds, K samples per image, D
+features. Boxes are xyxy, in pixels of the user's image. Labels are 1..C, as in torchvision: 0 is the background and
+never a label.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,10 +16,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is truly in one image, in COCO's own meaning of each field.
+    """The true boxes of one image; each field has COCO's meaning.
 
-    `area` is the annotation's own (a segmentation's, where there is one), not the box's. A crowd region (`iscrowd`) may
-    absorb any number of detections and counts neither for nor against them.
+    `area` is the annotation's own (a segmentation's area, if there is one), not the box's. A crowd region (`iscrowd`)
+    may absorb any number of detections and counts neither for nor against them.
     """
 
     boxes: Float[Tensor, "G 4"]
@@ -36,14 +36,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image, RGB in [0, 1], and what is in it."""
+    """One image, RGB in [0, 1], and its true boxes."""
 
     image: Float[Tensor, "3 H W"]
     target: Target
 
 
 class Detections(TypedDict):
-    """What a user gets for one image: torchvision's own dict form, best score first."""
+    """The detections of one image in torchvision's dictionary form, best score first."""
 
     boxes: Float[Tensor, "M 4"]
     labels: Int[Tensor, " M"]
@@ -52,12 +52,13 @@ class Detections(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """All that a detector's trainable head needs of B images; the frozen part has run and need not run again.
+    """The frozen part's output for B images: all that the trainable head needs, so the frozen part need not run again.
 
-    `features` holds one tensor per feature level, each with B first: RoI-pooled features [B, P, C, h, w] (two-stage),
-    feature maps [B, C, H, W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes that the head
-    refines (proposals or anchors; zeros where there are none), in pixels of the *resized* image; `mask` is False on
-    padding. `input_size` and `image_size` are the image sizes (height, width) after and before the detector's transform.
+    `features` holds one tensor for each feature level, each with B first: RoI-pooled features [B, P, C, h, w]
+    (two-stage), feature maps [B, C, H, W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes
+    that the head refines, in pixels of the *resized* image: proposals or anchors, or zeros for queries. `mask` is False
+    on padding. `input_size` and `image_size` are the images' sizes (height, width) after and before the detector's
+    transform.
     """
 
     features: tuple[Float[Tensor, "B ..."], ...]
@@ -70,21 +71,22 @@ class Encoded:
         return len(self.mask)
 
     def __getitem__(self, images: Int[Tensor, " b"] | slice) -> "Encoded":
-        """The encodings of some of the images, in the order asked for."""
+        """The encodings of some of the images, in the given order."""
         rest = {f.name: getattr(self, f.name)[images] for f in fields(self) if f.name != "features"}
         return replace(self, features=tuple(level[images] for level in self.features), **rest)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Encoded":
-        """The same on another device; `dtype` (say torch.float16, for a cache) applies to the features alone."""
+        """The same encodings on another device; `dtype` (such as torch.float16, for a cache) applies only to the features."""
         rest = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "features"}
         return replace(self, features=tuple(level.to(device, dtype) for level in self.features), **rest)
 
 
 class HeadOutput(NamedTuple):
-    """What a detector's head says of every (proposal, class) pair.
+    """The head's output for every (proposal, class) pair.
 
-    `logits` are log-odds, log(p / (1 - p)), in every family: unbounded, so that ranks survive where sigmoids saturate.
-    `embeddings` is the head's last hidden layer, what a context policy looks at. Class-agnostic boxes are expanded.
+    `logits` are log-odds, log(p / (1 - p)), in every detector family. They are unbounded, so they keep ranks where
+    sigmoids saturate. `embeddings` is the head's last hidden layer, which a context policy takes as input.
+    Class-agnostic boxes are repeated for each class.
     """
 
     logits: Float[Tensor, "B P C"]
@@ -93,9 +95,9 @@ class HeadOutput(NamedTuple):
 
 
 class TrainingPass(NamedTuple):
-    """One pass of a whole detector over images, in training: its own losses, and what its head says of what it proposes.
+    """One training pass of a whole detector over images: its own losses, and the head's output for its proposals.
 
-    All have graphs to all of the detector, but the places of proposals, which are constant.
+    Everything has a graph to the whole detector, except the places of the proposals, which are constant.
     """
 
     losses: dict[str, Tensor]
@@ -105,10 +107,10 @@ class TrainingPass(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The N best (proposal, class) pairs of each image by logit; no score threshold and no NMS has touched them.
+    """The N best (proposal, class) pairs of each image by logit, before any score threshold and any NMS.
 
-    Sorted by falling logit, padded at the end (`mask` False, logit -inf). `index` is p * C + c - 1 of the pair, by which
-    a head's later output is asked about the same candidates again.
+    They are sorted by falling logit and padded at the end (`mask` False, logit -inf). `index` is p * C + c - 1 for
+    proposal p and label c. It finds the same candidates in a later output of the head.
     """
 
     boxes: Float[Tensor, "B N 4"]
@@ -121,7 +123,7 @@ class Candidates:
         return len(self.mask)
 
     def __getitem__(self, images: Int[Tensor, " b"] | slice) -> "Candidates":
-        """The candidates of some of the images, in the order asked for."""
+        """The candidates of some of the images, in the given order."""
         return Candidates(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> "Candidates":
@@ -132,10 +134,10 @@ class Candidates:
 def concatenate(
     parts: Iterable[Encoded], num_images: int, *, empty: Callable[[Tensor], Tensor] | None = None
 ) -> Encoded:
-    """Encodings, one after the other, as one of `num_images` images that is never in memory twice.
+    """Join encodings into one of `num_images` images, without a second copy in memory.
 
-    `empty` makes the room for each tensor, given the first part's own: in memory, unless told otherwise. Raises ValueError
-    where shapes disagree beyond the image axis (one-stage feature maps of images of different sizes).
+    `empty` allocates each joined tensor, given the first part's tensor; by default in memory. Raises ValueError if
+    shapes disagree beyond the image axis, as one-stage feature maps of images of different sizes do.
     """
     empty = empty or (lambda like: like.new_empty(num_images, *like.shape[1:]))
     whole: tuple[Tensor, ...] = ()

@@ -1,4 +1,4 @@
-"""Importing this registers the environments of rl_det with Gymnasium: a detector's candidates come in, rewards go out."""
+"""Register rl_det's environments with Gymnasium, on import: actions on a detector's candidates, rewards by a metric."""
 
 from gymnasium.envs.registration import register
 

@@ -1,4 +1,4 @@
-"""Candidates -> for each a logit shift and a move of its box -> the change of AP: for the adjusting and the voting policy."""
+"""`rl_det/AdjustDetections-v0`: an action shifts each candidate's logit and moves its box; for `adjust` and `voting`."""
 
 from typing import Any
 
@@ -15,10 +15,11 @@ from rl_det_envs.detector_environment import DetectorEnv
 
 
 class AdjustDetectionsVector(CandidateVectorEnv):
-    """`rl_det/AdjustDetections-v0`, batched; an action is a logit shift and four numbers of `rl_det.boxes.moved`.
+    """The vector form: an action is, for each candidate, a logit shift and the four numbers of `rl_det.boxes.moved`.
 
-    1 stands for `SHIFT_OF_ONE` in each of the five. `info["credit"]` [B, N, 2] is what a candidate's shift alone would
-    change, and what its move alone would. Boxes are moved before NMS and matching, and clipped to the image.
+    An action of 1 means `SHIFT_OF_ONE` in each of the five numbers. `info["credit"]` is [B, N, 2]: the change of the
+    reward by the candidate's shift alone, and by its move alone. Boxes are moved before NMS and matching, and clipped
+    to the image.
     """
 
     factors = ("scores", "boxes")
@@ -41,6 +42,6 @@ class AdjustDetectionsVector(CandidateVectorEnv):
 
 
 class AdjustDetections(DetectorEnv):
-    """`rl_det/AdjustDetections-v0` for one image, in numpy."""
+    """The single form: `rl_det/AdjustDetections-v0` for one image, in numpy."""
 
     vector_class = AdjustDetectionsVector

@@ -1,4 +1,4 @@
-"""Images and a detector -> episodes in which every candidate of an image acts; what these environments share."""
+"""The part that the environments share whose actions change candidates: observations, rewards, credit."""
 
 from typing import Any, ClassVar
 
@@ -21,13 +21,15 @@ LARGEST_SIDE = 2.0**16
 
 
 class CandidateVectorEnv(DetectorVectorEnv):
-    """What a step earns is measured against the baseline: that nothing is done, or what `set_baseline` says.
+    """Environments in which every candidate of an image acts; rewards are measured against a baseline.
 
-    `info["credit"]` [B, N] is what each candidate's own action alone would earn, all others keeping to the baseline: as it
-    does not depend on what the others do, credit times the score function is an unbiased gradient of it, with a small part
-    of the variance that the joint reward has. The next `context_candidates` candidates of each image do not act and are not
-    observed, but rank and suppress: without them a policy learns to push candidates under others that it does not see.
-    With `credit=False` there is none, and a step is cheaper.
+    The baseline is to do nothing, unless `set_baseline` sets another action. `info["credit"]` [B, N] is the reward of
+    each candidate's action if all other candidates keep to the baseline, minus the reward of the baseline. The credit
+    does not depend on the others' actions, so credit times the score function is an unbiased gradient of it, with a
+    small part of the variance of the joint reward. With `credit=False` no credit is computed, and a step is cheaper.
+
+    The next `context_candidates` candidates of each image do not act and are not observed, but they are ranked and
+    suppress others. Without them, a policy learns to push candidates below others that it does not see.
     """
 
     doing_nothing: ClassVar[float] = 0.0
@@ -38,11 +40,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
     """The logit from which on a detection is displayed to a user, which F1, LRP and cost go by: a probability of a half."""
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
-        """One image's candidates: boxes relative to the image, labels 1..C, logits, mask (0 on padding), index (p * C + c - 1).
-
-        And what the head's last hidden layer says of each, the image's size in pixels (width, height, width, height), and
-        how many steps have been made.
-        """
+        """The space of one image's candidates: boxes relative to the image, labels 1..C, logits, and five more parts."""
         shape = (self.num_candidates,)
         features = (*shape, self.detector.embedding_size)
         return spaces.Dict(
@@ -59,9 +57,9 @@ class CandidateVectorEnv(DetectorVectorEnv):
         )
 
     def begin(self) -> dict[str, Any]:
-        """The detector's present candidates; `info` has the images' "encoded", and the head's "output" for them.
+        """Select the detector's present candidates; return the images' "encoded" and the head's "output" for `info`.
 
-        The output has a graph if reset was asked for one: an agent that trains this head need not run it again.
+        The output has a graph if `reset` was asked for one. An agent that trains this head then need not run it again.
         """
         self.encoded = self.data.batch(torch.tensor(self.indices), self.device)
         with torch.set_grad_enabled(self.with_graph):
@@ -90,7 +88,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         return {**self._seen, "step": steps}
 
     def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
-        """What this episode's rewards and credits are measured against, instead of doing nothing."""
+        """Measure this episode's rewards and credits against this action, instead of against doing nothing."""
         self._pool_actions[: self.num_images] = self.checked(action)[:: self.samples_per_image]
 
     def outcome(self, actions: Tensor, *, ended: bool) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
@@ -120,7 +118,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         )
 
     def _taken(self, scene: Scene, actions: Tensor) -> Step:
-        """The step that the actions make."""
+        """The step that these actions make from the scene."""
         images = torch.from_numpy(self.rows)
         return Step(
             scene=scene,
@@ -136,17 +134,17 @@ class CandidateVectorEnv(DetectorVectorEnv):
         return step.before.detections, step.after.detections
 
     def boxes_after(self, images: Tensor, actions: Tensor) -> Float32[np.ndarray, "R M 4"]:
-        """Where all candidates are after the action, in the user's pixels, on the host; here, where they were."""
+        """The boxes of all candidates after the action, in the user's pixels, on the host; unchanged unless overridden."""
         boxes: Float32[np.ndarray, "R M 4"] = self.candidates.boxes[images.to(self.device)].numpy(force=True)
         return boxes
 
     def scores_after(self, images: Tensor, actions: Tensor) -> Float64[np.ndarray, "R M"]:
-        """The scores of all candidates and context candidates; on the host, in the precision in which ranks are decided."""
+        """The scores of all candidates and context candidates after the action: float64, on the host; ranking uses them."""
         acting, context = self.logits[images.to(self.device)].split([self.num_candidates, self.context_candidates], 1)
         scores = torch.cat([self.rescored(acting, actions), context], 1).double()
         on_host: Float64[np.ndarray, "R M"] = scores.numpy(force=True)
         return on_host
 
     def rescored(self, logits: Float[Tensor, "R N"], actions: Tensor) -> Float[Tensor, "R N"]:
-        """What the candidates rank by after the action; -inf takes one out. Here, what they ranked by."""
+        """The candidates' logits after the action, by which they are ranked; -inf removes one. Unchanged unless overridden."""
         return logits

@@ -1,7 +1,8 @@
-"""A detector and a data set -> episodes on its images, B at a time: what all environments share, whatever acts in them.
+"""The part that all environments share: images, a pool, episodes, autoreset and rendering.
 
 The vector form (`DetectorVectorEnv`) runs the head once for all its images and keeps torch tensors on their device. The
-single form (`DetectorEnv`) is the vector form with one image, in numpy, each part of an observation a vector, as SB3 has it.
+single form (`DetectorEnv`) wraps the vector form for one image, in numpy. Each part of its observation is a flat
+vector, as SB3 needs it.
 """
 
 import json
@@ -31,20 +32,21 @@ from rl_det_envs.drawing import Change, draw
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}
 Step = tuple[Any, Any, Any, Any, dict[str, Any]]
 PLURAL = {"index": "indices", "image_id": "image_ids"}
-"""Two ways to name an image: its position in the data set, and its annotation's own id. The vector form has the plural."""
+"""The keys that name an image: its position in the data set, or the annotation's own id. The vector form uses the
+plural."""
 
 
 class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
-    """B sub-environments over one detector and one data set; consecutive groups of `samples_per_image` show one image.
+    """B sub-environments over one detector and one data set; each run of `samples_per_image` of them shows one image.
 
-    Without a detector it is the shipped one, without a data set a few digit scenes, without `nms_iou` the detector's own.
-    Images come in a random order, each once before any comes again; `reset` takes options to ask for some. The
-    candidates are the detector's present ones: if its head is trained, they move along. What is frozen runs once an image,
-    when the environment is made, or never where `dataset` is an `EncodedDataset`.
+    Defaults: the shipped detector, a few digit scenes as the data set, and the detector's own `nms_iou`. Images come in
+    a random order, and each comes once before any comes again; options of `reset` choose images. Candidates come from
+    the detector's present weights, so they change while its head is trained. The frozen part runs once for each image
+    when the environment is made; it does not run if `dataset` is an `EncodedDataset`.
 
-    The pool that AP is taken over holds the images at hand, filled up to `pool_images` as the detector leaves them.
-    `autoreset_mode` is the instance's own: DISABLED waits for `reset`, NEXT_STEP and SAME_STEP are Gymnasium's. All
-    sub-environments' episodes have the same length, so they end together.
+    AP is taken over a pool: the images of the present episodes, filled up to `pool_images` with other images under the
+    detector's own detections. `autoreset_mode` is set for each instance: DISABLED waits for `reset`; NEXT_STEP and
+    SAME_STEP are Gymnasium's. The episodes of all sub-environments have the same length, so they end together.
     """
 
     metadata: dict[str, Any] = METADATA | {"autoreset_mode": AutoresetMode.DISABLED}
@@ -108,10 +110,10 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Show the next images; `info` has their "indices" and "image_ids", one each, and "samples_per_image".
 
-        An index is a position in the data set, an image_id is the annotation's own (`Target.image_id`). `options` of
-        `{"indices": [...]}` or `{"image_ids": [...]}` choose the images, one for each group of `samples_per_image`; an id
-        that several entries of the data set share means the first of them. `{"with_graph": True}` is for agents that
-        train the head: its output in `info` then has a graph.
+        An index is a position in the data set. An image_id is the annotation's own (`Target.image_id`). The options
+        `{"indices": [...]}` or `{"image_ids": [...]}` choose the images, one for each group of `samples_per_image`. If
+        several entries of the data set share an id, it means the first of them. `{"with_graph": True}` is for agents
+        that train the head: the head's output in `info` then has a graph.
         """
         options = options or {}
         chosen = self.chosen(options)
@@ -127,11 +129,11 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return self.observation(), {**info, "samples_per_image": self.samples_per_image}
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides which images come next and what is drawn: the queue of indices, and the generator's state as JSON."""
+        """The queue of image indices, and the random generator's state as JSON: all that determines the next images."""
         return {"queue": list(self._queue), "generator": json.dumps(self.np_random.bit_generator.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`: the next reset without a seed shows the images that it would have shown.
+        """Restore a `state_dict`: the next reset without a seed shows the images that it would have shown.
 
         Raises ValueError for the state of a larger data set.
         """
@@ -141,7 +143,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self._queue = list(state["queue"])
 
     def step(self, actions: Any) -> Step:
-        """Act; rewards [B], float32, and what `outcome` tells."""
+        """Apply the actions; rewards are float32 [B], and `info` is what `outcome` returns."""
         if self._step is None or self._step == self.num_steps:
             if self._step is None or self.autoreset_mode is not AutoresetMode.NEXT_STEP:
                 raise gymnasium.error.ResetNeeded(
@@ -163,7 +165,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return self.observation(), self._rewards, ended, cut, info
 
     def render(self) -> Any:
-        """One picture for each sub-environment [H, W, 3], uint8: true boxes, what is kept, dropped and changed, the reward."""
+        """One picture a sub-environment, uint8 [H, W, 3]: true boxes; kept, dropped and changed detections; the reward."""
         if self.render_mode is None:
             return None
         if self._step is None:
@@ -179,15 +181,15 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return tuple(pictures)
 
     def _begun(self) -> Step:
-        """What a step gives that only resets: the action is ignored, nothing is earned, nothing has ended."""
+        """Reset instead of a step: the actions are ignored, rewards are 0, and no episode ends."""
         observation, info = self.reset()
         ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return observation, torch.zeros(self.num_envs, device=self.device), ended, ended.clone(), info
 
     def chosen(self, options: dict[str, Any]) -> list[int]:
-        """The indices of the images that reset's options ask for; none if they ask for none.
+        """The indices of the images that reset's options name; empty if they name none.
 
-        Raises ValueError where the data set has no such image.
+        Raises ValueError if the data set has no such image.
         """
         named = options.keys() - {"with_graph"}
         if named not in (set(), {"indices"}, {"image_ids"}):
@@ -213,7 +215,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return [self._index_of[image_id] for image_id in given]
 
     def _draw(self, count: int, chosen: list[int]) -> list[int]:
-        """Those chosen, then the next: a permutation is used up before another begins; no image comes twice in a draw."""
+        """`count` different indices: the chosen ones, then the next of the queue, which new permutations refill."""
         drawn = list(chosen)
         while len(drawn) < count:
             if not self._queue:
@@ -227,7 +229,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return drawn
 
     def checked(self, given: Any) -> Float[Tensor, "B *one"]:
-        """The actions as a tensor; ValueError where the shape is wrong, a number is not finite or out of the space."""
+        """The actions as a tensor; ValueError if the shape is wrong, or a number is not finite or outside the action space."""
         actions: Tensor = torch.as_tensor(given, device=self.device).to(torch.float32)
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions must have shape {self.action_space.shape}; got {tuple(actions.shape)}")
@@ -251,25 +253,25 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
 
     @abstractmethod
     def begin(self) -> dict[str, Any]:
-        """Make ready for an episode on the images at `indices`; what `reset` tells besides."""
+        """Prepare an episode on the images at `indices`; return what `reset` adds to `info`."""
 
     @abstractmethod
     def observation(self) -> Any:
-        """What all sub-environments see now."""
+        """The present observation of all sub-environments."""
 
     @abstractmethod
     def outcome(
         self, actions: Float[Tensor, "B *one"], *, ended: bool
     ) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
-        """Act; what is earned, and `info`."""
+        """Apply the actions; return the rewards and `info`."""
 
     @abstractmethod
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
-        """Each sub-environment's detections as the episode found them and as they are now, index by index."""
+        """Each sub-environment's detections at the start of the episode and now, with the same index for the same detection."""
 
 
 class DetectorEnv(gymnasium.Env[Any, Any]):
-    """One image at a time, numpy in and out: for SB3, and for looking. Takes the vector form's arguments."""
+    """The single form: one image, numpy in and out. It takes the vector form's arguments."""
 
     metadata: dict[str, Any] = METADATA
     vector_class: ClassVar[type[DetectorVectorEnv]]
@@ -281,7 +283,7 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
         self.action_space = self.batched.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next image, or that of `options={"index": ...}` or `{"image_id": ...}`; `info` has both of it."""
+        """Show the next image, or the one of `options={"index": ...}` or `{"image_id": ...}`; `info` has both numbers."""
         asked = options or {}
         if asked.keys() not in (set(), {"index"}, {"image_id"}):
             raise ValueError(f"options must be {{'index': ...}} or {{'image_id': ...}}; got {sorted(asked)}")
@@ -295,26 +297,26 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
         return flat(observation), {name: info[plural][0] for name, plural in PLURAL.items()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act; `info` is the vector form's, of the one image."""
+        """Apply the action; `info` is the vector form's, for the one image."""
         observation, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
         told = {name: values[0].numpy(force=True) for name, values in info.items()}
         return flat(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
 
     def render(self) -> Any:
-        """The picture [H, W, 3], uint8: true boxes, what is kept, dropped and changed, the reward."""
+        """The picture, uint8 [H, W, 3]: true boxes; kept, dropped and changed detections; the reward."""
         pictures = self.batched.render()
         return None if pictures is None else pictures[0]
 
 
 def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The same space with each Box as a vector."""
+    """The same space with each Box flattened to a vector."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({name: flat_space(part) for name, part in space.spaces.items()})
     return spaces.flatten_space(space) if isinstance(space, spaces.Box) else space
 
 
 def flat(observation: Any) -> Any:
-    """The first image's observation in numpy, each part a vector, sharing memory with nothing."""
+    """The first image's observation as numpy copies, with each part flattened to a vector."""
     if isinstance(observation, dict):
         return {name: flat(values) for name, values in observation.items()}
     values: np.ndarray = np.array(observation[0].numpy(force=True)).reshape(-1)
@@ -329,7 +331,7 @@ def shipped_detector(device: torch.device) -> Detector:
 
 
 def check_counts(num_envs: int, samples_per_image: int, num_candidates: int) -> None:
-    """ValueError where there would be no environment or no candidate."""
+    """Raise ValueError if a count leaves no environment or no candidate."""
     if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
         raise ValueError(
             f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
@@ -339,6 +341,6 @@ def check_counts(num_envs: int, samples_per_image: int, num_candidates: int) -> 
 
 
 def objects_of(targets: list[Target], num_classes: int) -> np.ndarray:
-    """How many true boxes of labels 1..C there are, crowds left out."""
+    """The number of true boxes of each label 1..C, without crowds."""
     labels = torch.cat([target.labels[~target.iscrowd] for target in targets])
     return np.bincount(labels.numpy(force=True).astype(np.int64), minlength=num_classes + 1)[1:]

@@ -1,4 +1,4 @@
-"""An image, its true boxes and what an episode did to its detections -> a picture to look at."""
+"""Draw an image with its true boxes and with the changes that an episode has made to its detections."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ COLOURS = {"true": "white", "kept": "deepskyblue", "dropped": "red", "changed": 
 
 @dataclass(frozen=True)
 class Change:
-    """Boxes [n, 4] of the detections that an episode kept as they were, dropped, and moved, rescored or let in."""
+    """Boxes [n, 4] of the detections that an episode kept as they were, dropped, or changed (moved, rescored or added)."""
 
     kept: Float[np.ndarray, "k 4"]
     dropped: Float[np.ndarray, "d 4"]
@@ -29,7 +29,7 @@ class Change:
 
     @classmethod
     def between(cls, before: DetectionBatch, after: DetectionBatch, row: int) -> "Change":
-        """Of one row; the two hold the same detections, index by index, and their masks say who is there."""
+        """The changes of one row. Both batches have the same detections at the same indices; their masks say which exist."""
         seen, stays = (d.mask[row] & (d.scores[row] >= FAINT) for d in (before, after))
         same = (before.boxes[row] == after.boxes[row]).all(-1) & (before.scores[row] == after.scores[row])
         return cls(
@@ -40,7 +40,7 @@ class Change:
 
 
 def draw(sample: Sample, change: Change, reward: float | None) -> UInt8[np.ndarray, "H W 3"]:
-    """The image, enlarged if it is small, with boxes by colour, and under it what the colours mean and the reward."""
+    """The image (a small one enlarged) with coloured boxes, and a caption with the colours' meaning and the reward."""
     height, width = sample.image.shape[1:]
     scale = max(1, -(-LEAST_WIDTH // width))
     canvas = (255 * sample.image.cpu()).round().to(torch.uint8)
@@ -58,7 +58,7 @@ def draw(sample: Sample, change: Change, reward: float | None) -> UInt8[np.ndarr
 
 
 def _caption(pen: ImageDraw.ImageDraw, groups: dict[str, Tensor], reward: float | None, top: int) -> None:
-    """How many boxes there are of each colour, and the reward."""
+    """Write the number of boxes of each colour, and the reward."""
     left = 8.0
     for name, boxes in groups.items():
         text = f"{len(boxes)} {name}"

@@ -1,4 +1,4 @@
-"""Candidates -> a move of each one's box, several times over -> the change of AP at each step."""
+"""`rl_det/RefineBoxes-v0`: several steps, each of which moves every candidate's box; the reward is the step's change of AP."""
 
 from typing import Any
 
@@ -17,12 +17,13 @@ from rl_det_envs.detector_environment import DetectorEnv
 
 
 class RefineBoxesVector(CandidateVectorEnv):
-    """`rl_det/RefineBoxes-v0`, batched: `num_steps` moves of every box, four numbers a candidate, flat.
+    """The vector form: an episode has `num_steps` steps, and an action is one flat vector of four numbers a candidate.
 
-    They are the detector's own regression targets (`rl_det.boxes`): 1 moves the centre by a tenth of a side, or makes a side a
-    fifth longer (in its logarithm). Boxes are clipped to the image; scores and order stay. What the steps earn adds up to what
-    the last boxes are worth against the first, whichever the way (`rl_det.rewards`), and `info["credit"]` [B, N] is what
-    each move of this step would have earned alone, from where the boxes stood before it.
+    The four numbers are the detector's own regression targets (`rl_det.boxes`): 1 moves the centre by a tenth of a
+    side, or adds a fifth to the logarithm of a side. Boxes are clipped to the image. Scores and order do not change.
+    The rewards of an episode's steps add up to the difference in value between the last boxes and the first,
+    independent of the path (`rl_det.rewards`). `info["credit"]` [B, N] is the reward of each move of this step alone,
+    relative to the boxes before the step.
     """
 
     factors = ("boxes",)
@@ -45,7 +46,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         return info
 
     def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
-        """Refused: each step is measured against where the boxes stood before it."""
+        """Raise ValueError: this environment has no baseline, because each step is compared with the boxes before it."""
         raise ValueError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
 
     def observation(self) -> dict[str, Tensor]:
@@ -53,7 +54,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         return {**super().observation(), "boxes": boxes}
 
     def _taken(self, scene: Scene, actions: Float[Tensor, "B numbers"]) -> Step:
-        """From where the boxes stand; they are moved."""
+        """Move the boxes by the actions, from their present places, and return the step."""
         acting, context = self._boxes.split([self.num_candidates, self.context_candidates], 1)
         moves = actions.unflatten(1, (-1, 4))
         mask = self._seen["mask"]
@@ -71,13 +72,13 @@ class RefineBoxesVector(CandidateVectorEnv):
         )
 
     def scene(self) -> Scene:
-        """The candidates as the detector left them, resolved once an episode."""
+        """The candidates as the detector leaves them; computed once an episode."""
         if self._scene is None:
             self._scene = super().scene()
         return self._scene
 
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
-        """From the first boxes to the present ones."""
+        """The detections under the episode's first boxes, and under the present ones."""
         scene = self.scene()
         step = Step(
             scene=scene, images=self.rows, boxes=self._boxes.numpy(force=True), scores=scene.scores[self.rows],
@@ -87,6 +88,6 @@ class RefineBoxesVector(CandidateVectorEnv):
 
 
 class RefineBoxes(DetectorEnv):
-    """`rl_det/RefineBoxes-v0` for one image, in numpy."""
+    """The single form: `rl_det/RefineBoxes-v0` for one image, in numpy."""
 
     vector_class = RefineBoxesVector

@@ -1,4 +1,4 @@
-"""Candidates -> a logit shift for each -> the change of AP: for the rescoring and the context policy."""
+"""`rl_det/RescoreDetections-v0`: an action shifts each candidate's logit; for the rescoring and the context policy."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from rl_det_envs.detector_environment import DetectorEnv
 
 
 class RescoreDetectionsVector(CandidateVectorEnv):
-    """`rl_det/RescoreDetections-v0`, batched: an action of 1 adds `SHIFT_OF_ONE` to a logit."""
+    """The vector form: an action of 1 adds `SHIFT_OF_ONE` to a candidate's logit."""
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.Box(-1.0, 1.0, (self.num_candidates,), np.float32)
@@ -23,6 +23,6 @@ class RescoreDetectionsVector(CandidateVectorEnv):
 
 
 class RescoreDetections(DetectorEnv):
-    """`rl_det/RescoreDetections-v0` for one image, in numpy."""
+    """The single form: `rl_det/RescoreDetections-v0` for one image, in numpy."""
 
     vector_class = RescoreDetectionsVector

@@ -1,10 +1,11 @@
-"""A vector environment -> the vectorised environment that Stable-Baselines3 trains on: numpy in, numpy out.
+"""Adapt a vector environment of rl_det to Stable-Baselines3's `VecEnv`: numpy in, numpy out.
 
     envs = gymnasium.make_vec("rl_det/TunePostprocessing-v0", num_envs=64, vectorization_mode="vector_entry_point")
     model = PPO("MlpPolicy", VecMonitor(DetectorVecEnv(envs)))
 
-One head pass, one reward and one process for all sub-environments. With one of them it is SB3's `DummyVecEnv` of
-`gymnasium.make(...)`, step for step. Importing this imports SB3, so `rl_det_envs` itself does not.
+All sub-environments share one process, one pass of the head and one call of the reward. With one sub-environment, every
+step equals that of SB3's `DummyVecEnv` of `gymnasium.make(...)`. This module imports SB3, so `rl_det_envs` does not
+import it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,15 +19,16 @@ from rl_det_envs.detector_environment import PLURAL, DetectorVectorEnv, flat_spa
 
 Indices = int | Iterable[int] | None
 OF_ONE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
-"""What a sub-environment has under another name in the vector form."""
+"""SB3's names of a sub-environment's attributes, and their names in the vector form."""
 
 
 class DetectorVecEnv(VecEnv):
-    """SB3's form of a vector environment that waits for `reset`; here all its episodes end together, and it is reset then.
+    """A `VecEnv` around a vector environment with autoreset DISABLED; it resets when the episodes end, all together.
 
-    Each part of an observation is a vector, as in `gymnasium.make(...)`. `infos` hold each sub-environment's row of the vector
-    form's `info`, and "terminal_observation" at the end; `reset_infos` hold "index" and "image_id". SB3 has no use for
-    credit: `credit=False` makes steps cheaper. The first of SB3's seeds is the one generator's.
+    Each part of an observation is a flat vector, as in `gymnasium.make(...)`. `infos` hold each sub-environment's row
+    of the vector form's `info`, and "terminal_observation" at the end of an episode. `reset_infos` hold "index" and
+    "image_id". SB3 does not use credit, so make the environment with `credit=False`: its steps are cheaper. Of SB3's
+    seeds, only the first is used, because there is one generator.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
@@ -39,7 +41,7 @@ class DetectorVecEnv(VecEnv):
         super().__init__(envs.num_envs, flat_space(envs.single_observation_space), envs.single_action_space)
 
     def reset(self) -> Any:
-        """Show the next images, or those that `set_options` asks for: {"index": ...} or {"image_id": ...} for each."""
+        """Show the next images, or those that `set_options` names: {"index": ...} or {"image_id": ...} for each."""
         seed, options = self._seeds[0], self._options
         self._reset_seeds()
         self._reset_options()
@@ -50,7 +52,7 @@ class DetectorVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Act; where the episodes end, show the next images."""
+        """Apply the actions; if the episodes end, show the next images."""
         seen, rewards, terminated, truncated, told = self.envs.step(self._actions)
         observation, ended = flat_rows(seen), terminated | truncated
         parts = {name: values.numpy(force=True) for name, values in told.items()}
@@ -73,28 +75,28 @@ class DetectorVecEnv(VecEnv):
         return [None] * self.num_envs if pictures is None else list(pictures)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The vector form's attribute, once for each sub-environment that is asked for."""
+        """The vector form's attribute, repeated for each sub-environment in `indices`."""
         value = getattr(self.envs, OF_ONE.get(attr_name, attr_name))
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Set the vector form's attribute, which is all sub-environments'."""
+        """Set the vector form's attribute, which all sub-environments share."""
         self._refuse_some(indices)
         setattr(self.envs, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call the vector form's method, once for all sub-environments; each is told the same answer."""
+        """Call the vector form's method once, and return its result for each sub-environment."""
         self._refuse_some(indices)
         return [getattr(self.envs, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
-        """Never: `VecMonitor` and the like go around this."""
+        """False for each sub-environment: wrappers such as `VecMonitor` wrap this object instead."""
         return [False for _ in self._get_indices(indices)]
 
     def _begun(self, seen: Any, told: dict[str, Any]) -> Any:
-        """The first observation of new episodes; each one's image becomes known."""
+        """The first observation of new episodes; also sets `reset_infos`."""
         each = zip(*(told[plural] for plural in PLURAL.values()), strict=True)
         self.reset_infos = [
             dict(zip(PLURAL, image, strict=True)) for image in each for _ in range(self.envs.samples_per_image)
@@ -102,7 +104,7 @@ class DetectorVecEnv(VecEnv):
         return flat_rows(seen)
 
     def _chosen(self, options: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """SB3's options, one dictionary for each sub-environment, as the vector form's."""
+        """SB3's options (one dictionary for each sub-environment) in the vector form's format."""
         if not any(options):
             return None
         named = set(options[0])
@@ -115,7 +117,7 @@ class DetectorVecEnv(VecEnv):
         return {PLURAL[name]: [option[name] for option in options[:: self.envs.samples_per_image]]}
 
     def _refuse_some(self, indices: Indices) -> None:
-        """ValueError unless all are asked for."""
+        """Raise ValueError unless `indices` names all sub-environments."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
                 f"indices must be None, for all sub-environments: they are one vector environment; got {indices}"
@@ -123,7 +125,7 @@ class DetectorVecEnv(VecEnv):
 
 
 def flat_rows(observation: Any) -> Any:
-    """All images' observations in numpy, each part of each a vector, sharing memory with nothing."""
+    """All images' observations as numpy copies, with each part of each image flattened to a vector."""
     if isinstance(observation, dict):
         return {name: flat_rows(values) for name, values in observation.items()}
     values: np.ndarray = np.array(observation.numpy(force=True)).reshape(len(observation), -1)
@@ -131,7 +133,7 @@ def flat_rows(observation: Any) -> Any:
 
 
 def row_of(observation: Any, row: int) -> Any:
-    """One image's observation out of all of them."""
+    """One image's observation, selected from the batch."""
     if isinstance(observation, dict):
         return {name: values[row] for name, values in observation.items()}
     return observation[row]

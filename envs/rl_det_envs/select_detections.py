@@ -1,4 +1,4 @@
-"""Candidates -> keep or drop each -> the change of AP: for the selecting policy."""
+"""`rl_det/SelectDetections-v0`: an action keeps or drops each candidate; for the selecting policy."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from rl_det_envs.detector_environment import DetectorEnv
 
 
 class SelectDetectionsVector(CandidateVectorEnv):
-    """`rl_det/SelectDetections-v0`, batched: 1 keeps a candidate, 0 drops it; the kept rank by their own logits.
+    """The vector form: 1 keeps a candidate, 0 drops it; the kept candidates rank by their own logits.
 
     What is kept, and survives NMS, is displayed: here F1, LRP and cost know no other threshold than the choice itself.
     """
@@ -29,6 +29,6 @@ class SelectDetectionsVector(CandidateVectorEnv):
 
 
 class SelectDetections(DetectorEnv):
-    """`rl_det/SelectDetections-v0` for one image, in numpy."""
+    """The single form: `rl_det/SelectDetections-v0` for one image, in numpy."""
 
     vector_class = SelectDetectionsVector

@@ -1,4 +1,4 @@
-"""A small description of an image's candidates -> settings of its post-processing, thresholds and NMS -> F1."""
+"""`rl_det/TunePostprocessing-v0`: an action sets the post-processing of one image; the default reward is F1."""
 
 from typing import Any
 
@@ -18,20 +18,22 @@ from rl_det_envs.detector_environment import DetectorEnv, DetectorVectorEnv
 
 BINS = 10
 SEEN = 0.05
-"""Candidates with at least this probability are counted where overlaps are."""
+"""The overlap histogram counts candidates of at least this probability."""
 STRONGEST_DECAY = 4.0
-"""1 / sigma of soft-NMS at an action of 1; 0 at -1, which is hard NMS; Bodla et al.'s sigma of 0.5 at 0."""
+"""1 / sigma of soft-NMS at an action of 1. At -1 it is 0 (hard NMS); at 0, sigma is Bodla et al.'s 0.5."""
 
 
 class TunePostprocessingVector(DetectorVectorEnv):
-    """`rl_det/TunePostprocessing-v0`, batched: four numbers in [-1, 1] an image, and one step.
+    """The vector form: an action is four numbers in [-1, 1] for each image, and an episode has one step.
 
-    They stand for the score threshold (0 to 1), the NMS IoU (0 to 1), 1 / sigma of soft-NMS (0, which is hard, to 4) and the
-    maximum number of detections (1 to N); `info["settings"]` [B, 4] says what they came to (threshold, IoU, sigma, number).
-    The reward sees what the settings leave, and is F1 if nothing else is asked for: in AP, the lowest threshold is never
-    beaten by another that all images share. The other images of the pool are as the detector's own NMS leaves them.
+    The numbers mean the score threshold (0 to 1), the NMS IoU (0 to 1), 1 / sigma of soft-NMS (0, which is hard NMS, to
+    4) and the maximum number of detections (1 to N). `info["settings"]` [B, 4] holds the resulting threshold, IoU,
+    sigma and number. The reward is computed on the detections that the settings leave. Its default is F1: under AP, no
+    threshold that all images share beats the lowest one. The other images of the pool keep the detections of the
+    detector's own NMS.
 
-    Nothing here is trained in the detector, so its head runs once for the whole data set, when the environment is made.
+    This environment does not train the detector, so the head runs once for the whole data set, when the environment is
+    made.
     """
 
     default_reward = "f1"
@@ -55,17 +57,18 @@ class TunePostprocessingVector(DetectorVectorEnv):
         self._described = torch.from_numpy(self.describe()).to(self.device)
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
-        """Shares of the N places, all in [0, 1]: see `describe`."""
+        """The space of `describe`: 32 numbers in [0, 1]."""
         return spaces.Box(0.0, 1.0, (3 * BINS + 2,), np.float32)
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.Box(-1.0, 1.0, (4,), np.float32)
 
     def describe(self) -> Float32[np.ndarray, "D 32"]:
-        """Of each image: three histograms of ten bins, how many candidates there are, and how many objects are expected.
+        """A description of each image: three histograms of ten bins, the number of candidates, the expected number of objects.
 
-        Probabilities of all candidates, the same of those that NMS leaves, and how far a candidate overlaps one of its class
-        above it; the objects that are expected are the sum of the second's probabilities. All as shares of N.
+        The histograms count the probabilities of all candidates, the probabilities of those that NMS leaves, and each
+        candidate's IoU with the nearest candidate of its class that ranks above it. The expected number of objects is
+        the sum of the probabilities after NMS. All numbers are divided by N.
         """
         mask, p, left = self._all.mask.numpy(), self._probabilities, self._default.mask
         nearest = nearest_above(self._all.boxes.numpy(), self._all.labels.numpy(), p, mask)
@@ -91,7 +94,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         return self._described[torch.from_numpy(self._acting).to(self.device)]
 
     def settings(self, actions: Float[Tensor, "B 4"]) -> Settings:
-        """What the actions stand for."""
+        """The settings that the actions mean."""
         share: Float64[np.ndarray, "B 4"] = ((actions.double() + 1) / 2).numpy(force=True)
         with np.errstate(divide="ignore"):
             sigma = 1 / (STRONGEST_DECAY * share[:, 2])
@@ -128,12 +131,12 @@ class TunePostprocessingVector(DetectorVectorEnv):
 
 
 class TunePostprocessing(DetectorEnv):
-    """`rl_det/TunePostprocessing-v0` for one image, in numpy."""
+    """The single form: `rl_det/TunePostprocessing-v0` for one image, in numpy."""
 
     vector_class = TunePostprocessingVector
 
 
 def _histogram(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """How many of each row's values lie in each tenth of [0, 1]."""
+    """The number of each row's values in each tenth of [0, 1]."""
     places = np.minimum((values * BINS).astype(np.int64), BINS - 1)
     return np.stack([((places == place) & counted).sum(1) for place in range(BINS)], 1)

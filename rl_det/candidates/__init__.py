@@ -1,4 +1,4 @@
-"""(proposal, class) pairs of a detector: selecting the best, observing them, and suppressing duplicates among them."""
+"""A detector's candidates, which are (proposal, class) pairs: selection, observation, and suppression of duplicates."""
 
 from rl_det.candidates.nms import nms
 from rl_det.candidates.observation import SHIFT_OF_ONE, Observation, clipped, observe

@@ -1,4 +1,4 @@
-"""Candidates -> detections: hard non-maximum suppression per class, as torchvision does it."""
+"""Hard non-maximum suppression of candidates, class by class, as in torchvision."""
 
 import torch
 from torchvision.ops import batched_nms, remove_small_boxes
@@ -10,10 +10,10 @@ SMALLEST_SIDE = 1e-2  # pixels; a box thinner than this was clipped away at the 
 
 @torch.no_grad()
 def nms(candidates: Candidates, *, nms_iou: float, max_detections: int) -> list[Detections]:
-    """What a user gets: non-maximum suppression per class, then the best by logit; scores are sigmoids of the logits.
+    """The detections after non-maximum suppression for each class: the best by logit, with scores sigmoid(logit).
 
-    The order is that of the logits, also where their sigmoids are equal in float32. Boxes without area are dropped, as
-    torchvision's two-stage detectors do. No score threshold.
+    The order is that of the logits, even where their sigmoids are equal in float32. Boxes without area are dropped, as
+    in torchvision's two-stage detectors. There is no score threshold.
     """
     detections: list[Detections] = []
     for boxes, labels, logits, mask in zip(

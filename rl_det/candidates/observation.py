@@ -1,4 +1,4 @@
-"""Candidates -> what a policy sees of them; the unit of actions; boxes within their image."""
+"""Convert candidates to a policy's observation; the unit of actions; clipping of boxes."""
 
 from typing import TypedDict
 
@@ -8,18 +8,19 @@ from torch import Tensor
 from rl_det.types import Candidates, Encoded
 
 SHIFT_OF_ONE = 16.0
-"""Logits that an action of 1 adds: actions lie in [-1, 1], and a power of two makes no rounding error of it."""
+"""The logits that an action of 1 adds. Actions are in [-1, 1]; a power of two causes no rounding error."""
 
 
 def clipped(boxes: Float[Tensor, "B N 4"], sizes: Float[Tensor, "B 2"]) -> Float[Tensor, "B N 4"]:
-    """Within the images, of these heights and widths."""
+    """The boxes, clipped to images of these heights and widths."""
     return boxes.clamp(min=0).minimum(sizes[:, None, [1, 0, 1, 0]])
 
 
 class Observation(TypedDict):
     """Candidates as a policy sees them: boxes relative to the image, in [0, 1]; logits 0 on padding.
 
-    `size` is the image's width, height, width, height in the user's pixels, by which a head's boxes become relative.
+    `size` is the image's width, height, width, height in the user's pixels. It converts a head's boxes to relative
+    ones.
     """
 
     boxes: Float[Tensor, "B N 4"]
@@ -31,7 +32,7 @@ class Observation(TypedDict):
 
 
 def observe(candidates: Candidates, encoded: Encoded) -> Observation:
-    """The candidates of these very images, in the form that does not depend on the images' sizes."""
+    """The observation of these candidates, which must be of these images; it does not depend on the images' sizes."""
     size = encoded.image_size[:, [1, 0, 1, 0]]  # height, width -> x, y, x, y
     return Observation(
         boxes=candidates.boxes / size[:, None],

@@ -1,4 +1,4 @@
-"""Candidates and one setting of non-maximum suppression for all images -> detections, whichever suppression it is."""
+"""Hard or soft non-maximum suppression of candidates, with one setting for all images."""
 
 from dataclasses import dataclass, replace
 
@@ -13,14 +13,14 @@ from rl_det.types import Candidates, Detections
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcessing:
-    """What stands between candidates and detections; there is no score threshold, as AP is never better for one."""
+    """The settings of post-processing. There is no score threshold: a threshold never improves AP."""
 
     nms_iou: float
     """The IoU above which the lower of two detections of one class is removed."""
     sigma: float = np.inf
-    """Of soft-NMS, which multiplies the others' probabilities by exp(-IoU^2 / sigma); infinite is hard NMS alone."""
+    """Soft-NMS multiplies overlapping probabilities by exp(-IoU^2 / sigma); infinity means hard NMS."""
     max_detections: int = 100
-    """Detections of an image at most."""
+    """The maximum number of detections of an image."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.nms_iou <= 1 and self.sigma > 0 and self.max_detections > 0):
@@ -28,17 +28,17 @@ class PostProcessing:
 
     @classmethod
     def soft(cls, nms_iou: float, decay: float) -> "PostProcessing":
-        """With `decay` 1 / sigma, of which 0 is hard."""
+        """The settings with sigma = 1 / `decay`; a `decay` of 0 is hard NMS."""
         return cls(nms_iou=nms_iou, sigma=np.inf if decay == 0 else 1 / decay)
 
     @property
     def is_hard(self) -> bool:
-        """Whether scores stay as they are."""
+        """Whether the scores do not change."""
         return bool(np.isinf(self.sigma))
 
 
 def detections_of(candidates: Candidates, how: PostProcessing) -> list[Detections]:
-    """What a user gets, best score first; scores are probabilities."""
+    """The detections of each image, best score first; scores are probabilities."""
     if how.is_hard:
         return nms(candidates, nms_iou=how.nms_iou, max_detections=how.max_detections)
     found, device = ranked(candidates, how), candidates.boxes.device
@@ -53,7 +53,7 @@ def detections_of(candidates: Candidates, how: PostProcessing) -> list[Detection
 
 
 def ranked(candidates: Candidates, how: PostProcessing) -> DetectionBatch:
-    """The same as a padded batch on the host, by (soft) NMS in the engine: each image's best first."""
+    """The detections as a padded batch on the host, by (soft) NMS in the engine, each image's best first."""
     probabilities = torch.where(candidates.mask, candidates.logits, 0.0).double().sigmoid().numpy(force=True)
     boxes, labels, mask = (part.numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask))
     settings = Settings.fixed(len(mask), 0.0, how.nms_iou, how.sigma, how.max_detections)

@@ -1,4 +1,4 @@
-"""A head's output for every (proposal, class) pair -> the N best pairs, padded and masked; the one codec of the pair index."""
+"""Select the N best (proposal, class) pairs of a head's output; encode and decode the pair index."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,14 +14,14 @@ def proposal_of(index: Int[Tensor, "*shape"], num_classes: int) -> Int[Tensor, "
 
 
 def column_of(index: Int[Tensor, "*shape"], num_classes: int) -> Int[Tensor, "*shape"]:
-    """The class's column c - 1 of the pair index p * C + c - 1; its label is one more."""
+    """The class column c - 1 of the pair index p * C + c - 1; the label is one more."""
     return index % num_classes
 
 
 def select_candidates(output: HeadOutput, mask: Bool[Tensor, "B P"], num_candidates: int) -> Candidates:
-    """The best pairs by logit, over all classes at once; no gradient.
+    """The best pairs by logit, over all classes at once; without gradient.
 
-    Padding, where an image has fewer pairs than asked for, has box 0, label 1, logit -inf and index 0.
+    If an image has too few pairs, it is padded with box 0, label 1, logit -inf and index 0.
     """
     num_classes = output.logits.shape[-1]
     pairs = output.logits.detach().masked_fill(~mask[..., None], -torch.inf).flatten(1)  # [B, P * C]
@@ -37,5 +37,5 @@ def select_candidates(output: HeadOutput, mask: Bool[Tensor, "B P"], num_candida
 
 
 def gather_logits(logits: Float[Tensor, "B P C"], index: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-    """A head's later logits of candidates selected earlier; gradient flows. On padding: those of the first pair."""
+    """The logits of earlier selected candidates in a later output of the head, with gradient; padding gets the first pair's."""
     return logits.flatten(1).gather(1, index)

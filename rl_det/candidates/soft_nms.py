@@ -1,4 +1,4 @@
-"""Candidates and settings of post-processing, image by image -> detections: threshold, (soft) NMS, and how many at most."""
+"""Post-processing with settings for each image: score threshold, hard or soft NMS, maximum number of detections."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from rl_det.ap.suppression import suppress_image, suppression_iou
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of R images. `sigma` infinite is hard NMS; with `nms_iou` 1 it is Bodla et al.'s Gaussian soft-NMS."""
+    """The settings of R images. Infinite `sigma` is hard NMS; `nms_iou` 1 is Bodla et al.'s Gaussian soft-NMS."""
 
     score_threshold: Float64[np.ndarray, " R"]
     nms_iou: Float64[np.ndarray, " R"]
@@ -25,7 +25,7 @@ class Settings:
     def fixed(
         cls, num_images: int, score_threshold: float, nms_iou: float, sigma: float, max_detections: int
     ) -> "Settings":
-        """The same for all images."""
+        """The same settings for all images."""
         return cls(
             score_threshold=np.full(num_images, score_threshold, dtype=np.float64),
             nms_iou=np.full(num_images, nms_iou, dtype=np.float64),
@@ -51,11 +51,12 @@ def soft_nms(
     mask: Bool[np.ndarray, "R N"],
     settings: Settings,
 ) -> DetectionBatch:
-    """What is left, index by index: probabilities as the decay leaves them, and a mask of who is there.
+    """The remaining detections at their old indices: probabilities after the decay, and a mask of those that remain.
 
-    The best by present score is taken, again and again: it removes those of its class whose IoU with it is above `nms_iou`,
-    and multiplies the others' scores by exp(-IoU^2 / sigma) (Bodla et al. 2017, eq. 5). It ends with a score under
-    `score_threshold`, or with `max_detections` taken. Ties go to the lower index.
+    The algorithm takes the best remaining candidate by its present score, again and again. Each one removes those of
+    its class whose IoU with it is above `nms_iou`, and multiplies the scores of the others of its class by exp(-IoU^2 /
+    sigma) (Bodla et al. 2017, eq. 5). It ends when the best score is under `score_threshold`, or when `max_detections`
+    are taken. Ties go to the lower index.
     """
     s = settings
     taken, left = _soft_nms(boxes, labels, scores, mask, s.score_threshold, s.nms_iou, s.sigma, s.max_detections)
@@ -66,7 +67,7 @@ def soft_nms(
 def _soft_nms(
     boxes: Any, labels: Any, scores: Any, mask: Any, score_threshold: Any, nms_iou: Any, sigma: Any, max_detections: Any
 ) -> Any:
-    """`soft_nms` for all images."""
+    """The compiled part of `soft_nms`, for all images."""
     num_images, num_candidates = labels.shape
     taken, left = np.zeros((num_images, num_candidates), dtype=np.bool_), scores.copy()
     for r in prange(num_images):
@@ -110,7 +111,7 @@ def soften(
 
 @compiled_in_parallel
 def nearest_above(boxes: Any, labels: Any, scores: Any, mask: Any) -> Any:
-    """Each candidate's largest IoU with one of its class that ranks above it, float64 [R, N]; 0 if there is none."""
+    """Each candidate's largest IoU with a candidate of its class that ranks above it, float64 [R, N]; 0 if there is none."""
     num_images, num_candidates = labels.shape
     nearest = np.zeros((num_images, num_candidates))
     for r in prange(num_images):

@@ -1,4 +1,4 @@
-"""Files or drawings come in; Samples go out: a data set is a sequence of images, each with what is truly in it."""
+"""Data sets: sequences of images with their true boxes, read from files or drawn."""
 
 from typing import Literal, Protocol, runtime_checkable
 
@@ -9,11 +9,11 @@ Split = Literal["train", "val", "test"]
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A sequence of samples whose labels 1..C are named by `classes`, in that order."""
+    """A sequence of samples with labels 1..C; `classes` names the labels in this order."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of label k is `classes[k - 1]`."""
+        """The names of labels 1..C: label k is `classes[k - 1]`."""
         ...
 
     def __len__(self) -> int: ...

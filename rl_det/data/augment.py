@@ -1,6 +1,6 @@
-"""A Sample and a seed -> the Sample as it might have been photographed otherwise, its boxes, areas and labels kept in step.
+"""Augment samples by a seed; boxes, areas and labels follow the image.
 
-The transforms are torchvision's (v2), all but mirroring.
+All transforms except mirroring are torchvision's (v2).
 """
 
 from dataclasses import dataclass, replace
@@ -15,19 +15,19 @@ from rl_det.data import Dataset
 from rl_det.types import Sample, Target
 
 SMALLEST_SIDE = 2.0
-"""Pixels; a box of which a cut leaves less is left out."""
+"""In pixels; a box is removed if a cut leaves less of it."""
 GREY = 0.5
-"""What an image that became smaller is surrounded by."""
+"""The value of the padding around an image that became smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentations:
-    """What may happen to an image before the detector learns from it; by default, nothing."""
+    """The augmentations of an image before the detector learns from it; by default none."""
 
     scale: tuple[float, float] = (1.0, 1.0)
-    """It is enlarged by a factor between these, then cut or surrounded by grey to its old size; 0.5 to 2 is strong."""
+    """The image is enlarged by a factor between these, then cut or padded with grey to its old size; 0.5 to 2 is strong."""
     crop: bool = False
-    """Whether a part of it stands for the whole (SSD's crop: one object at least keeps its centre in it)."""
+    """Whether the image is cropped at random (SSD's crop: the centre of at least one object stays inside)."""
     photometric: bool = False
     """Whether brightness, contrast, saturation, hue and the order of the colours change."""
 
@@ -38,14 +38,14 @@ class Augmentations:
 
     @property
     def any(self) -> bool:
-        """Whether anything may happen at all."""
+        """Whether any augmentation is switched on."""
         return self.scale != (1.0, 1.0) or self.crop or self.photometric
 
 
 class Augmented:
-    """A data set in which every visit to an image has a seed: item (index, seed) is a pure function of the two.
+    """A data set with augmentations: item (index, seed) is a pure function of the index and the seed.
 
-    So the processes that read ahead may augment, and a training that was stopped sees what it would have seen.
+    So worker processes may augment, and a resumed training sees the same images as one that was not stopped.
     """
 
     def __init__(self, dataset: Dataset, augmentations: Augmentations) -> None:
@@ -57,9 +57,9 @@ class Augmented:
 
 
 class Views:
-    """A data set seen several times over: first as it is, then otherwise, every second time mirrored too.
+    """A data set of several views of each image: the image as it is, then augmented views, every second one mirrored.
 
-    It is a data set itself: image i of view v is item v * (number of images) + i, always the same one.
+    Image i of view v is item v * (number of images) + i. It is always the same.
     """
 
     def __init__(self, dataset: Dataset, num_views: int, augmentations: Augmentations) -> None:
@@ -67,7 +67,7 @@ class Views:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the data set."""
+        """The data set's classes."""
         return self.dataset.classes
 
     def __len__(self) -> int:
@@ -93,10 +93,10 @@ def flipped(sample: Sample) -> Sample:
 
 
 def augmented(sample: Sample, augmentations: Augmentations, seed: int) -> Sample:
-    """The sample after the transforms, drawn from the seed alone; torch's global generator stays as it was.
+    """The sample after the transforms, drawn only from the seed; torch's global generator does not change.
 
-    Boxes are clipped to the image, and left out where next to nothing of them is inside. An annotation's area changes by
-    the factor by which its box's does.
+    Boxes are clipped to the image, and removed if next to nothing of them is inside. An annotation's area changes by
+    the same factor as its box's area.
     """
     size = sample.image.shape[-2:]
     boxes = tv_tensors.BoundingBoxes(sample.target.boxes, format="XYXY", canvas_size=size)
@@ -120,7 +120,7 @@ def _transform(augmentations: Augmentations, height: int, width: int) -> v2.Tran
 
 
 def _kept(target: Target, moved: tv_tensors.BoundingBoxes) -> Target:
-    """The target with the boxes where they have moved to, without those that are gone."""
+    """The target with the moved boxes, without the boxes that have left the image."""
     area = target.area * (box_area(moved.as_subclass(Tensor)) / box_area(target.boxes))
     beside = (target.labels, area, target.iscrowd)
     sanitize = v2.SanitizeBoundingBoxes(min_size=SMALLEST_SIDE, labels_getter=lambda inputs: inputs[1])

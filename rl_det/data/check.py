@@ -1,4 +1,4 @@
-"""What a user's files say comes in; out goes one clear error, or boxes repaired and counted in one warning."""
+"""Check what a user's files say: raise one clear error, or repair boxes and count them in one warning."""
 
 import reprlib
 import sys
@@ -10,13 +10,13 @@ from typing import Any, TypeGuard
 Corners = tuple[float, float, float, float]
 
 HAIR = 0.01
-"""Pixels, as finely as files round their boxes: leaving the image by less is not leaving, and thinner is nothing."""
+"""The precision of boxes in files, in pixels: boxes may leave the image by less, and thinner boxes count as empty."""
 
 
 class DataError(ValueError):
     """A fault in a user's file: `DataError(path, entry, message)` reads "path: entry: message".
 
-    The parts stay plain `args`, so that the error survives the way back from a DataLoader's worker.
+    The parts stay plain `args`, so the error can be sent back from a DataLoader's worker.
     """
 
     def __str__(self) -> str:
@@ -25,13 +25,13 @@ class DataError(ValueError):
 
 @dataclass(kw_only=True)
 class Repairs:
-    """How many boxes of one file had to be repaired."""
+    """A count of the boxes of one file that were repaired."""
 
     num_clipped: int = 0
     num_dropped: int = 0
 
     def clip(self, box: Corners, width: int, height: int) -> Corners | None:
-        """The part of a box that is inside its image, None where nothing is; a box that leaves the image is counted."""
+        """The part of a box inside its image, or None if nothing is inside; counts a box that leaves the image."""
         left, top, right, bottom = box
         inside = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
         if min(inside[2] - inside[0], inside[3] - inside[1]) < HAIR:
@@ -42,7 +42,7 @@ class Repairs:
         return inside
 
     def warn(self, path: Path) -> None:
-        """One warning for the whole file; silence where nothing was repaired."""
+        """Give one warning for the whole file; none if nothing was repaired."""
         if self.num_clipped or self.num_dropped:
             warnings.warn(
                 f"{path}: boxes that leave their image: {self.num_clipped} clipped, "
@@ -52,10 +52,10 @@ class Repairs:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a JSON value is a finite number; true and false are none."""
+    """Whether a JSON value is a finite number; true and false are not."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def brief(value: Any) -> str:
-    """A value as an error message shows it: cut to a readable length."""
+    """A value as an error message shows it, cut to a readable length."""
     return reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""A COCO-format folder comes in (`images/`, `train.json`, `val.json`, `test.json`); checked Samples go out."""
+"""Read a COCO-format folder (`images/`, `train.json`, `val.json`, `test.json`) as checked samples."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -18,12 +18,12 @@ LISTS: Mapping[Kind, str] = {"image": "images", "annotation": "annotations", "ca
 
 
 class CocoFolder:
-    """One split of a COCO-format folder, in the order of its JSON's images, which are decoded when asked for.
+    """One split of a COCO-format folder, in the order of its JSON's images; an image is decoded when it is asked for.
 
-    Label k stands for `category_ids[k - 1]`, named `classes[k - 1]`; labels follow rising category id. Everything but
-    the pixels is checked at opening: DataError names the file and the entry. Boxes that leave their image are clipped,
-    or dropped where nothing is left, and counted in one warning. `iscrowd` and `area` are the annotation's; where it
-    has no area, the clipped box's. Segmentations are not read.
+    Label k means `category_ids[k - 1]`, named `classes[k - 1]`; labels follow rising category id. Opening checks
+    everything except the pixels; DataError names the file and the entry. Boxes that leave their image are clipped, or
+    dropped if nothing is left, and counted in one warning. `iscrowd` and `area` are the annotation's; without an area,
+    it is the clipped box's. Segmentations are not read.
     """
 
     def __init__(self, root: Path, split: Split) -> None:
@@ -48,7 +48,7 @@ class CocoFolder:
         return len(self._pictures)
 
     def fingerprint(self) -> str:
-        """Of the JSON's bytes, and of each image's path, size and time of change."""
+        """A hash of the JSON's bytes, and of each image's path, size and modification time."""
         files = [(str(picture.file.relative_to(self.path.parent)), picture.file.stat()) for picture in self._pictures]
         return digest([self.path.read_bytes(), [(file, stat.st_size, stat.st_mtime_ns) for file, stat in files]])
 
@@ -63,7 +63,7 @@ class CocoFolder:
 
 
 def open_coco(root: Path, name: str | None = None) -> Splits:
-    """All of a COCO-format folder; DataError where a split's categories are not those of train.json."""
+    """Open the three splits of a COCO-format folder; DataError if a split's categories differ from train.json's."""
     train, *others = (CocoFolder(root, split) for split in ("train", "val", "test"))
     expected = dict(zip(train.category_ids, train.classes, strict=True))
     for split in others:
@@ -75,7 +75,7 @@ def open_coco(root: Path, name: str | None = None) -> Splits:
 
 
 class Annotation(NamedTuple):
-    """One checked annotation; the box still as the file has it, perhaps outside the image."""
+    """One checked annotation; its box is the file's own and may leave the image."""
 
     box: Corners
     label: int
@@ -93,7 +93,7 @@ class Picture(NamedTuple):
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; DataError where there is none."""
+    """The JSON object in a file; DataError if there is none."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as fault:
@@ -107,7 +107,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def entries_by_id(path: Path, document: dict[str, Any], kind: Kind) -> dict[int, dict[str, Any]]:
-    """One of the document's three lists, in its own order; DataError unless every id is an integer and there once."""
+    """One of the document's three lists, in its own order, by id; DataError unless every id is a unique integer."""
     entries = document.get(LISTS[kind])
     if not isinstance(entries, list):
         raise DataError(path, LISTS[kind], f"not COCO: must be a list; got {brief(entries)}")
@@ -124,7 +124,7 @@ def entries_by_id(path: Path, document: dict[str, Any], kind: Kind) -> dict[int,
 
 
 def text(path: Path, kind: Kind, entry: dict[str, Any], field: str) -> str:
-    """A field that must be a string with something in it, else DataError."""
+    """A field that must be a non-empty string, else DataError."""
     value = entry.get(field)
     if not isinstance(value, str) or not value:
         raise DataError(path, f"{kind} {entry['id']}", f"{field} must be a non-empty string; got {brief(value)}")
@@ -146,7 +146,7 @@ def annotations_by_image(
 
 
 def read_annotation(path: Path, entry: dict[str, Any], label_of: Mapping[int, int]) -> Annotation:
-    """One annotation; DataError where its category, box, area or crowd mark cannot be used."""
+    """One annotation; DataError if its category, box, area or crowd mark cannot be used."""
     where = f"annotation {entry['id']}"
     category_id, bbox, area, iscrowd = (entry.get(field) for field in ("category_id", "bbox", "area", "iscrowd"))
     if type(category_id) is not int or category_id not in label_of:
@@ -166,7 +166,7 @@ def read_annotation(path: Path, entry: dict[str, Any], label_of: Mapping[int, in
 
 
 def find_picture(path: Path, entry: dict[str, Any]) -> Picture:
-    """The file of one of the images; DataError where it is missing, no image, or not of the size in the JSON."""
+    """The file of one image; DataError if it is missing, is no image, or has another size than the JSON says."""
     file = path.parent / "images" / text(path, "image", entry, "file_name")
     where = f"image {entry['id']} of {path.name}"
     width, height = image_size(file, where)
@@ -178,7 +178,7 @@ def find_picture(path: Path, entry: dict[str, Any]) -> Picture:
 
 
 def target_of(image_id: int, annotations: list[Annotation], picture: Picture, repairs: Repairs) -> Target:
-    """What is in one image, its boxes clipped to it."""
+    """The true boxes of one image, clipped to it."""
     clipped = [(repairs.clip(each.box, picture.width, picture.height), each) for each in annotations]
     kept = [(box, each) for box, each in clipped if box is not None]
     boxes = torch.tensor([box for box, _ in kept], dtype=torch.float32).reshape(-1, 4)

@@ -1,8 +1,8 @@
-"""A seed -> crowded scenes of handwritten digits on photographs, with exact boxes; nothing is downloaded.
+"""Draw crowded scenes of handwritten digits on photographs, with exact boxes; nothing is downloaded.
 
-The digits are scikit-learn's bundled real ones (1,797 scans of 8 x 8, UCI "Optical Recognition of Handwritten Digits"),
-the backgrounds its two bundled photographs. Every scene is a pure function of (split, seed, index), so that a data set
-of any length costs no memory, and no source digit is ever seen in two splits.
+The digits are the real ones that scikit-learn ships (1,797 scans of 8 x 8, UCI "Optical Recognition of Handwritten
+Digits"). The backgrounds are its two photographs. Every scene is a pure function of (split, seed, index), so a data set
+of any length costs no memory. No source digit appears in two splits.
 """
 
 from functools import cache
@@ -35,7 +35,7 @@ class DigitScenes:
         return self.num_scenes
 
     def fingerprint(self) -> str:
-        """The scenes are a function of these."""
+        """The settings that determine the scenes."""
         return f"{self.split} {self.num_scenes} {self.seed}"
 
     def __getitem__(self, index: int) -> Sample:
@@ -47,7 +47,7 @@ class DigitScenes:
 
 @cache
 def source_digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The scans [n, 8, 8] in [0, 1] and digits [n] that belong to one split, by a permutation fixed for ever."""
+    """The scans [n, 8, 8] in [0, 1] and digits [n] of one split, by a permutation that never changes."""
     from sklearn.datasets import load_digits  # slow to import
 
     digits = load_digits()
@@ -67,7 +67,7 @@ def photographs() -> tuple[Image.Image, ...]:
 
 
 def draw_scene(rng: np.random.Generator, scans: np.ndarray, digits: np.ndarray, *, image_id: int) -> Sample:
-    """One scene of 4 to 14 digits; a later digit covers an earlier one, but never most of it."""
+    """Draw one scene of 4 to 14 digits; a later digit covers an earlier one, but never most of it."""
     canvas = draw_background(rng)
     boxes = np.zeros((0, 4))
     labels: list[int] = []
@@ -103,7 +103,7 @@ def draw_background(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_digit(rng: np.random.Generator, scan: np.ndarray) -> np.ndarray:
-    """The scan as an opacity map [h, w], enlarged to 18 to 46 px, slightly turned and stretched, cut to its ink."""
+    """The scan as an opacity map [h, w], enlarged to 18 to 46 px, slightly turned and stretched, cropped to its ink."""
     height = rng.uniform(18, 46)
     width = height * rng.uniform(0.75, 1.15)
     image = Image.fromarray((scan * 255).astype(np.uint8))
@@ -120,7 +120,7 @@ def tight_size(alpha: np.ndarray) -> np.ndarray:
 
 
 def place(rng: np.random.Generator, size: np.ndarray, boxes: np.ndarray, num_tries: int = 20) -> np.ndarray | None:
-    """A box [4] of that size with IoU at most 0.6 with every earlier one and at most 0.75 of any of them covered."""
+    """A box [4] of this size, or None: IoU at most 0.6 with every earlier box, and at most 0.75 of any of them covered."""
     for _ in range(num_tries):
         corner = np.floor(rng.uniform(0, IMAGE_SIZE - size))
         box = np.concatenate([corner, corner + size])
@@ -133,7 +133,7 @@ def place(rng: np.random.Generator, size: np.ndarray, boxes: np.ndarray, num_tri
 
 
 def paint(canvas: np.ndarray, alpha: np.ndarray, box: np.ndarray, *, colour: np.ndarray) -> None:
-    """Lay a coloured digit over the canvas, in place."""
+    """Draw a coloured digit on the canvas, in place."""
     left, top, right, bottom = box.astype(int)
     region = canvas[top:bottom, left:right]
     region[...] = region * (1 - alpha[..., None]) + colour * alpha[..., None]

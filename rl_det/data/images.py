@@ -1,4 +1,4 @@
-"""An image file comes in; its size, or its pixels as RGB in [0, 1], goes out, upright as its EXIF orientation says."""
+"""Read an image file's size, or its pixels as RGB in [0, 1], upright as its EXIF orientation says."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ TURNED_SIDEWAYS = (5, 6, 7, 8)
 
 
 def image_size(path: Path, entry: str) -> tuple[int, int]:
-    """Width and height of the upright picture, from the file's header alone.
+    """Width and height of the upright picture, from the file's header only.
 
-    DataError, naming the file and the entry that lists it, where there is no such file or it is not an image.
+    Raises DataError, which names the file and the entry that lists it, if the file is missing or is not an image.
     """
     try:
         with Image.open(path) as image:
@@ -32,9 +32,10 @@ def image_size(path: Path, entry: str) -> tuple[int, int]:
 
 
 def read_image(path: Path, entry: str) -> Float[Tensor, "3 H W"]:
-    """The upright picture; transparency is dropped, grey becomes three equal channels.
+    """The upright picture as RGB; transparency is dropped, and grey becomes three equal channels.
 
-    DataError, naming the file and the entry that lists it, where the file is truncated or holds no pixels we can scale.
+    Raises DataError, which names the file and the entry that lists it, if the file is truncated or its pixels have no
+    known range.
     """
     try:
         with Image.open(path) as image:
@@ -44,7 +45,7 @@ def read_image(path: Path, entry: str) -> Float[Tensor, "3 H W"]:
 
 
 def rgb(image: Image.Image) -> Float[Tensor, "3 H W"]:
-    """A picture of any Pillow mode but "F" (floats without a known range, ValueError) as RGB in [0, 1]."""
+    """A picture of any Pillow mode as RGB in [0, 1], except "F" (floats without a known range), which raises ValueError."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save the image with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits of grey: Pillow's own conversion would cut them off at 255

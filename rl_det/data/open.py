@@ -1,4 +1,4 @@
-"""A path, or a user's own data sets -> the three splits of a run."""
+"""Open a folder, or a user's own data sets, as the three splits of a run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,29 +13,31 @@ from rl_det.types import Sample
 
 DIGIT_SCENES = "digit_scenes"
 TUNING_SEED = 2
-"""The digit scenes' seed for tuning; the shipped warm start was trained on those of another."""
+"""The seed of the digit scenes for tuning; the shipped warm start was trained on scenes of another seed."""
 
 
 class Format(NamedTuple):
-    """A layout of files: whether a folder has it, and what opens it."""
+    """A layout of files: a test whether a folder has it, and the function that opens it."""
 
     recognises: Callable[[Path], bool]
     open: Callable[[Path, str | None], Splits]
 
 
 FORMATS: dict[str, Format] = {"coco": Format(lambda path: (path / "train.json").exists(), open_coco)}
-"""The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line here."""
+"""The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line
+here."""
 
 Source = str | Path | Splits | Sequence[Dataset | PairDataset]
 
 
 def open_data(source: Source, *, classes: Sequence[str] | None = None, name: str | None = None) -> Splits:
-    """The splits train, val and test of what `source` is.
+    """The splits train, val and test of `source`.
 
-    A folder in COCO's format (`images/`, `train.json`, `val.json`, `test.json`), or three data sets (train, val, test), each a
-    `torch.utils.data.Dataset` of torchvision's (image, {"boxes", "labels"}) or a sequence of `Sample`s. Of data sets, `classes`
-    names labels 1, 2, ...; left out, their attribute `classes` does, or numbers do, for which all targets are read once.
-    Raises ValueError, naming the file or the entry, where the source is none of these.
+    `source` is a folder in COCO's format (`images/`, `train.json`, `val.json`, `test.json`), or three data sets (train,
+    val, test). Each data set is a `torch.utils.data.Dataset` of torchvision's pairs (image, {"boxes", "labels"}), or a
+    sequence of `Sample`s. For data sets, `classes` names labels 1, 2, ...; without it, their attribute `classes` does.
+    Without both, labels are named by numbers, and all targets are read once to count them. Raises ValueError, which
+    names the file or the entry, if the source is none of these.
     """
     if isinstance(source, Splits):
         return source
@@ -50,7 +52,7 @@ def open_data(source: Source, *, classes: Sequence[str] | None = None, name: str
 
 
 def digit_scenes(train: int, val: int, test: int) -> Splits:
-    """So many digit scenes of each split, on whose training scenes the shipped detector has not been trained."""
+    """Digit scenes, so many in each split; the shipped detector was not trained on these training scenes."""
     return Splits(
         train=DigitScenes("train", num_scenes=train, seed=TUNING_SEED),
         val=DigitScenes("val", num_scenes=val),

@@ -1,4 +1,4 @@
-"""Three splits of one data set, which agree in their classes: what every run works on, wherever it came from."""
+"""The three splits of a data set, which share their classes: the data of every run."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,15 +11,14 @@ from rl_det.data import Dataset, Split
 from rl_det.types import Sample
 
 HASHED_SAMPLES = 32
-"""Of a data set that cannot say itself what it holds, so many samples stand for all."""
+"""How many samples are hashed of a data set that has no fingerprint of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Images to train on, to choose by, and to judge by once.
+    """Three splits: `train` to train on, `val` to select by, `test` to measure once.
 
-    `name` is how tables and folders call the data; `category_ids[k - 1]` is what a detection with label k is called in
-    COCO's results.
+    `name` appears in tables and folder names. `category_ids[k - 1]` is the id of label k in COCO's results.
     """
 
     train: Dataset
@@ -28,32 +27,32 @@ class Splits:
     name: str
     category_ids: tuple[int, ...]
     warm_start_images: Dataset | None = None
-    """Where the warm start is trained, if that is elsewhere than on `train`."""
+    """The images of the warm start, if they are not `train`."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of label k is `classes[k - 1]`."""
+        """The names of labels 1..C: label k is `classes[k - 1]`."""
         return self.train.classes
 
     def __getitem__(self, split: Split) -> Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
     def fingerprints(self) -> dict[str, str]:
-        """For each split, hex digits that change where its images or labels do."""
+        """For each split, hex digits that change if its images or labels change."""
         return {"train": fingerprint(self.train), "val": fingerprint(self.val), "test": fingerprint(self.test)}
 
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A data set that can say cheaply what it holds."""
+    """A data set with a cheap fingerprint of its own."""
 
     def fingerprint(self) -> str:
-        """Hex digits that change where the images or labels do."""
+        """Hex digits that change if the images or labels change."""
         ...
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """16 hex digits of what a data set holds: as it says itself, else of its size and of samples spread over it."""
+    """16 hex digits of a data set's contents: its own fingerprint, or a hash of its size and of samples spread over it."""
     if isinstance(dataset, Fingerprinted):
         return digest([dataset.fingerprint()])
     places = torch.linspace(0, len(dataset) - 1, min(HASHED_SAMPLES, len(dataset))).long().unique().tolist()
@@ -61,7 +60,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def digest(parts: Sequence[object]) -> str:
-    """16 hex digits that two sequences share only if they print the same."""
+    """16 hex digits, equal for two sequences only if they print the same."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

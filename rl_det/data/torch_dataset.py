@@ -1,4 +1,4 @@
-"""A user's own `torch.utils.data.Dataset` of torchvision's (image, {"boxes", "labels"}) -> a checked data set."""
+"""Check a user's own `torch.utils.data.Dataset` of torchvision's pairs (image, {"boxes", "labels"})."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from rl_det.types import Sample, Target
 
 @runtime_checkable
 class PairDataset(Protocol):
-    """What torchvision's references train on: an image, and a dictionary with its boxes (xyxy, pixels) and labels (from 1)."""
+    """The data sets of torchvision's references: an image, and a dictionary with boxes (xyxy, pixels) and labels (from 1)."""
 
     def __len__(self) -> int: ...
 
@@ -24,11 +24,11 @@ class PairDataset(Protocol):
 
 
 class TorchDataset:
-    """A data set of pairs as one of `Sample`s.
+    """A data set of pairs as a data set of `Sample`s.
 
-    The image is a tensor (uint8, or floats in [0, 1]) or a PIL image. The target has "boxes" [G, 4] and "labels" [G], and may
-    have "image_id", "area" and "iscrowd"; left out, they are the index, the boxes' areas, and no crowd. ValueError, naming the
-    split and the index, where a sample is none of these.
+    The image is a tensor (uint8, or floats in [0, 1]) or a PIL image. The target has "boxes" [G, 4] and "labels" [G],
+    and may have "image_id", "area" and "iscrowd". Their defaults are the index, the boxes' areas, and no crowd. Raises
+    ValueError, which names the split and the index, for any other sample.
     """
 
     def __init__(self, pairs: PairDataset, classes: tuple[str, ...], name: str) -> None:
@@ -64,7 +64,7 @@ class TorchDataset:
 
 
 def pair_of(pairs: PairDataset, index: int, where: str) -> tuple[Any, dict[str, Any]]:
-    """One entry; ValueError where it is no image with a dictionary of boxes and labels."""
+    """One entry; ValueError unless it is an image with a dictionary of boxes and labels."""
     entry = pairs[index]
     if not (isinstance(entry, Sequence) and len(entry) == 2 and isinstance(entry[1], dict)):
         wanted = "(image, {'boxes', 'labels'}), as torchvision's detectors take it"
@@ -101,7 +101,7 @@ def numbers(value: Any, where: str, name: str) -> Tensor:
 
 
 def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
-    """RGB in [0, 1], of a tensor, an array or a PIL image; ValueError where it is none of them."""
+    """RGB in [0, 1] from a tensor, an array or a PIL image; ValueError for anything else."""
     if isinstance(image, Image.Image):
         return rgb(image)
     if isinstance(image, np.ndarray):

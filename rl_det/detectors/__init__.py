@@ -1,4 +1,4 @@
-"""Images -> frozen encodings -> a trainable head's logits and boxes, in one Protocol for several families."""
+"""Detectors, cut into a frozen part and a trainable head, with one Protocol for several families."""
 
 from rl_det.detectors.loading import DETECTORS, build_detector, load_detector
 from rl_det.detectors.protocol import Architecture, Detector

@@ -1,4 +1,4 @@
-"""A detector and a data set -> its encodings, computed once: what the frozen part says never changes while a head learns."""
+"""Compute a data set's encodings once: the frozen part's output does not change while a head learns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from rl_det.types import Encoded, Target, concatenate
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """The encodings of a data set, on the CPU or on disk with features in half precision, and the targets that go with them."""
+    """A data set's encodings, on the CPU or on disk with features in half precision, and its targets."""
 
     encoded: Encoded
     targets: list[Target]
     source: Dataset | None = None
-    """Where the images are, for whoever wants to look at them."""
+    """The images themselves, if they are known."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def batch(self, images: Int[Tensor, " b"], device: torch.device | str) -> Encoded:
-        """Some images' encodings on a device, features in single precision."""
+        """The encodings of some images, on a device, with features in single precision."""
         return self.encoded[images].to(device, torch.float32)
 
 
 CHECKED = 6
-"""Images that are encoded again to see whether the encodings in a folder are still the detector's."""
+"""How many images are encoded again to check that the encodings in a folder are this detector's."""
 
 
 def encode_dataset(
@@ -45,10 +45,11 @@ def encode_dataset(
     folder: Path | None = None,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> EncodedDataset:
-    """Encode every image, or the first `num_images`, in order; `on_batch` hears how many images each batch has finished.
+    """Encode every image, or the first `num_images`, in order; `on_batch` is called with each batch's number of images.
 
-    With a folder the encodings lie there and not in memory, and the next call finds them: after a look at a few images it
-    raises ValueError, naming the folder, if they are another detector's or of other images.
+    With a folder, the encodings are kept there instead of in memory, and the next call reuses them. It first encodes a
+    few images again, and raises ValueError, which names the folder, if the kept encodings are of another detector or of
+    other images.
     """
     end = len(dataset) if num_images is None else min(num_images, len(dataset))
     targets: list[Target] = []
@@ -69,14 +70,14 @@ def encode_dataset(
 
 
 def _encoded(detector: Detector, dataset: Dataset, images: Sequence[int], targets: list[Target]) -> Iterator[Encoded]:
-    """One batch, in half precision on the CPU; its targets are added to those given."""
+    """Encode one batch, in half precision on the CPU; appends its targets to `targets`."""
     samples = [dataset[index] for index in images]
     yield detector.encode([sample.image for sample in samples]).to("cpu", torch.float16)
     targets.extend(sample.target for sample in samples)
 
 
 def _check_kept(kept: EncodedDataset, folder: Path, detector: Detector, dataset: Dataset, end: int) -> None:
-    """ValueError unless some images spread over the data set are encoded and labelled as they are kept."""
+    """Raise ValueError unless the kept encodings and labels of some images, spread over the data set, are right."""
     images = torch.linspace(0, end - 1, min(CHECKED, end)).long()
     targets: list[Target] = []
     if same := len(kept) == end:

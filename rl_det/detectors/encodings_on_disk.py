@@ -1,6 +1,6 @@
-"""Encodings as they come, and targets -> a folder, and back as tensors that are mapped: pages are read when they are asked for.
+"""Write encodings and targets to a folder, and read them back as memory-mapped tensors.
 
-A folder holds numpy's own files, one for each tensor of `Encoded`, and the targets in safetensors. It is there whole or not
+The folder holds one numpy file for each tensor of `Encoded`, and the targets in safetensors. It is written whole or not
 at all.
 """
 
@@ -21,9 +21,9 @@ FIELDS = ("boxes", "labels", "area", "iscrowd")
 
 
 def write(folder: Path, parts: Iterator[Encoded], targets: list[Target], num_images: int) -> None:
-    """Fill a folder that is not there yet; `targets` are complete once `parts` is used up.
+    """Write a new folder; `targets` must be complete once `parts` is exhausted.
 
-    Raises OSError, naming the folder, if it cannot be written; nothing is left behind.
+    Raises OSError, which names the folder, if it cannot be written; then nothing is left behind.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     names = iter(range(100))
@@ -48,7 +48,7 @@ def write(folder: Path, parts: Iterator[Encoded], targets: list[Target], num_ima
 
 
 def read(folder: Path) -> tuple[Encoded, list[Target]]:
-    """What `write` has put there, mapped. Raises ValueError, naming the folder, where it is not that."""
+    """Read what `write` wrote, memory-mapped. Raises ValueError, which names the folder, if it holds anything else."""
     try:
         tensors = [torch.from_numpy(np.load(file, mmap_mode="c")) for file in sorted(folder.glob("*.npy"))]
         *levels, reference, mask, input_size, image_size = tensors

@@ -1,4 +1,4 @@
-"""A name, a file, a folder or a model of the user's own -> a `Detector` for a data set's classes."""
+"""Load a `Detector` for a data set's classes from a name, a file, a folder or a user's own model."""
 
 import copy
 import json
@@ -26,11 +26,11 @@ from rl_det.storage.weights import check_state, load_state, read_state, state_fi
 
 DETECTORS: tuple[str, ...] = ("tiny", *FASTER_RCNNS)
 FAMILIES: dict[type[nn.Module], Callable[..., Detector]] = {FasterRCNN: TwoStage, RetinaNet: OneStage}
-"""The library's classes of models, and the Detector around each. A new family is one file and one line here."""
+"""The library's model classes, and the Detector that wraps each. A new family is one file and one line here."""
 TINY_INPUT_SIZE = 192
-"""The shorter side to which `tiny` resizes images that are not digit scenes, in pixels."""
+"""The shorter side to which `tiny` resizes images other than digit scenes, in pixels."""
 NUM_COCO_CLASSES = 90
-"""That torchvision's own weights know, without the background."""
+"""The number of classes in torchvision's own weights, without the background."""
 MODEL_CARD, DETECTOR = "model.json", "detector.pt"
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -43,17 +43,17 @@ def load_detector(
     input_size: int | None = None,
     device: Device = "auto",
 ) -> Detector:
-    """The detector that `source` means, for the classes of `data`.
+    """The detector that `source` names or holds, for the classes of `data`.
 
-    `source` is a name of `DETECTORS`; a file of weights whose architecture is found by its entries; a folder that
-    `Results.best.export` has written; or a torchvision FasterRCNN or RetinaNet of the user's own, which is copied and stays as
-    it is. `input_size` is the shorter side after resizing; left out, it is the detector's own. `weights`, for a name, is a
-    file, a name of torchvision's, or "none", which are random ones; left out, they are the best that are at hand: the shipped
-    ones for `tiny`, torchvision's "DEFAULT" for its models.
+    `source` is a name of `DETECTORS`, a file of weights (its entries reveal the architecture), a folder that
+    `Results.best.export` wrote, or the user's own torchvision FasterRCNN or RetinaNet, which is copied and does not
+    change. `input_size` is the shorter side after resizing; by default the detector's own. `weights` goes with a name:
+    a file, a torchvision name, or "none" for random weights. By default these are the shipped weights for `tiny`, and
+    torchvision's "DEFAULT" for its models.
 
-    Where the weights know other classes than the data has (by their number), the box predictor starts afresh. A detector
-    whose predictor or weights are fresh is not `is_trained`, and `finetune` warm-starts it by supervised training first.
-    Raises ValueError, in one sentence, for what is none of these.
+    If the weights have another number of classes than the data, the box predictor gets random weights. A detector with
+    a random predictor or random weights is not `is_trained`, and `finetune` first warm-starts it by supervised
+    training. Raises ValueError, in one sentence, for any other input.
     """
     splits = open_data(data)
     with torch.random.fork_rng(
@@ -73,7 +73,7 @@ def load_detector(
 
 
 def device_named(device: Device) -> torch.device:
-    """The device; "auto" is CUDA where there is one. ValueError where CUDA is asked for and there is none."""
+    """The device; "auto" is CUDA if it is available. Raises ValueError if CUDA is asked for and not available."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -82,10 +82,11 @@ def device_named(device: Device) -> torch.device:
 def build_detector(
     name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> Detector:
-    """The detector of this name, whatever the data; `num_classes` without the background.
+    """The detector of this name, independent of any data; `num_classes` excludes the background.
 
-    `weights` is None or "none" (random), the file of a state_dict (a string is one by its suffix), or for torchvision's
-    models a name of its own, such as "DEFAULT". Raises ValueError for an unknown name, and for weights that do not fit.
+    `weights` is None or "none" (random), the file of a state_dict (a string counts as a file by its suffix), or for
+    torchvision's models a torchvision name such as "DEFAULT". Raises ValueError for an unknown name, and for weights
+    that do not fit.
     """
     architecture = Architecture(
         library="rl_det" if name == "tiny" else "torchvision", name=name, num_classes=num_classes, input_size=input_size
@@ -105,7 +106,7 @@ def build_detector(
 
 
 def build_model(architecture: Architecture) -> FasterRCNN:
-    """The library's model with random weights. Raises ValueError for a name that is not known."""
+    """The library's model with random weights. Raises ValueError for an unknown name."""
     if architecture.name not in DETECTORS:
         raise ValueError(f"the detector must be one of {', '.join(DETECTORS)}; got {architecture.name!r}")
     size = architecture.input_size
@@ -115,7 +116,7 @@ def build_model(architecture: Architecture) -> FasterRCNN:
 
 
 def of_model(model: nn.Module, num_classes: int) -> Detector:
-    """The Detector around a library's model; its box predictor starts afresh where it knows another number of classes."""
+    """The Detector around a library's model; its box predictor gets random weights if its number of classes differs."""
     for family, around in FAMILIES.items():
         if isinstance(model, family):
             detector = around(model.eval())
@@ -127,7 +128,7 @@ def of_model(model: nn.Module, num_classes: int) -> Detector:
 
 
 def _knowing(num_classes: int, detector: Detector) -> Detector:
-    """The detector, its box predictor fresh where it knows another number of classes. ValueError where it cannot have one."""
+    """The detector, with a random box predictor if its number of classes differs; ValueError if that is impossible."""
     if detector.num_classes == num_classes:
         return detector
     if not isinstance(detector, TwoStage):
@@ -141,7 +142,7 @@ def _knowing(num_classes: int, detector: Detector) -> Detector:
 
 
 def _named(name: str, classes: tuple[str, ...], weights: str | Path | None, input_size: int | None) -> Detector:
-    """A detector of `DETECTORS`; left out weights are the best that are at hand."""
+    """A detector of `DETECTORS`; without `weights`, with the best weights available."""
     num_classes = len(classes)
     if name != "tiny":
         weights = "DEFAULT" if weights is None else weights
@@ -157,20 +158,20 @@ def _named(name: str, classes: tuple[str, ...], weights: str | Path | None, inpu
 
 
 def _built(name: str, num_classes: int, weights: str | Path | None, input_size: int | None) -> Detector:
-    """The detector of this name; its box predictor starts afresh where a file's weights know another number of classes."""
+    """The detector of this name; its box predictor is random if a file's weights have another number of classes."""
     file = state_file(weights)
     known = num_classes if file is None else _classes_known(read_state(file), num_classes)
     return _knowing(num_classes, build_detector(name, num_classes=known, input_size=input_size, weights=weights))
 
 
 def _classes_known(state: Mapping[str, Tensor], otherwise: int) -> int:
-    """For how many classes a Faster R-CNN's weights are, without the background; `otherwise` where they are no such."""
+    """A Faster R-CNN's number of classes, read from its weights, without background; `otherwise` for other weights."""
     bias = state.get("roi_heads.box_predictor.cls_score.bias")
     return otherwise if bias is None or len(bias) < 2 else len(bias) - 1
 
 
 def _start_from_digits(detector: Detector) -> None:
-    """All of the shipped weights but the box predictor's, which knows other classes."""
+    """Load all shipped weights except the box predictor's, which has other classes."""
     digits = tiny(len(DIGITS))
     load_state(digits, SHIPPED_WEIGHTS)
     state = {name: value for name, value in digits.state_dict().items() if "box_predictor" not in name}
@@ -178,7 +179,7 @@ def _start_from_digits(detector: Detector) -> None:
 
 
 def _of_path(path: Path, num_classes: int, input_size: int | None) -> Detector:
-    """What an exported folder or a file of weights holds."""
+    """The detector in an exported folder or a file of weights."""
     exported = path.is_dir() or (path.is_file() and path.name == DETECTOR)
     folder = path if path.is_dir() else path.parent
     if exported and (folder / MODEL_CARD).is_file():
@@ -193,7 +194,7 @@ def _of_path(path: Path, num_classes: int, input_size: int | None) -> Detector:
 
 
 def _exported(folder: Path, num_classes: int) -> Detector:
-    """The detector in a folder that was exported, at its own input size."""
+    """The detector in an exported folder, at its own input size."""
     architecture = read_card(folder / MODEL_CARD)[1]
     if architecture.library == "own":
         raise ValueError(
@@ -206,7 +207,7 @@ def _exported(folder: Path, num_classes: int) -> Detector:
 
 
 def _architecture_of(path: Path, num_classes: int) -> str:
-    """The one known architecture whose entries a file of weights has. ValueError where there is none, or several."""
+    """The one known architecture with the entries of a file of weights; ValueError if there is none, or several."""
     state, fitting = read_state(path), []
     known = _classes_known(state, num_classes)
     for name in DETECTORS:
@@ -227,7 +228,7 @@ def _architecture_of(path: Path, num_classes: int) -> str:
 
 
 def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
-    """What stands in a `model.json`, and the architecture that it names. ValueError, naming the file, where it is none."""
+    """The contents of a `model.json`, and its architecture; ValueError, which names the file, if it is not one."""
     try:
         told = json.loads(card.read_text(encoding="utf-8"))
         return told, Architecture(**told["architecture"])
@@ -236,7 +237,7 @@ def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
 
 
 def _refuse(**given: object) -> None:
-    """ValueError for what means nothing here."""
+    """Raise ValueError for arguments that have no meaning here."""
     for name, value in given.items():
         if value is not None:
             raise ValueError(

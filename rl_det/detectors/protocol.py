@@ -1,11 +1,12 @@
-"""What every detector can do: images -> a frozen, cacheable encoding -> what its trainable head says -> candidates.
+"""The Detector protocol: a frozen part that encodes images once, and a trainable head on the encodings.
 
-How DETR's queries fit, on paper: `features` is one level, the decoder's last hidden states [B, P, D], one row a query;
-`reference` is zeros, as a query refines no box, and `mask` is all True. The head is `class_embed` and `bbox_embed`:
-log-odds of each class against all others, "no object" included, from the softmax over C + 1 columns, of which the
-"no object" one is then dropped; `bbox_embed`'s sigmoids, turned from cxcywh into xyxy and multiplied by the original
-size, expanded over the classes; the hidden states again as embeddings. `loss` is its set loss on the last layer, after
-Hungarian matching. It has no NMS, so its detections are `nms(..., nms_iou=1.0)` of its candidates.
+DETR would fit as follows. `features` is one level, the decoder's last hidden states [B, P, D], one row a query.
+`reference` is zeros, because a query refines no box, and `mask` is all True. The head is `class_embed` and
+`bbox_embed`. Its logits are log-odds of each class against all others, "no object" included, from the softmax over C +
+1 columns; the "no object" column is then dropped. Its boxes are `bbox_embed`'s sigmoids, converted from cxcywh to xyxy,
+multiplied by the original size and repeated for each class. Its embeddings are the hidden states. `loss` is DETR's set
+loss on the last layer, after Hungarian matching. DETR has no NMS, so its detections are `nms(..., nms_iou=1.0)` of its
+candidates.
 """
 
 from collections.abc import Sequence
@@ -21,43 +22,43 @@ from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, Tr
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """How a detector's library model is built again, but for its weights; `num_classes` is without the background."""
+    """How to build a detector's library model again, without its weights; `num_classes` excludes the background."""
 
     library: Literal["rl_det", "torchvision", "own"]
-    """Who builds it: rl_det (tiny), torchvision by its name, or the user's own code."""
+    """The code that builds it: rl_det (tiny), torchvision by a name, or the user's own."""
     name: str
-    """The builder's name, or the class of the user's own model."""
+    """The builder's name for the model, or the class of the user's own model."""
     num_classes: int
     input_size: int | None
     """The shorter side after resizing, in pixels; None: the builder's own."""
 
     @classmethod
     def own(cls, model: nn.Module, num_classes: int) -> "Architecture":
-        """Of a model that the user has built."""
+        """The architecture of a model that the user built."""
         name = f"{type(model).__module__}.{type(model).__qualname__}"
         return cls(library="own", name=name, num_classes=num_classes, input_size=None)
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """A trained detector, cut in two: the frozen part that runs once an image, and the head that fine-tuning trains.
+    """A detector in two parts: the frozen part, which runs once an image, and the head, which fine-tuning trains.
 
-    Images may lie on any device; what comes out lies on the model's. Every method leaves the model in eval mode, so
-    that batch normalisation and dropout act in training the head as they do in use.
+    Images may be on any device; results are on the model's device. Every method leaves the model in eval mode, so batch
+    normalisation and dropout act in training of the head as they do in detection.
     """
 
     architecture: Architecture
     is_trained: bool
-    """Whether it knows the data's classes already; if not, a supervised warm start comes first."""
+    """Whether it is trained for the data's classes; if not, a supervised warm start comes first."""
 
     @property
     def num_classes(self) -> int:
-        """C, without the background."""
+        """C, the number of classes without the background."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies, and what it gives."""
+        """The device of the model and of its results."""
         ...
 
     @property
@@ -67,60 +68,60 @@ class Detector(Protocol):
 
     @property
     def embedding_size(self) -> int:
-        """D of the embeddings that the head gives."""
+        """D, the size of the head's embeddings."""
         ...
 
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
-        """The frozen part's work, without gradient; the same for the same images, whatever the head has learned."""
+        """Run the frozen part, without gradient; the result does not depend on what the head has learned."""
         ...
 
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:
-        """All of the model's own losses, of labels in the library's form, and the head's output, for training all of it.
+        """The model's own losses for labels in the library's form, and the head's output, for training the whole detector.
 
-        What is dear runs once for both. Features are those of training mode (batch statistics and all), and proposals as
-        many as in use.
+        The expensive parts run once for both. Features are computed in training mode (batch statistics included), and
+        there are as many proposals as in detection.
         """
         ...
 
     def head(self, encoded: Encoded) -> HeadOutput:
-        """Log-odds, boxes in the user's pixels, clipped to the image, and embeddings, in float32 and with gradient.
+        """Log-odds, boxes in the user's pixels (clipped to the image) and embeddings, in float32 and with gradient.
 
-        Padded proposals have values too, finite and without meaning.
+        Padded proposals have finite values without meaning.
         """
         ...
 
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
-        """The N best (proposal, class) pairs by logit, before any threshold and any NMS; no gradient."""
+        """The N best (proposal, class) pairs by logit, before any threshold and any NMS; without gradient."""
         ...
 
     def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
-        """The library model's own forward, with its own threshold, NMS and limit."""
+        """The library model's own forward pass, with its own threshold, NMS and limit."""
         ...
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
         """The detector's own supervised losses of the head on the encoded proposals, by the library's names.
 
-        `output` is what `head(encoded)` gave, so that the head's trunk need not run twice in one step.
-
-        Crowds are no objects to find, and what lies in them by more than half is no background either.
+        `output` is the result of `head(encoded)`, so the head's trunk need not run twice in one step. Crowds are not
+        objects to find, and a proposal with more than half its area in a crowd is not background either.
         """
         ...
 
     @property
     def trainable(self) -> nn.Module:
-        """What fine-tuning trains, as one module: a part of `plain()`, and nothing else of it changes."""
+        """The part that fine-tuning trains, as one module: a part of `plain()`, of which nothing else changes."""
         ...
 
     def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold logits -> scale * logits + shift, `scale` positive, into the head's weights.
+        """Fold logits -> scale * logits + shift, with a positive `scale`, into the head's weights.
 
-        Exact for sigmoids. A softmax has no weights that do this to every class's log-odds: there it is the temperature and
-        the background's bias, exact where one class rivals the background and near to it elsewhere.
+        This is exact for sigmoids. A softmax has no weights that do this to every class's log-odds. There, scale and
+        shift become the temperature and the background's bias: exact where one class competes with the background, and
+        nearly exact elsewhere.
         """
         ...
 
     def plain(self) -> nn.Module:
-        """The library's own model, the very object that is trained, in eval mode; its state loads without rl_det."""
+        """The library's own model (the object that is trained, not a copy) in eval mode; its state loads without rl_det."""
         ...

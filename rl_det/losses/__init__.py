@@ -1,6 +1,6 @@
-"""Scores, labels, log-ratios and advantages -> scalars to minimise; pure functions, a formula and its source each.
+"""Losses as pure functions from scores, labels, log-ratios and advantages to scalars; each names its source.
 
-Surrogates of AP rank lists of scores: `ap`, `smooth_ap`, `rank_sort`, `alrp`, `bucketed`, `listwise`, `blackbox`, on what
-`ranked_lists` offers; `pointwise` is what they are held against; `gathered` makes one list of several processes' scores.
-`policy_gradient` is for the agents.
+The surrogates of AP rank lists of scores: `ap`, `smooth_ap`, `rank_sort`, `alrp`, `bucketed`, `listwise`, `blackbox`.
+They build on `ranked_lists`. `pointwise` is the baseline that ranks nothing. `gathered` joins the scores of several
+processes into one list. `policy_gradient` has the losses of the agents.
 """

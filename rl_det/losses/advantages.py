@@ -1,4 +1,4 @@
-"""Rewards of several samples of one image, or credits of its candidates -> advantages that a policy gradient can use."""
+"""Compute the advantages of a policy gradient from the rewards of an image's samples, or from candidates' credits."""
 
 from typing import Literal
 
@@ -7,15 +7,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Advantage = Literal["counterfactual", "leave_one_out", "group"]
-"""Where a candidate's advantage comes from: its own credit (counterfactual); its image's reward against that of the image's
-other samples (leave_one_out); or the latter over the spread of the samples' rewards (group)."""
+"""The source of a candidate's advantage: its own credit (counterfactual); its image's reward minus the mean of the
+other samples of the image (leave_one_out); or its image's reward minus the mean of all samples, over their standard
+deviation (group)."""
 
 
 def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """Each sample's reward against the mean of the other K - 1 samples of its image (Kool et al. 2019).
+    """Each sample's reward minus the mean of the other K - 1 samples of its image (Kool et al. 2019).
 
-    Unbiased, as the baseline does not depend on the sample's own action. Not divided by the group's spread, which would
-    favour images on which nothing matters. Raises ValueError for K = 1.
+    This is unbiased, because the baseline does not depend on the sample's own action. It is not divided by the group's
+    spread, which would give weight to images on which nothing matters. Raises ValueError for K = 1.
     """
     num_samples = reward.shape[1]
     if num_samples < 2:
@@ -24,10 +25,10 @@ def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
 
 
 def group_normalised(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """Each sample's reward less its image's mean, over the image's standard deviation: GRPO's (Shao et al. 2024, 4.1.2).
+    """Each sample's reward minus its image's mean, over the image's standard deviation: GRPO (Shao et al. 2024, 4.1.2).
 
-    It makes images count alike, those on which little can be won too; where all samples earn the same, it is 0. Raises
-    ValueError for K = 1.
+    All images get equal weight, including those on which little can be gained. If all samples have the same reward, it
+    is 0. Raises ValueError for K = 1.
     """
     if reward.shape[1] < 2:
         raise ValueError(f"a group needs at least 2 samples per image; got {reward.shape[1]}; 8 is usual")
@@ -36,16 +37,16 @@ def group_normalised(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
 
 
 def scaled(advantage: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The advantages over their root mean square where `mask` is True: AP deltas are tiny, and step sizes should not be.
+    """The advantages over their root mean square where `mask` is True, so that small AP differences keep normal step sizes.
 
-    One scale for the whole batch, so that images keep their weights; all zeros stay zeros.
+    There is one scale for the whole batch, so images keep their weights. All zeros stay zeros.
     """
     size = (advantage.square() * mask).sum().div(mask.sum().clamp(min=1)).sqrt()
     return advantage / size.clamp(min=1e-12) * mask
 
 
 def factors(values: Float[Tensor, "B K N *F"]) -> tuple[Float[Tensor, "B K N"], ...]:
-    """Those of each independent factor by which candidates act; of the only one, where there is no dimension for them."""
+    """The values of each independent factor of the action, split; the values themselves if there is no factor dimension."""
     return (values,) if values.ndim == 3 else values.unbind(-1)
 
 
@@ -56,7 +57,7 @@ def candidate_advantages(
     mask: Bool[Tensor, "B K N"],
     advantage: Advantage = "counterfactual",
 ) -> Float[Tensor, "B K N *F"]:
-    """Advantages of this kind, each factor `scaled` by itself; leave-one-out where there is no credit to go by."""
+    """Advantages of this kind, each factor `scaled` by itself; leave-one-out if there is no credit."""
     if credit is None or advantage != "counterfactual":
         whole = group_normalised(reward) if advantage == "group" else leave_one_out(reward)
         values = whole.view(*whole.shape, *[1] * (log_prob.ndim - 2)).expand_as(log_prob)

@@ -1,4 +1,4 @@
-"""Scores, labels and errors of localisation -> average LRP: precision and localisation of all positives as one number."""
+"""The average LRP loss: one number for the precision and the localisation of all positives."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,16 +27,16 @@ def alrp_loss(
     num_positives: Float[Tensor, "..."] | float | None = None,
     max_pairs: int = MAX_PAIRS,
 ) -> Float[Tensor, ""]:
-    """The aLRP loss (Oksuz et al. 2020), over each list by itself.
+    """The aLRP loss (Oksuz et al. 2020), for each list by itself.
 
-    With E a positive's error of localisation, such as (1 - IoU) / (1 - 0.5), and H of `ranked_lists.step`,
+    Let E be a positive's localisation error, such as (1 - IoU) / (1 - 0.5), and H the step of `ranked_lists.step`:
 
         l_i = (FP_i + E_i + sum over k in P, k != i, of H(x_ik) E_k) / rank_i     target E_i / rank_i     loss = mean of l_i
 
-    The score s_i is raised by what l_i is above its target, and the negatives above it are lowered by their shares of that
-    in H; where there are none, the error stays and moves no score. E has the derivative of the loss at these ranks: what
-    ranks high weighs most, so that boxes and scores learn together. Without positives it is a 0 with a graph.
-    `num_positives`: see `ranked_lists.ranked_lists`.
+    The update raises the score s_i by the difference between l_i and its target, and lowers the negatives above it by
+    their shares of that difference in H. If there are no negatives above it, the error remains and moves no score. E
+    gets the derivative of the loss at these ranks: high-ranked positives weigh most, so boxes and scores learn
+    together. Without positives the loss is 0 with a graph. `num_positives`: see `ranked_lists.ranked_lists`.
     """
     check_delta(delta)
     check_shape("localisation_error", localisation_error, scores)

@@ -1,4 +1,4 @@
-"""Scores and labels -> the AP loss: every positive asks back the share of negatives among those that rank above it."""
+"""The AP loss: the error of a positive is the share of negatives among the entries that rank above it."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,15 +26,15 @@ def ap_loss(
     num_positives: Float[Tensor, "..."] | float | None = None,
     max_pairs: int = MAX_PAIRS,
 ) -> Float[Tensor, ""]:
-    """The AP loss (Chen et al. 2019), over each list by itself; 0 at best.
+    """The AP loss (Chen et al. 2019), for each list by itself; 0 at best.
 
-    With x_ij = s_j - s_i and H of `ranked_lists.step`,
+    With x_ij = s_j - s_i and H of `ranked_lists.step`:
 
         L_ij = H(x_ij) / (1 + sum over k != i of H(x_ik))    loss = sum over i in P, j in N of L_ij / |P|
 
-    and the error itself is the update: s_i is raised by the sum of its L_ij, and s_j lowered by its. At a `delta` of 0 the
-    loss is 1 - the mean precision at the positives. Without positives it is a 0 with a graph. `num_positives`: see
-    `ranked_lists.ranked_lists`.
+    The error itself is the update: s_i is raised by the sum of its L_ij, and s_j is lowered by the sum of its L_ij. At
+    a `delta` of 0 the loss is 1 - the mean precision at the positives. Without positives it is 0 with a graph.
+    `num_positives`: see `ranked_lists.ranked_lists`.
     """
     check_delta(delta)
     lists = ranked_lists(scores, positive, mask, num_positives)

@@ -1,4 +1,4 @@
-"""Scores and labels -> 1 - AP of the very ranks, with a gradient that asks how the ranking would change."""
+"""1 - AP at the exact ranks, with the gradient of blackbox differentiation."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,15 +18,15 @@ def blackbox_ap(
 ) -> Float[Tensor, ""]:
     """1 - AP by blackbox differentiation of the ranking (Vlastelica et al. 2020; Rolinek et al. 2020).
 
-    Ranks are an argmin over permutations, so with a loss of them at hand, and r the ranks as shares of the list's length,
+    Ranking is an argmin over permutations. With a loss of the ranks, and r the ranks as shares of the list's length:
 
         gradient of the scores = (r(scores + interpolation * dloss / dr) - r(scores)) / interpolation
 
-    which is that of a piecewise linear function that agrees with the loss at every ranking; it sums to 0. The loss is the
-    mean over positives of 1 - (rank among positives) / rank, in which the former is kept fixed, as the authors' code has
-    it. Before ranking, positives are lowered and negatives raised by half the `margin`, in logits, so that the gradient does
-    not end where the order is just right. Ties go to the lower index. Without positives it is a 0 with a graph. No pair is
-    ever formed: memory is linear. `num_positives`: see `ranked_lists.ranked_lists`.
+    This is the gradient of a piecewise linear function that agrees with the loss at every ranking; it sums to 0. The
+    loss is the mean over positives of 1 - (rank among positives) / rank. The rank among positives is kept fixed, as in
+    the authors' code. Before ranking, positives are lowered and negatives raised by half the `margin`, in logits, so
+    that the gradient does not vanish as soon as the order is right. Ties go to the lower index. Without positives it is
+    0 with a graph. No pairs are formed, so memory is linear. `num_positives`: see `ranked_lists.ranked_lists`.
     """
     if not interpolation > 0:
         raise ValueError(f"interpolation must be positive; got {interpolation}; 4, in logits, is usual")
@@ -46,6 +46,6 @@ def blackbox_ap(
 
 
 def ranks(scores: Float[Tensor, "L M"], real: Bool[Tensor, "L M"]) -> Float[Tensor, "L M"]:
-    """1 for the best of each list, and so on; what is not real ranks behind all that is."""
+    """The ranks in each list, from 1 for the best; padding ranks after all real entries."""
     order = scores.masked_fill(~real, -torch.inf).argsort(dim=1, descending=True, stable=True)
     return (order.argsort(dim=1) + 1).to(scores.dtype)

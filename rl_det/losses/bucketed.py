@@ -1,9 +1,10 @@
-"""Scores and labels -> the AP loss and the Rank and Sort loss with negatives in buckets: far fewer pairs, the same at delta 0.
+"""The AP loss and the Rank and Sort loss with negatives in buckets: far fewer pairs, and exact at delta 0.
 
-The negatives between two consecutive positives are one bucket, and their mean score stands for them all (Yavuz et al. 2024,
-"Bucketed Ranking-based Losses for Efficient Training of Object Detectors"). A positive is then compared with at
-most 3 P + 1 columns in place of M. At a delta of 0 nothing is lost, as no negative of a bucket is on another side of a
-positive than their mean. We also take ties as the exact step does: negatives tied with a positive are a bucket of their own.
+The negatives between two consecutive positives form one bucket, and their mean score represents all of them (Yavuz et
+al. 2024, "Bucketed Ranking-based Losses for Efficient Training of Object Detectors"). A positive is then compared with
+at most 3 P + 1 columns instead of M. At a delta of 0 this is exact, because all negatives of a bucket lie on the same
+side of a positive as their mean. Unlike the paper, we also treat ties as the exact step does: negatives tied with a
+positive form their own bucket.
 """
 
 import torch
@@ -49,8 +50,8 @@ def bucketed_rank_sort_loss(
 def buckets(lists: RankedLists) -> Columns:
     """A column for each positive, from the best on, and one for each bucket of negatives.
 
-    A negative's bucket is (positives above it) + (positives above it or tied with it): even numbers lie between positives,
-    odd ones are ties, and both fall with the score.
+    A negative's bucket is (positives above it) + (positives above it or tied with it). Even buckets lie between
+    positives, odd buckets are ties. The number of a bucket rises as the score falls.
     """
     scores, width = lists.scores.detach(), int(lists.positive.sum(1).amax()) if lists.positive.numel() else 0
     ranked, order = scores.masked_fill(~lists.positive, -torch.inf).sort(dim=1, descending=True, stable=True)
@@ -73,7 +74,7 @@ def buckets(lists: RankedLists) -> Columns:
 def bucket_means(
     scores: Float[Tensor, "L M"], bucket: Tensor, negative: Bool[Tensor, "L M"], num_buckets: int
 ) -> tuple[Float[Tensor, "L Q"], Float[Tensor, "L Q"]]:
-    """The negatives' mean score in each bucket, never rounded out of it, and their number; 0 for an empty bucket."""
+    """The mean score of each bucket's negatives, never rounded out of the bucket, and their number; 0 if it is empty."""
     nothing = scores.new_zeros(len(scores), num_buckets)
     count = nothing.scatter_add(1, bucket, negative.to(scores.dtype))
     low = (nothing + torch.inf).scatter_reduce(1, bucket, scores.masked_fill(~negative, torch.inf), "amin")

@@ -1,4 +1,4 @@
-"""Values of this process -> those of all processes, one process after the other, so that they can be ranked together."""
+"""Gather values from all processes, so that they can be ranked together."""
 
 import torch
 import torch.distributed as dist
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def gathered(values: Shaped[Tensor, "M *rest"]) -> Shaped[Tensor, "N *rest"]:
-    """The values of all processes by rank; processes may have different numbers of them. Where there is one, itself.
+    """The values of all processes, in order of rank; each process may have a different number. With one process, its own.
 
-    Gradient flows to this process's own. So if every process computes the same loss of what was gathered, the *sum* of the
-    parameters' gradients over the processes is that of one process with the whole batch; DistributedDataParallel takes
-    their mean, so give it the loss times the number of processes.
+    Gradient flows only to this process's own values. So if every process computes the same loss of the gathered values,
+    the *sum* of the parameters' gradients over the processes equals that of one process with the whole batch.
+    DistributedDataParallel takes their mean, so multiply the loss by the number of processes.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values

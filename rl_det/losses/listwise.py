@@ -1,4 +1,4 @@
-"""Scores and graded relevance -> ListNet and ListMLE: how likely the right ranking is under a Plackett-Luce distribution."""
+"""ListNet and ListMLE: the likelihood of the right ranking under a Plackett-Luce distribution."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,12 +15,12 @@ def list_net(
     temperature: float = 1.0,
     num_positives: Float[Tensor, "..."] | float | None = None,
 ) -> Float[Tensor, ""]:
-    """ListNet (Cao et al. 2007): the cross-entropy between the chances of standing first, target and present.
+    """ListNet (Cao et al. 2007): the cross-entropy of the target and the present probabilities of ranking first.
 
-    An entry's target chance is its relevance's share of the list's total, where the paper takes exp(relevance), under which
-    hundreds of entries without any would hold nearly all; its present chance is the softmax of scores / temperature. A list
-    weighs as much as it has entries with relevance above 0, and without any it is a 0 with a graph. `num_positives`: see
-    `ranked_lists.ranked_lists`. The gradient is autograd's.
+    An entry's target probability is its share of the list's total relevance. The paper takes exp(relevance) instead;
+    then hundreds of entries without relevance would hold nearly all of the probability. An entry's present probability
+    is the softmax of scores / temperature. A list is weighted by its number of entries with relevance above 0; without
+    any, it is 0 with a graph. `num_positives`: see `ranked_lists.ranked_lists`. The gradient is autograd's.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}; 1 is usual")
@@ -39,12 +39,12 @@ def list_mle(
     *,
     num_positives: Float[Tensor, "..."] | float | None = None,
 ) -> Float[Tensor, ""]:
-    """ListMLE (Xia et al. 2008) for the top: -log of the chance that the relevant entries come first, in order.
+    """ListMLE (Xia et al. 2008) for the top: -log of the probability that the relevant entries come first, in order.
 
         loss = sum over the relevant k, by falling relevance, of log(sum over j from k on of exp(s_j)) - s_k,   over |P|
 
-    The order among those without relevance says nothing and is left out (Xia et al. 2009, top-k). Equals in relevance stand
-    as the scores have them now. Without relevant entries it is a 0 with a graph. `num_positives`: see
+    The order of entries without relevance has no meaning and is left out (Xia et al. 2009, top-k). Entries of equal
+    relevance are ordered by their present scores. Without relevant entries it is 0 with a graph. `num_positives`: see
     `ranked_lists.ranked_lists`. The gradient is autograd's.
     """
     lists, wanted = graded_lists(scores, relevance, mask, num_positives)
@@ -62,7 +62,7 @@ def list_mle(
 def graded_lists(
     scores: Tensor, relevance: Tensor, mask: Tensor | None, num_positives: Tensor | float | None
 ) -> tuple[RankedLists, Float[Tensor, "L M"]]:
-    """The lists, of which the entries with relevance are the positives, and the relevance; ValueError for a negative one."""
+    """The lists, whose positives are the entries with relevance, and the relevance; ValueError for a negative one."""
     check_shape("relevance", relevance, scores)
     lists = ranked_lists(scores, relevance > 0, mask, num_positives)
     real = lists.positive | lists.negative

@@ -1,4 +1,4 @@
-"""Scores and graded relevance -> cross-entropy, entry by entry: what surrogates of AP are held against, as it ranks nothing."""
+"""Cross-entropy, entry by entry: the baseline for surrogates of AP, because it ranks nothing."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,10 +14,10 @@ def cross_entropy(
     *,
     num_positives: Float[Tensor, "..."] | float | None = None,
 ) -> Float[Tensor, ""]:
-    """The binary cross-entropy of each score, a logit, with its relevance in [0, 1], summed, over |P|.
+    """The binary cross-entropy between each score, a logit, and its relevance in [0, 1], summed and divided by |P|.
 
-    After a one-to-one matching it is what learned NMS is trained by (Hosang et al. 2017). Without relevant entries it still
-    pushes all others down. `num_positives`: see `ranked_lists.ranked_lists`. The gradient is autograd's.
+    After a one-to-one matching, this is the loss of learned NMS (Hosang et al. 2017). Without relevant entries it still
+    lowers all scores. `num_positives`: see `ranked_lists.ranked_lists`. The gradient is autograd's.
     """
     lists, wanted = graded_lists(scores, relevance, mask, num_positives)
     if (wanted > 1).any():

@@ -1,4 +1,4 @@
-"""Log-probabilities and advantages -> the losses of REINFORCE and PPO, candidate by candidate."""
+"""The losses of REINFORCE and PPO, candidate by candidate, from log-probabilities and advantages."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -33,5 +33,5 @@ def approximate_kl(log_ratio: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shap
 
 
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """The mean where `mask` is True; 0, with a graph, where it is nowhere."""
+    """The mean where `mask` is True; 0 with a graph if it is True nowhere."""
     return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Scores, labels and IoUs -> the Rank and Sort loss: positives above negatives, and the better localised above the worse."""
+"""The Rank and Sort loss: positives rank above negatives, and better localised positives above worse ones."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,17 +29,17 @@ def rank_sort_loss(
     num_positives: Float[Tensor, "..."] | float | None = None,
     max_pairs: int = MAX_PAIRS,
 ) -> Float[Tensor, ""]:
-    """The Rank and Sort loss (Oksuz et al. 2021, eq. 7 and 8), over each list by itself; 0 at best.
+    """The Rank and Sort loss (Oksuz et al. 2021, eq. 7 and 8), for each list by itself; 0 at best.
 
-    Of each positive i, with H of `ranked_lists.step`, y the IoU with the true box and means weighted by H,
+    For each positive i, with H of `ranked_lists.step`, y the IoU with the true box, and means weighted by H:
 
         ranking error = FP_i / rank_i                                                           target 0
         sorting error = mean of 1 - y_j over the positives above i and i itself      target: those with y_j >= y_i alone
 
-    By the ranking error s_i is raised and the negatives above it are lowered, by the sorting error s_i is raised and the
-    positives above it with less IoU are lowered, each by its share of H. The positive itself counts 1 in its own rank, as
-    in the AP loss; the authors' code counts it by H(0) = 1/2. Only the positives' IoU matters, and gets no gradient.
-    Without positives it is a 0 with a graph. `num_positives`: see `ranked_lists.ranked_lists`.
+    The ranking error raises s_i and lowers the negatives above it. The sorting error raises s_i and lowers the
+    positives above it that have less IoU. Each is lowered by its share of H. A positive counts 1 in its own rank, as in
+    the AP loss; the authors' code counts it by H(0) = 1/2. Only the positives' IoU is used, and it gets no gradient.
+    Without positives it is 0 with a graph. `num_positives`: see `ranked_lists.ranked_lists`.
     """
     check_delta(delta)
     lists = ranked_lists(scores, positive, mask, num_positives)

@@ -1,10 +1,10 @@
-"""Scores and labels of one list or of many -> checked lists, and their positives compared with all else, chunk by chunk.
+"""Check lists of scores and labels, and compare their positives with all other entries in chunks.
 
-A list is what is ranked together: all candidates of a batch, or those of one class. Letters: L lists, M entries of a list,
-K columns, with which the positives are compared, and R rows, which are the positives of a chunk, of whatever list.
+A list holds what is ranked together: all candidates of a batch, or those of one class. Letters: L lists, M entries of a
+list, K columns (with which the positives are compared), R rows (the positives of a chunk, from any list).
 
-What an error-driven loss does to the scores is no derivative of its value, as ranks are flat almost everywhere. So value and
-gradient are both computed without a graph, in chunks that bound the memory, and then joined (`with_gradient`).
+The update of an error-driven loss is not a derivative of its value, because ranks are flat almost everywhere. So value
+and gradient are both computed without a graph, in chunks that bound the memory, and then joined (`with_gradient`).
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 MAX_PAIRS = 2**22
-"""How many pairs of a row and a column are worked on at once: 16 MiB for each intermediate result."""
+"""The number of pairs of a row and a column that are processed at once: 16 MiB for each intermediate result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedLists:
-    """L lists, in single precision at least, whatever autocast says; padding is neither positive nor negative.
+    """L lists, at least in single precision even under autocast; padding is neither positive nor negative.
 
-    `scores` has its graph, and 0 on padding. `share` is what the error of one positive weighs.
+    `scores` keeps its graph, and is 0 on padding. `share` is the weight of one positive's error.
     """
 
     scores: Float[Tensor, "L M"]
@@ -33,10 +33,10 @@ class RankedLists:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What positives are compared with: every entry, or all positives and a few stand-ins for the negatives.
+    """The columns with which positives are compared: every entry, or all positives and a few representatives of negatives.
 
-    `positive` and `negative` say how many entries of either kind a column stands for. `entry` is the one that a column of a
-    positive stands for, `column` the one that stands for an entry.
+    `positive` and `negative` are the numbers of entries of either kind that a column represents. `entry` is the entry
+    of a positive's column, and `column` is the column of an entry.
     """
 
     scores: Float[Tensor, "L K"]
@@ -48,7 +48,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Some of the positives: each one's list, its place there, its score and its share."""
+    """A chunk of positives: each one's list, its place there, its score and its share."""
 
     of_list: Int[Tensor, " R"]
     entry: Int[Tensor, " R"]
@@ -56,11 +56,11 @@ class Rows:
     share: Float[Tensor, " R"]
 
     def per_list(self, values: Float[Tensor, "L K"]) -> Float[Tensor, "R K"]:
-        """Each row's list's values."""
+        """The values of each row's list."""
         return values.expand(len(self.of_list), -1) if len(values) == 1 else values[self.of_list]
 
     def summed(self, values: Float[Tensor, "R K"], num_lists: int) -> Float[Tensor, "L K"]:
-        """Over the rows of each list."""
+        """The sum of the values over the rows of each list."""
         if num_lists == 1:
             return values.sum(0, keepdim=True)
         return values.new_zeros(num_lists, values.shape[1]).index_add_(0, self.of_list, values)
@@ -72,10 +72,11 @@ def ranked_lists(
     mask: Bool[Tensor, "..."] | None,
     num_positives: Float[Tensor, "..."] | float | None,
 ) -> RankedLists:
-    """The lists, checked; ValueError for a shape that is not the scores', and for a score that is not finite.
+    """The checked lists; ValueError if a shape differs from the scores', and for a score that is not finite.
 
-    By `num_positives` errors are divided: a number for all lists together, or one for each; by default the positives in all
-    lists. Give the number over all processes where there are several, or that of the true boxes where some were not found.
+    Errors are divided by `num_positives`: one number for all lists, or one for each list; by default the number of
+    positives in all lists. With several processes, give the number over all of them. If some true boxes were not found,
+    give the number of true boxes.
     """
     for name, values in (("positive", positive), ("mask", mask)):
         check_shape(name, values, scores)
@@ -100,7 +101,7 @@ def ranked_lists(
 
 
 def check_shape(name: str, values: Tensor | None, scores: Tensor) -> None:
-    """ValueError unless the values, if there are any, have the scores' shape and device."""
+    """Raise ValueError unless the values, if given, have the scores' shape and device."""
     if values is not None and (values.shape != scores.shape or values.device != scores.device):
         raise ValueError(
             f"{name} must have the scores' shape {tuple(scores.shape)}, on {scores.device}; "
@@ -109,7 +110,7 @@ def check_shape(name: str, values: Tensor | None, scores: Tensor) -> None:
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """ValueError where a value is NaN or infinite."""
+    """Raise ValueError if a value is NaN or infinite."""
     wrong = ~values.isfinite()
     if wrong.any():
         values, where = values.detach(), wrong.nonzero()[0].tolist()
@@ -119,7 +120,7 @@ def check_finite(name: str, values: Tensor) -> None:
 
 
 def check_delta(delta: float) -> None:
-    """ValueError for a width of the step that is negative, or no number."""
+    """Raise ValueError if the width of the step is negative or not a number."""
     if not delta >= 0:
         raise ValueError(f"delta must not be negative; got {delta}; 0.5 and 1 are usual, and 0 is the exact step")
 
@@ -137,7 +138,7 @@ def every_entry(lists: RankedLists) -> Columns:
 
 
 def rows(lists: RankedLists, num_columns: int, max_pairs: int) -> Iterator[Rows]:
-    """All positives, in chunks of `max_pairs` pairs at most, if one row has no more."""
+    """All positives, in chunks of at most `max_pairs` pairs; one row may have more."""
     scores = lists.scores.detach()
     for of_list, entry in (
         chunk.unbind(1) for chunk in lists.positive.nonzero().split(max(1, max_pairs // max(1, num_columns)))
@@ -146,12 +147,12 @@ def rows(lists: RankedLists, num_columns: int, max_pairs: int) -> Iterator[Rows]
 
 
 def step(gap: Float[Tensor, "R K"], delta: float) -> Float[Tensor, "R K"]:
-    """H(x) = clip(x / (2 delta) + 1/2, 0, 1) (Chen et al. 2019); 1/2 where x is 0, for a delta of 0 too."""
+    """H(x) = clip(x / (2 delta) + 1/2, 0, 1) (Chen et al. 2019); 1/2 at x = 0, also for a delta of 0."""
     if delta == 0:
         return torch.heaviside(gap, gap.new_tensor(0.5))
     return (gap / (2 * delta) + 0.5).clamp(0, 1)
 
 
 def with_gradient(value: Float[Tensor, ""], *inputs: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
-    """The value, with a graph in which each input has the gradient that comes with it, in its shape."""
+    """The value, with a graph that gives each input the gradient paired with it, in the input's shape."""
     return value + torch.stack([(gradient * (given - given.detach())).sum() for given, gradient in inputs]).sum()

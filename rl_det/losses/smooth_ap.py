@@ -1,4 +1,4 @@
-"""Scores and labels -> smooth-AP: 1 - AP, with a sigmoid in place of every step, and its exact gradient."""
+"""Smooth-AP: 1 - AP with a sigmoid instead of every step, and its exact gradient."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,14 +16,15 @@ def smooth_ap(
     num_positives: Float[Tensor, "..."] | float | None = None,
     max_pairs: int = MAX_PAIRS,
 ) -> Float[Tensor, ""]:
-    """1 - smooth-AP (Brown et al. 2020), over each list by itself; in [0, 1], and 0 at best.
+    """1 - smooth-AP (Brown et al. 2020), for each list by itself; in [0, 1], and 0 at best.
 
-    With G the sigmoid of (s_j - s_i) / temperature,
+    With G_ij the sigmoid of (s_j - s_i) / temperature:
 
         loss = mean over i in P of 1 - (1 + sum over P of G_ij) / (1 + sum over P and N of G_ij),  j != i
 
-    which tends to 1 - the mean precision at the positives as the temperature falls. The gradient is autograd's, written
-    out, so that no pair is kept. Without positives it is a 0 with a graph. `num_positives`: see `ranked_lists.ranked_lists`.
+    It tends to 1 - the mean precision at the positives as the temperature falls. The gradient equals autograd's, but is
+    written out, so no pairs are kept. Without positives it is 0 with a graph. `num_positives`: see
+    `ranked_lists.ranked_lists`.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}; 0.5, in logits, is usual")

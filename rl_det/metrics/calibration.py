@@ -1,4 +1,4 @@
-"""What became of each detection -> whether its score means what it says: a probability, and a ranking of boxes."""
+"""Calibration of scores: as probabilities of being correct, and as a ranking of boxes by IoU."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -9,9 +9,9 @@ NUM_BINS = 20
 
 
 def detection_calibration_error(outcomes: Outcomes) -> float:
-    """D-ECE by confidence alone (Kueppers et al. 2020, eq. 5): mean over bins of |precision - mean score|, by their size.
+    """D-ECE by confidence only (Kueppers et al. 2020, eq. 5): the mean over bins, by size, of |precision - mean score|.
 
-    In [0, 1]; NaN without detections. Scores must be probabilities; ValueError if not.
+    It is in [0, 1], and NaN without detections. Raises ValueError if a score is not a probability.
     """
     scores = outcomes.scores
     if not len(scores):
@@ -29,7 +29,8 @@ def detection_calibration_error(outcomes: Outcomes) -> float:
 def score_iou_correlation(outcomes: Outcomes) -> float:
     """Spearman's rank correlation of score and IoU among the correct detections (compare Kahraman et al. 2023).
 
-    In [-1, 1]; ties have their mean rank. NaN with fewer than two correct detections, or if all scores or all IoUs are equal.
+    It is in [-1, 1]; ties get their mean rank. NaN with fewer than two correct detections, or if all scores or all IoUs
+    are equal.
     """
     scores, iou = _ranks(outcomes.scores[outcomes.correct]), _ranks(outcomes.iou[outcomes.correct])
     if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(iou) == 0:
@@ -38,7 +39,7 @@ def score_iou_correlation(outcomes: Outcomes) -> float:
 
 
 def _ranks(values: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"]:
-    """From 0, with the mean rank for equals."""
+    """The ranks from 0; equal values get their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: Float64[np.ndarray, " M"] = (np.cumsum(counts) - (counts + 1) / 2)[place]
     return ranks

@@ -1,4 +1,4 @@
-"""Detections and targets of a split -> pycocotools' twelve figures, for reports."""
+"""pycocotools' twelve figures of a split's detections, for reports."""
 
 import contextlib
 import io
@@ -14,9 +14,9 @@ from rl_det.types import Detections, Target
 
 
 def coco_summary(detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int) -> dict[str, float]:
-    """COCO's box figures in [0, 1], computed by pycocotools itself; NaN where it says -1 (no true box of that size).
+    """COCO's box figures in [0, 1], computed by pycocotools; NaN where it returns -1 (no true box of that size).
 
-    Images are taken by position, so that equal image ids cannot harm. Raises ValueError where the lengths differ.
+    Images are identified by position, so equal image ids do no harm. Raises ValueError if the lengths differ.
     """
     if len(detections) != len(targets):
         raise ValueError(
@@ -63,7 +63,7 @@ def _annotations(targets: Sequence[Target]) -> list[dict[str, Any]]:
 
 
 def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
-    """The annotations that `COCO.loadRes` would make; it refuses an empty list, which a detector may well give."""
+    """The annotations that `COCO.loadRes` would make; `loadRes` itself refuses an empty list."""
     rows: list[dict[str, Any]] = []
     for image, found in enumerate(detections):
         boxes = box_convert(found["boxes"].double(), "xyxy", "xywh").tolist()

@@ -1,4 +1,4 @@
-"""Detections and targets of a split -> all the figures of a report, and which way each of them is better."""
+"""All figures of a report, and whether higher or lower is better for each."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from rl_det.types import Detections, Target
 
 LOWER_IS_BETTER = ("calibration_error", "moLRP")
 MONITORS = (*COCO_FIGURES, "F1", "score_iou_correlation", *LOWER_IS_BETTER)
-"""The figures by which a training may be led."""
+"""The figures that may select a training's weights and stop it."""
 
 
 def evaluate(detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int) -> dict[str, float]:
-    """COCO's twelve figures by pycocotools; at IoU 0.5, the best F1 with its threshold, moLRP, calibration and correlation."""
+    """COCO's twelve figures by pycocotools; at IoU 0.5, the best F1 and its threshold, moLRP, calibration, correlation."""
     summary = coco_summary(detections, targets, num_classes=num_classes)
     return {**summary, **_at_half(detections, targets, num_classes)}
 
@@ -25,19 +25,19 @@ def evaluate(detections: Sequence[Detections], targets: Sequence[Target], *, num
 def quick_evaluate(
     detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int
 ) -> dict[str, float]:
-    """The same figures by our own engine throughout, fast enough to be asked for between steps of a training."""
+    """The same figures by rl_det's own engine, fast enough between training steps."""
     figures = coco_figures(pad_detections(detections), pad_targets(targets), num_classes=num_classes)
     return {**figures, **_at_half(detections, targets, num_classes)}
 
 
 def check_monitor(name: str) -> None:
-    """ValueError, listing the known ones, if no training can be led by a figure of this name."""
+    """Raise ValueError, which lists the known names, if no figure that may select weights has this name."""
     if name not in MONITORS:
         raise ValueError(f"a training is led by one of {', '.join(MONITORS)}; got {name!r}; AP is usual")
 
 
 def _at_half(detections: Sequence[Detections], targets: Sequence[Target], num_classes: int) -> dict[str, float]:
-    """What is told of the outcomes at IoU 0.5."""
+    """The figures at IoU 0.5."""
     found = outcomes(pad_detections(detections), pad_targets(targets), num_classes=num_classes)
     point = best_f1(found)
     return {

@@ -1,4 +1,4 @@
-"""What became of each detection -> the threshold that a user would set, and what it gives: F1, precision and recall, LRP."""
+"""Operating points: the score threshold that a user would set, with its F1, precision, recall and LRP."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from rl_det.metrics.outcomes import Outcomes
 
 
 class OperatingPoint(NamedTuple):
-    """Detections with a score of at least `threshold` are shown; the three figures are in [0, 1]."""
+    """A score threshold (detections from it on are shown), and its F1, precision and recall in [0, 1]."""
 
     threshold: float
     f1: float
@@ -18,10 +18,10 @@ class OperatingPoint(NamedTuple):
 
 
 class OptimalLrp(NamedTuple):
-    """Detections with a score of at least `threshold` are shown. All are errors in [0, 1], lower is better.
+    """A score threshold (detections from it on are shown), and its LRP error and parts, in [0, 1], lower is better.
 
-    `localisation` is the mean of 1 - IoU of the correct ones (NaN if there is none), `false_positives` is 1 - precision,
-    `false_negatives` 1 - recall.
+    `localisation` is the mean of 1 - IoU of the correct detections (NaN if there are none), `false_positives` is 1 -
+    precision, `false_negatives` is 1 - recall.
     """
 
     threshold: float
@@ -35,13 +35,13 @@ NOTHING = OperatingPoint(1.0, 0.0, 0.0, 0.0)
 
 
 def operating_point(outcomes: Outcomes, threshold: float) -> OperatingPoint:
-    """F1, precision and recall of all classes together at a threshold; each is 0 where nothing is shown or to be found."""
+    """F1, precision and recall of all classes together at a threshold; each is 0 without shown detections or without objects."""
     shown = outcomes.scores >= threshold
     return _point(threshold, int(outcomes.correct[shown].sum()), int(shown.sum()), int(outcomes.positives.sum()))
 
 
 def best_f1(outcomes: Outcomes) -> OperatingPoint:
-    """The threshold of the highest F1 over all classes; of equals, the highest threshold.
+    """The operating point of the highest F1 over all classes; of equals, the highest threshold.
 
     Without detections or without objects the F1 is 0 at threshold 1.
     """
@@ -54,19 +54,20 @@ def best_f1(outcomes: Outcomes) -> OperatingPoint:
 
 
 def best_f1_by_class(outcomes: Outcomes) -> list[OperatingPoint]:
-    """`best_f1` of labels 1..C, each by itself: the thresholds to set where each class has its own."""
+    """`best_f1` of each label 1..C by itself: the thresholds to set if each class has its own."""
     return [best_f1(outcomes.of_class(label)) for label in range(1, len(outcomes.positives) + 1)]
 
 
 def optimal_lrp(outcomes: Outcomes) -> OptimalLrp:
     """The least localisation-recall-precision error over all thresholds (Oksuz et al. 2018).
 
-    With a threshold's true positives, false positives and false negatives, at matching IoU tau, the error is
+    For the true positives, false positives and false negatives of a threshold, at matching IoU tau, the error is
 
         (sum over TP of (1 - IoU) / (1 - tau) + #FP + #FN) / (#TP + #FP + #FN)
 
-    Theirs tries 101 thresholds, this every one that makes a difference, or to show nothing (threshold infinity, error 1). Of
-    equals, the highest. Meant for one class (`Outcomes.of_class`); all figures are NaN where nothing is to be found.
+    The paper tries 101 thresholds. We try every threshold that makes a difference, and showing nothing (threshold
+    infinity, error 1). Of equals, we take the highest. It is meant for one class (`Outcomes.of_class`). All figures are
+    NaN if there is nothing to find.
     """
     objects = int(outcomes.positives.sum())
     if not objects:
@@ -88,7 +89,7 @@ def optimal_lrp(outcomes: Outcomes) -> OptimalLrp:
 
 
 def mean_optimal_lrp(outcomes: Outcomes) -> float:
-    """moLRP: the mean of the optimal LRP errors of the classes that are to be found, in [0, 1]; NaN if there is none."""
+    """moLRP: the mean of the optimal LRP errors of the classes that have true boxes, in [0, 1]; NaN if there are none."""
     errors = [
         optimal_lrp(outcomes.of_class(label)).error for label in (1 + np.flatnonzero(outcomes.positives)).tolist()
     ]
@@ -102,7 +103,7 @@ def _point(threshold: float, found: int, shown: int, objects: int) -> OperatingP
 
 
 def _cuts(outcomes: Outcomes) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
-    """How many are shown, and how many of them are correct, at each threshold that makes a difference; most severe first."""
+    """The numbers of shown and of correct detections at each threshold that makes a difference, most severe first."""
     last: Bool[np.ndarray, " M"] = np.append(np.diff(outcomes.scores) != 0, True)[: len(outcomes)]
     shown = 1 + np.flatnonzero(last)  # a threshold cannot part equal scores
     running: Int64[np.ndarray, " M"] = np.cumsum(outcomes.correct)

@@ -1,4 +1,4 @@
-"""Candidates and true boxes -> the scores that an all-knowing ranker would give: what choice and order can still gain."""
+"""The scores of a perfect ranker: an upper bound for what choice and order of candidates can gain."""
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -13,9 +13,10 @@ def perfect_scores(
     mask: Bool[np.ndarray, "B N"],
     truths: TruthBatch,
 ) -> Float64[np.ndarray, "B N"]:
-    """For each true box one candidate of its class, nearest pairs first, scored by their IoU; -inf for all others.
+    """One candidate for each true box, of its class, nearest pairs first, scored by their IoU; -inf for all others.
 
-    Those left out are duplicates and false positives, which AP never misses. Crowds are no true boxes here.
+    The other candidates are duplicates and false positives, so AP loses nothing without them. Crowds do not count as
+    true boxes here.
     """
     scores = np.full(mask.shape, -np.inf)
     same = (labels[:, :, None] == truths.labels[:, None]) & mask[:, :, None]

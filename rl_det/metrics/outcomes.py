@@ -1,6 +1,7 @@
-"""Detections and true boxes -> what became of each detection at one IoU threshold, ranked: what operating points are made of.
+"""The outcome of each detection at one IoU threshold, ranked by score: the input of operating points.
 
-Matched as COCO does it, and as `rl_det.ap.matching` for one threshold; here the IoU with the true box is kept too.
+Detections are matched as in COCO, and as in `rl_det.ap.matching` for one threshold; here the IoU with the true box is
+kept too.
 """
 
 from dataclasses import dataclass, replace
@@ -28,10 +29,10 @@ CORRECT_IOU = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """The M detections of all images that count (not in a crowd, ...), by falling score, of equals by image and label.
+    """The M detections of all images that count (not in a crowd, ...), by falling score; equal scores by image and label.
 
-    `iou` is that with the true box that a correct detection found; 0 for the others. `positives` counts the true boxes of
-    labels 1..C that are to be found.
+    `iou` is the IoU with the matched true box, and 0 for incorrect detections. `positives` is the number of true boxes
+    to find of each label 1..C.
     """
 
     scores: Float64[np.ndarray, " M"]
@@ -45,7 +46,7 @@ class Outcomes:
         return len(self.scores)
 
     def of_class(self, label: int) -> "Outcomes":
-        """Those of one label alone."""
+        """The outcomes of one label."""
         own = self.labels == label
         positives = np.zeros_like(self.positives)
         positives[label - 1] = self.positives[label - 1]
@@ -63,7 +64,7 @@ def outcomes(
     iou_threshold: float = CORRECT_IOU,
     options: CocoOptions = COCO,
 ) -> Outcomes:
-    """Match at the threshold, with the area range and `max_detections` of the options; ValueError on bad input, naming it."""
+    """Match at the threshold, with the options' area range and `max_detections`; ValueError on bad input, which it names."""
     check(detections, truths, num_classes)
     needed_iou = replace(options, iou_thresholds=(iou_threshold,)).needed_iou
     rules = Rules(needed_iou, np.array([options.area_range]), options.max_detections)
@@ -78,9 +79,9 @@ def outcomes(
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCounts:
-    """How many true boxes of each of B images are found and missed, and how many detections are spurious; all classes.
+    """The numbers of found and missed true boxes and of spurious detections in each of B images, over all classes.
 
-    `distance` is the sum of 1 - IoU over those found.
+    `distance` is the sum of 1 - IoU over the found true boxes.
     """
 
     found: Int64[np.ndarray, " B"]
@@ -93,7 +94,7 @@ class ImageCounts:
 def image_counts(
     detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, iou_threshold: float = CORRECT_IOU
 ) -> ImageCounts:
-    """Match all detections at the threshold, as COCO does it with all areas; ValueError on bad input, naming it."""
+    """Match all detections at the threshold, as COCO does with all areas; ValueError on bad input, which it names."""
     check(detections, truths, num_classes)
     needed_iou = replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou
     rules = Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)

@@ -1,4 +1,4 @@
-"""What became of each detection of a validation split -> the monotone map of logits that makes its scores probabilities."""
+"""Fit a monotone map of logits that turns scores into probabilities, from the outcomes on a validation split."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from rl_det.metrics.outcomes import Outcomes
 
 
 class Recalibration(NamedTuple):
-    """logit -> scale * logit + shift; the scale is positive, so that no order changes."""
+    """The map logit -> scale * logit + shift; the scale is positive, so the order does not change."""
 
     scale: float
     shift: float
 
 
 def fit_recalibration(outcomes: Outcomes) -> Recalibration:
-    """Platt's scaling of the logits by maximum likelihood (Platt 1999); the identity where nothing can be learned."""
+    """Platt's scaling of the logits by maximum likelihood (Platt 1999); the identity if nothing can be learned."""
     from sklearn.linear_model import LogisticRegression  # slow to import
 
     identity, correct = Recalibration(1.0, 0.0), outcomes.correct

@@ -1,1 +1,1 @@
-"""Observation -> a distribution over actions: the detector's own head, alone or with a context module, is the policy."""
+"""Policies: the detector's own head, alone or with a module beside it, as a distribution over actions."""

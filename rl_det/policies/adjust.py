@@ -1,4 +1,4 @@
-"""Candidates -> a Gaussian shift of each one's logit and a Gaussian move of its box, about what the head says now."""
+"""The adjusting policy: Gaussian shifts of logits and Gaussian moves of boxes, with the head's present output as mean."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,10 @@ from rl_det.types import HeadOutput
 
 
 class AdjustPolicy(Head):
-    """The head, its boxes too, as a policy for `rl_det/AdjustDetections-v0`; how widely it explores: see `rl_det.boxes`."""
+    """The head, with its boxes, as a policy for `rl_det/AdjustDetections-v0`.
+
+    `sigma`, in logits, and `box_sigma`, in the unit of `rl_det.boxes`, are how widely it explores.
+    """
 
     def __init__(self, detector: Detector, *, sigma: float, box_sigma: float) -> None:
         super().__init__(detector)
@@ -35,7 +38,7 @@ class AdjustPolicy(Head):
         return self._boxes(observation, output), self.logits(observation, output)
 
     def distribution(self, observation: Observation, output: HeadOutput) -> GaussianAdjustments:
-        """Against the boxes and logits that the environment has shown."""
+        """Shifts and moves relative to the logits and boxes that the environment has shown."""
         boxes, logits = self.adjusted(observation, output)
         real = observation["mask"]
         move = move_between(observation["boxes"], boxes) * real[..., None]
@@ -44,7 +47,7 @@ class AdjustPolicy(Head):
         return GaussianAdjustments(torch.cat([shift[..., None], move], -1), self.sigma, self.box_sigma, residual)
 
     def _boxes(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:
-        """Where the head puts the candidates now."""
+        """The candidates' boxes under the head's present output."""
         image = torch.arange(len(output.boxes), device=output.boxes.device)[:, None]
         boxes: Tensor = relative(output, observation).flatten(1, 2)[image, observation["index"]]
         return boxes.where(observation["mask"][..., None], 0.0)

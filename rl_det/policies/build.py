@@ -1,4 +1,4 @@
-"""A policy's name -> the policy on a detector, and its environment. A new policy is one file and one line here."""
+"""Build a policy by its name, and name its environment. A new policy is one file and one line here."""
 
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -24,7 +24,7 @@ class PolicyClass(Protocol):
 
 
 class Kind(NamedTuple):
-    """A policy's class, and the id of the environment in which it acts."""
+    """A policy's class, and the id of its environment."""
 
     policy: PolicyClass
     environment: str
@@ -42,19 +42,19 @@ POLICIES: dict[PolicyName, Kind] = {
 def build_policy(name: PolicyName, detector: Detector, exploration: Exploration | None = None) -> Policy:
     """The policy of this name at the warm start; a module beside the head is initialised from torch's global generator.
 
-    Raises ValueError for a name that is not known.
+    Raises ValueError for an unknown name.
     """
     check_policy(name)
     return POLICIES[name].policy.at_start(detector, exploration or Exploration())
 
 
 def check_policy(name: str) -> None:
-    """ValueError for a name that is not known; it lists those that are."""
+    """Raise ValueError, which lists the known names, for an unknown name."""
     if name not in POLICIES:
         raise ValueError(f"policy must be one of {', '.join(get_args(PolicyName))}; got {name!r}")
 
 
 def name_of(policy: Policy) -> PolicyName:
-    """The name by which `build_policy` makes such a policy."""
+    """The name by which `build_policy` builds a policy of this class."""
     names: dict[object, PolicyName] = {kind.policy: name for name, kind in POLICIES.items()}
     return names[type(policy)]

@@ -1,4 +1,4 @@
-"""Candidates -> a Gaussian shift of each one's logit; the mean is the head's logit and what the neighbours add to it."""
+"""The context policy: Gaussian shifts of logits; the mean is the head's logit plus a residual by the context module."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,12 +23,12 @@ class ContextPolicy(HeadWithModule, RescorePolicy):
 
     @classmethod
     def at_start(cls, detector: Detector, exploration: Exploration) -> "ContextPolicy":
-        """The policy at the warm start, whose module leaves the logits as they are."""
+        """The policy at the warm start: its module does not change the logits yet."""
         module = ContextModule(num_classes=detector.num_classes, embedding_size=detector.embedding_size)
         return cls(detector, module.to(detector.device), sigma=exploration.sigma)
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
-        """The head's logits with what the neighbours add; without meaning on padding."""
+        """The head's logits plus the module's residual; without meaning on padding."""
         alone = super().logits(observation, output)
         proposal = proposal_of(observation["index"], output.logits.shape[-1])
         chosen = proposal[..., None].expand(-1, -1, output.embeddings.shape[-1])

@@ -1,10 +1,11 @@
-"""An image's candidates, all together -> a better logit for each: the small set transformer of the context policy.
+"""The small set transformer of the context policy: it improves each candidate's logit by looking at all candidates.
 
-A detector's head scores every candidate alone. What makes a candidate worth its place in the ranking is partly its
-neighbours: a duplicate is worthless beside a better one, and the best placed of several is worth the most. The module
-sees each candidate's embedding, box, class and logit, and between each two their IoU, class, order and geometry, as a bias on
-the attention (Hu et al. 2018, "Relation networks", put such relations into the weights; we add them to the logits of
-ordinary attention). It depends on torch alone, so that it can be exported and called on a plain detector's candidates.
+A detector's head scores every candidate alone. But a candidate's right place in the ranking also depends on its
+neighbours: a duplicate is worthless beside a better one, and the best localised of several is worth the most. The
+module sees each candidate's embedding, box, class and logit. It also sees the IoU, class, order and geometry between
+each two candidates, as a bias on the attention. (Hu et al. 2018, "Relation networks", put such relations into the
+weights; we add them to the logits of ordinary attention.) The module depends only on torch, so it can be exported and
+called on a plain detector's candidates.
 """
 
 import torch
@@ -14,14 +15,15 @@ from torch.nn import functional as F
 
 LOGIT_RANGE = 12.0
 NUM_ATTENDED = 96
-"""The best candidates of an image see each other; those behind them keep their logits."""
+"""The number of best candidates that attend to each other; the candidates after them keep their logits."""
 NUM_RELATIONS = 8
 
 
 class ContextModule(nn.Module):
-    """Candidates [B, N], best first -> their logits [B, N] plus a residual; at the start the residual is exactly zero.
+    """Add a residual to the logits [B, N] of candidates that are sorted best first; at the start the residual is exactly 0.
 
-    `scale` and `shift` are the recalibration, by which the order does not change: identity until it is fitted.
+    `scale` and `shift` are the recalibration, which does not change the order. They are the identity until they are
+    fitted.
     """
 
     scale: Tensor
@@ -52,7 +54,10 @@ class ContextModule(nn.Module):
         mask: Bool[Tensor, "B N"],
         embeddings: Float[Tensor, "B N D"],
     ) -> Float[Tensor, "B N"]:
-        """Boxes are relative to the image, in [0, 1]; what the residual sees of the logits carries no gradient."""
+        """The improved logits; boxes are relative to the image, in [0, 1].
+
+        No gradient flows through the logits that the residual takes as input.
+        """
         behind = max(0, boxes.shape[1] - NUM_ATTENDED)
         ahead = slice(None), slice(NUM_ATTENDED)
         residual = self._residual(boxes[ahead], labels[ahead], logits.detach()[ahead], mask[ahead], embeddings[ahead])
@@ -73,7 +78,7 @@ class ContextModule(nn.Module):
 
 
 class ContextLayer(nn.Module):
-    """Attention with a given bias, and a feed-forward net, each beside an identity."""
+    """Attention with a given bias, and a feed-forward net, each with a skip connection."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -94,7 +99,12 @@ class ContextLayer(nn.Module):
 def pairwise_relations(
     boxes: Float[Tensor, "B N 4"], labels: Int[Tensor, "B N"], logits: Float[Tensor, "B N"]
 ) -> Float[Tensor, "B N N R"]:
-    """What candidate j is to candidate i: IoU, same class, both; above it in order, and overlapping; logit, place, size."""
+    """The relations of candidate j to candidate i.
+
+    In this order: IoU; 1 if the classes are equal; the product of both; 1 if j has the higher logit; that times the
+    product; the difference of the logits (squashed by tanh); the distance of the centres; the difference of the log
+    areas (squashed).
+    """
     corner, far = boxes[..., :2], boxes[..., 2:]
     area = (far - corner).clamp(min=0).prod(-1)
     sides = torch.minimum(far[:, :, None], far[:, None]) - torch.maximum(corner[:, :, None], corner[:, None])

@@ -1,6 +1,6 @@
-"""A policy and cached encodings -> its detections and its mAP, without running the frozen part of the detector again.
+"""Compute a policy's detections and mAP from cached encodings, without the frozen part of the detector.
 
-Where all of the detector is trained, nothing is cached: then a detector and images -> its detections.
+If the whole detector is trained, nothing is cached; then detections are computed from images.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from rl_det.storage.memory import give_back
 from rl_det.types import Candidates, Detections, Encoded, Target
 
 ENCODED_BATCH, IMAGE_BATCH = 50, 16
-"""Images whose head, and whose frozen part, run at a time."""
+"""Batch sizes: images of one pass of the head, and of one pass of the frozen part."""
 
 
 def candidates_of(
@@ -38,7 +38,7 @@ def candidates_of(
 
 
 def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int) -> float:
-    """COCO's AP of the policy's detections after hard NMS, in [0, 1]; exact, and fast enough to be asked between updates."""
+    """COCO's AP of the policy's detections after hard NMS, in [0, 1]; exact, and fast enough between updates."""
     candidates = candidates_of(policy, data, num_candidates)
     related = candidate_relations(candidates, data.targets, num_classes=policy.detector.num_classes)
     scores = candidates.logits.double().numpy()
@@ -48,12 +48,12 @@ def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int) -> float:
 
 
 def detections(policy: Policy, encoded: Encoded, num_candidates: int) -> list[Detections]:
-    """What the tuned detector gives for encoded images, of its N best candidates of each."""
+    """The tuned detector's detections for encoded images, from each image's N best candidates."""
     return detections_of(apply_policy(policy, encoded, num_candidates), policy.postprocessing)
 
 
 def detect_encoded(policy: Policy, data: EncodedDataset, num_candidates: int) -> list[Detections]:
-    """What the tuned detector gives for cached encodings."""
+    """The tuned detector's detections for cached encodings."""
     return [
         found
         for images in torch.arange(len(data)).split(ENCODED_BATCH)
@@ -64,9 +64,9 @@ def detect_encoded(policy: Policy, data: EncodedDataset, num_candidates: int) ->
 def detect_images(
     policies: Sequence[Policy], images: Iterable[Float[Tensor, "3 _ _"]], num_candidates: int
 ) -> Iterator[list[list[Detections]]]:
-    """What each policy gives for these images, batch after batch. All share the frozen part: it runs once, in full precision.
+    """Each policy's detections for these images, batch after batch; the shared frozen part runs once, in full precision.
 
-    Batches are of a fixed size, so that the same images in the same order give the same detections, bit for bit.
+    Batches have a fixed size, so the same images in the same order give the same detections, bit for bit.
     """
     remaining = iter(images)
     while batch := list(islice(remaining, IMAGE_BATCH)):
@@ -75,7 +75,7 @@ def detect_images(
 
 
 def detect_dataset(policy: Policy, dataset: Dataset, num_candidates: int) -> tuple[list[Detections], list[Target]]:
-    """What the tuned detector gives for every image of a data set, and what is truly there, both on the host."""
+    """The tuned detector's detections for every image of a data set, and the targets, both on the host."""
     targets: list[Target] = []
 
     def images() -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""What a policy's head says of each candidate -> independent actions per candidate, with densities one by one."""
+"""Distributions of independent actions for each candidate, with one density for each."""
 
 import math
 from collections.abc import Callable
@@ -15,33 +15,33 @@ from rl_det.candidates import SHIFT_OF_ONE
 
 @runtime_checkable
 class Distribution(Protocol):
-    """Independent actions of N candidates in B images; K samples of it are [B, K, N], or [B, K, N, 5] with a box's move.
+    """Independent actions of N candidates in B images; K samples are [B, K, N], or [B, K, N, 5] with a box's move.
 
-    Actions are the environments': gates of 0 and 1, or numbers in [-1, 1] that stand for `SHIFT_OF_ONE` times as much.
+    Actions are in the environments' unit: gates 0 and 1, or numbers in [-1, 1] that are multiplied by `SHIFT_OF_ONE`.
     """
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
-        """K actions for each image, in antithetic pairs: the second of a pair is the first one mirrored."""
+        """K actions for each image, in antithetic pairs: the second of a pair mirrors the first."""
 
     def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
-        """Log density of each candidate's own action; gradient flows to the distribution's parameters."""
+        """The log density of each candidate's own action, with gradient to the distribution's parameters."""
 
     def greedy(self) -> Float[Tensor, "B N"]:
-        """The action that leaves the tuned detector as it is: nothing explored."""
+        """The action without exploration: the tuned detector's own output."""
 
     def entropy(self) -> Float[Tensor, "B N"]:
-        """In nats, per candidate."""
+        """The entropy of each candidate's action, in nats."""
 
     def kl(self, reference: Any) -> Float[Tensor, "B N"]:
-        """KL(self || reference) in nats, per candidate."""
+        """KL(self || reference) for each candidate, in nats."""
 
     def shift(self) -> Float[Tensor, "B N"]:
-        """Each logit's shift, with gradient; 0 where the reward feels a shift that all logits share."""
+        """Each logit's shift, with gradient; 0 if the reward responds to a shift that all logits share."""
 
 
 @dataclass(frozen=True)
 class GaussianShifts:
-    """A shift of each candidate's logit, normal about `mean` with one standard deviation `sigma` for all, both in logits."""
+    """A shift of each candidate's logit: normal with mean `mean` and one standard deviation `sigma`, both in logits."""
 
     mean: Float[Tensor, "B N"]
     sigma: float
@@ -71,10 +71,10 @@ class GaussianShifts:
 
 @dataclass(frozen=True)
 class GaussianAdjustments:
-    """A shift of each candidate's logit and, independently, a move of its box (`rl_det.boxes`), both normal about `mean`.
+    """A shift of each candidate's logit and, independently, a move of its box (`rl_det.boxes`), normal with mean `mean`.
 
-    Two factors, so densities are [B, K, N, 2]: each is credited by itself. `residual` is what a module adds to the head's own
-    logits.
+    These are two factors with separate credit, so densities are [B, K, N, 2]. `residual` is what a module adds to the
+    head's own logits.
     """
 
     mean: Float[Tensor, "B N 5"]
@@ -101,7 +101,7 @@ class GaussianAdjustments:
         return one.sum().expand(self.mean.shape[:2])
 
     def kl(self, reference: "GaussianAdjustments") -> Float[Tensor, "B N"]:
-        """Both must explore as widely as each other."""
+        """KL(self || reference) for each candidate, in nats; both must have the same standard deviations."""
         return 0.5 * ((self.mean - reference.mean) / self._sigmas()).square().sum(-1)
 
     def shift(self) -> Float[Tensor, "B N"]:
@@ -137,12 +137,12 @@ class BernoulliGates:
         return cross - self.entropy()
 
     def shift(self) -> Float[Tensor, "B N"]:
-        """0: a gate's probability is felt by the reward."""
+        """0, because the reward responds to a gate's probability."""
         return torch.zeros_like(self.logits)
 
 
 def as_action(shift: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """A shift in logits (or a move) in the environments' unit; what is larger than an action can be is cut off."""
+    """A shift in logits (or a move) in the environments' unit, clipped to the range of actions."""
     return (shift / SHIFT_OF_ONE).clamp(-1, 1)
 
 
@@ -154,7 +154,7 @@ def _antithetic(
     *,
     mirror: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "B K N"]:
-    """[B, K, N] draws in mirrored pairs; an odd K leaves the last one without its pair."""
+    """[B, K, N] draws in mirrored pairs; an odd K leaves the last draw without a pair."""
     num_images, num_candidates = like.shape
     half = draw((num_images, (num_samples + 1) // 2, num_candidates), generator=generator, device=generator.device)
     both = torch.stack([half, mirror(half)], 2).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""A tuned policy -> files that work without rl_det: a torchvision state_dict and, where there is one, the policy's module."""
+"""Export a tuned policy to files that work without rl_det: a torchvision state_dict, and the policy's module if it has one."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -19,14 +19,16 @@ MODULE = "module.safetensors"
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
-    """Write `detector.pt`, the plain model's state_dict, and a policy's module, for any number of images; returns the files.
+    """Write `detector.pt`, the plain model's state_dict, and the policy's module if it has one; return the files.
 
-    `module.safetensors` holds the module's weights, and a `.pt2` file the module as a program that needs torch alone.
+    `module.safetensors` holds the module's weights. A `.pt2` file holds the module as a program that needs only torch
+    and takes any number of images.
 
-    `torch.export.load(...).module()` of a context policy's `context.pt2` takes boxes relative to the image [B, N, 4], labels
-    [B, N], logits [B, N], mask [B, N] and the box head's outputs [B, N, D] of the plain detector's N best candidates, and
-    returns logits. That of a voting policy's `voting.pt2` takes boxes, logits and indices p * C + c of candidates, any number
-    of them, and all the boxes [B, P, C, 4] and logits [B, P, C] of the plain detector's head, and returns boxes and logits.
+    A context policy's `context.pt2` is for the plain detector's N best candidates. `torch.export.load(...).module()`
+    takes their boxes relative to the image [B, N, 4], labels [B, N], logits [B, N], mask [B, N] and box head outputs
+    [B, N, D], and returns logits. A voting policy's `voting.pt2` takes boxes, logits and indices p * C + c of any
+    number of candidates, and all boxes [B, P, C, 4] and logits [B, P, C] of the plain detector's head. It returns boxes
+    and logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / DETECTOR]
@@ -72,6 +74,6 @@ def _export_module(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: 
 
 
 def _save(program: ExportedProgram, file: Path) -> None:
-    """torch wants a name that ends in .pt2, or an open file."""
+    """Save the program through an open file, because torch refuses names that do not end in .pt2."""
     with file.open("wb") as opened:
         torch.export.save(program, opened)

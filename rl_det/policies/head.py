@@ -1,4 +1,4 @@
-"""Candidates -> the logits that the detector's own head gives them now, with gradient; its state and its parameters."""
+"""The part that all policies share: the detector's own head, its logits for candidates, its parameters and state."""
 
 from copy import deepcopy
 from typing import TypeVar
@@ -12,11 +12,11 @@ from rl_det.detectors.protocol import Detector
 from rl_det.types import HeadOutput
 
 Own = TypeVar("Own", bound="Head")
-"""Not `Self`, which the checks of shapes in the tests do not know."""
+"""A type variable instead of `Self`, which the tests' shape checks do not support."""
 
 
 class Head:
-    """The trainable part that the rescoring and the selecting policy share."""
+    """The detector's head as the base of every policy: logits, boxes, copy and recalibration."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -35,39 +35,39 @@ class Head:
 
     @property
     def trainable(self) -> nn.Module:
-        """What fine-tuning trains, as one module: the detector's head."""
+        """The part that fine-tuning trains, as one module: the detector's head."""
         return nn.ModuleDict({"head": self.detector.trainable})
 
     def copy(self: Own) -> Own:
-        """The same policy with a head (and a module) of its own; the frozen part of the detector is shared."""
+        """A copy with its own head (and module); the frozen part of the detector is shared."""
         return deepcopy(self, {id(part): part for part in frozen_parts(self.detector)})
 
     def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold logits -> scale * logits + shift into the weights, `scale` positive."""
+        """Fold logits -> scale * logits + shift into the weights; `scale` must be positive."""
         self.detector.recalibrate(scale, shift)
 
 
 class HeadWithModule(Head):
-    """A head and a module beside it, trained together; a policy names this before the policy that it extends.
+    """A head and a module beside it, trained together; list this class before the policy that it extends.
 
-    The module has `scale` and `shift`, by which its logits end.
+    The module's last step multiplies its logits by `scale` and adds `shift`.
     """
 
     module: nn.Module
 
     @property
     def trainable(self) -> nn.Module:
-        """What fine-tuning trains, as one module: the detector's head, and the module beside it."""
+        """The part that fine-tuning trains, as one module: the detector's head and the module beside it."""
         return nn.ModuleDict({"head": self.detector.trainable, "module": self.module})
 
     def recalibrate(self, scale: float, shift: float) -> None:
-        """Into the module, exactly; the plain detector beside it keeps its own calibration."""
+        """Fold the recalibration into the module, exactly; the plain detector keeps its own calibration."""
         self.module.get_buffer("scale").mul_(scale)
         self.module.get_buffer("shift").mul_(scale).add_(shift)
 
 
 def frozen_parts(detector: Detector) -> list[nn.Module]:
-    """The largest parts of the library's model that hold nothing that is trained."""
+    """The largest submodules of the library's model that have no trained parameter."""
     trained = {id(parameter) for parameter in detector.trainable.parameters()}
 
     def parts(module: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""What every policy can do, and the one way from a policy to detections."""
+"""The Policy protocol, and the function that applies a policy to a detector's candidates."""
 
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
@@ -16,10 +16,10 @@ from rl_det.types import Candidates, Encoded, HeadOutput
 
 @runtime_checkable
 class Policy(Protocol):
-    """The detector's head, alone or with a context module, seen as a distribution over actions on its candidates.
+    """The detector's head, alone or with a module beside it, as a distribution over actions on its candidates.
 
-    At the start it reproduces the warm start exactly. `distribution` is what an agent samples from; `logits` is what the
-    tuned detector ranks by.
+    At the start it reproduces the warm start exactly. An agent samples from `distribution`; the tuned detector ranks by
+    `logits`.
     """
 
     detector: Detector
@@ -31,20 +31,20 @@ class Policy(Protocol):
     def adjusted(
         self, observation: Observation, output: HeadOutput
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
-        """Where the candidates are, relative to the image, and their logits: what the tuned detector gives."""
+        """The candidates' boxes, relative to the image, and their logits, as the tuned detector gives them."""
 
     def distribution(self, observation: Observation, output: HeadOutput) -> Distribution:
-        """What the policy would do with each candidate."""
+        """The distribution of the policy's actions on each candidate."""
 
     @property
     def trainable(self) -> nn.Module:
-        """All that fine-tuning trains, as one module; its state_dict is all that distinguishes a tuned policy."""
+        """All that fine-tuning trains, as one module; tuned policies differ only in its state_dict."""
 
     def copy(self) -> "Policy":
-        """The same policy with a head (and a module) of its own; the frozen part of the detector is shared."""
+        """A copy with its own head (and module); the frozen part of the detector is shared."""
 
     def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold logits -> scale * logits + shift into what is exported, `scale` positive."""
+        """Fold logits -> scale * logits + shift into what is exported; `scale` must be positive."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A tuned policy and validation images -> the same policy with scores that are probabilities, where that costs no AP."""
+"""Recalibrate a tuned policy on validation images, so that its scores are probabilities, unless that costs AP."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from rl_det.policies.detections import detect_encoded
 from rl_det.policies.policy import Policy
 
 COST_OF_CALIBRATION = 5e-4
-"""How much validation AP a recalibration may cost before it is left out: a softmax cannot keep every order."""
+"""The validation AP that a recalibration may cost; a softmax cannot keep every order. Above it, none is applied."""
 
 
 def recalibrated(
     policy: Policy, val: EncodedDataset, num_candidates: int, validation_ap: Callable[[Policy], float]
 ) -> Policy:
-    """A recalibrated copy, or the policy itself where that would cost AP, or where soft-NMS makes the scores' scale count."""
+    """A recalibrated copy; or the policy itself if recalibration costs AP, or if its soft-NMS depends on the scores' scale."""
     if not policy.postprocessing.is_hard:
         return policy
     found = outcomes(

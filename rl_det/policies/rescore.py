@@ -1,4 +1,4 @@
-"""Candidates -> a Gaussian shift of each one's logit; the mean is what the detector's own head says now."""
+"""The rescoring policy: Gaussian shifts of logits, with the head's present logits as mean."""
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
@@ -23,5 +23,5 @@ class RescorePolicy(Head):
         return cls(detector, sigma=exploration.sigma)
 
     def distribution(self, observation: Observation, output: HeadOutput) -> GaussianShifts:
-        """Shifts against the logits that the environment has shown."""
+        """Shifts relative to the logits that the environment has shown."""
         return GaussianShifts(self.logits(observation, output) - observation["logits"], self.sigma)

@@ -1,4 +1,4 @@
-"""Candidates -> a gate for each one, kept or dropped; the log-odds of keeping follow the detector's own logit."""
+"""The selecting policy: keep or drop each candidate, with log-odds that follow the detector's own logit."""
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
@@ -11,8 +11,9 @@ from rl_det.types import HeadOutput
 class SelectPolicy(Head):
     """The head as a policy for `rl_det/SelectDetections-v0`.
 
-    A candidate is kept with probability sigmoid(logit + keep_bias). The gates are how the policy explores: the tuned
-    detector drops nothing, as AP never gains by it, but ranks by the logits that the gates have taught.
+    A candidate is kept with probability sigmoid(logit + keep_bias). The gates serve exploration only. The tuned
+    detector drops nothing, because dropping never raises AP; it ranks by the logits that were trained through the
+    gates.
     """
 
     def __init__(self, detector: Detector, *, keep_bias: float) -> None:
@@ -25,5 +26,5 @@ class SelectPolicy(Head):
         return cls(detector, keep_bias=exploration.keep_bias)
 
     def distribution(self, observation: Observation, output: HeadOutput) -> BernoulliGates:
-        """Gates about the head's present logits."""
+        """Gates whose log-odds are the head's present logits plus `keep_bias`."""
         return BernoulliGates(self.logits(observation, output) + self.keep_bias)

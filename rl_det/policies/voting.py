@@ -1,4 +1,4 @@
-"""Candidates -> what `adjust` does, after the proposals around each have voted on its box and its logit."""
+"""The voting policy: as `adjust`, after the proposals around each candidate have voted on its box and logit."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +23,7 @@ class VotingPolicy(HeadWithModule, AdjustPolicy):
 
     @classmethod
     def at_start(cls, detector: Detector, exploration: Exploration) -> "VotingPolicy":
-        """The policy at the warm start, whose module leaves boxes and logits as they are."""
+        """The policy at the warm start: its module does not change boxes and logits yet."""
         module = VotingModule().to(detector.device)
         return cls(detector, module, sigma=exploration.sigma, box_sigma=exploration.box_sigma)
 

@@ -1,9 +1,10 @@
-"""All that a head says of an image -> for each candidate a better box and logit, by vote of the proposals around it.
+"""The module of the voting policy: the proposals around each candidate vote for a better box and logit.
 
-Several proposals lie on every object, and each is refined by itself. Their mean is more precise than the best of them ("box
-voting", Gidaris and Komodakis 2015), their agreement says how precise, and the mean of their logits how sure. Here weights,
-step and what agreement is worth are learned. The module sees no embedding, only a few numbers, so that it has little to know
-by heart. It depends on torch alone.
+Several proposals lie on every object, and the head refines each of them alone. The mean of their boxes is more precise
+than the best box ("box voting", Gidaris and Komodakis 2015). Their agreement tells how precise the box is, and the mean
+of their logits how certain the class is. This module learns the votes' weights, the step towards the mean, and the
+effect of agreement. It sees only a few numbers and no embedding, so it can hardly memorise images. It depends only on
+torch.
 """
 
 import torch
@@ -15,14 +16,15 @@ from rl_det.candidates.selection import column_of, proposal_of
 LOGIT_RANGE = 12.0
 NEIGHBOUR_IOU = 0.5
 SHARPNESS, SOFTNESS = 0.1, 0.2
-"""Differences of IoU that make an e-fold in weight: of a box, and of a logit."""
+"""The difference of IoU that changes a vote's weight by a factor e: for boxes, and for logits."""
 NUM_PAIR_NUMBERS, NUM_NUMBERS = 5, 12
 
 
 class VotingModule(nn.Module):
-    """Candidates [B, N] -> their boxes and logits, voted; at the start both come back as they were.
+    """The boxes and logits of candidates [B, N] after the vote; at the start both are unchanged.
 
-    `scale` and `shift` are the recalibration, by which the order does not change: identity until it is fitted.
+    `scale` and `shift` are the recalibration, which does not change the order. They are the identity until they are
+    fitted.
     """
 
     scale: Tensor
@@ -42,7 +44,7 @@ class VotingModule(nn.Module):
 
     @torch.no_grad()
     def vote_plainly(self, step: float, mean_share: float) -> None:
-        """Without anything learned: every box this far towards its neighbours' mean, every logit by this share."""
+        """Set hand-set votes: move every box by `step` towards its neighbours' mean, and every logit by `mean_share`."""
         self.verdict.bias.copy_(self.verdict.bias.new_tensor([0.0, step]))
         self.mean_share.fill_(mean_share)
 
@@ -54,14 +56,14 @@ class VotingModule(nn.Module):
         all_boxes: Float[Tensor, "B P C 4"],
         all_logits: Float[Tensor, "B P C"],
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
-        """`boxes` and `all_boxes` are relative to the image; gradient reaches the head through both outputs."""
+        """The boxes and logits after the vote, with gradient to the head through both; all boxes are relative to the image."""
         num_candidates, num_classes = index.shape[1], all_logits.shape[-1]
         image, candidate, proposal = neighbours(boxes.detach(), index, all_boxes.detach())
         row = image * num_candidates + candidate
         column = column_of(index.flatten()[row], num_classes)
 
         def total(values: Tensor) -> Tensor:
-            """Over each candidate's neighbours."""
+            """The sum over each candidate's neighbours."""
             return values.new_zeros(index.numel(), *values.shape[1:]).index_add(0, row, values)
 
         own_boxes, own_logits = boxes.flatten(0, 1), logits.flatten()
@@ -106,7 +108,7 @@ class VotingModule(nn.Module):
 def neighbours(
     boxes: Float[Tensor, "B N 4"], index: Int[Tensor, "B N"], all_boxes: Float[Tensor, "B P C 4"]
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Image, candidate and proposal of each pair that overlaps, in the candidate's class; its own proposal always does."""
+    """Image, candidate and proposal of each overlapping pair, in the candidate's class; its own proposal always counts."""
     num_classes = all_boxes.shape[2]
     image = torch.arange(index.shape[0], device=index.device)[:, None]
     left, top, right, bottom = (side[image, column_of(index, num_classes)] for side in all_boxes.permute(3, 0, 2, 1))
@@ -122,7 +124,7 @@ def neighbours(
 
 
 def pair_iou(boxes: Float[Tensor, "M 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, " M"]:
-    """Of each with its own partner."""
+    """The IoU of each box with its partner."""
     sides = boxes[:, 2:].minimum(others[:, 2:]) - boxes[:, :2].maximum(others[:, :2])
     shared = sides.clamp(min=0).prod(-1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) + (others[:, 2:] - others[:, :2]).prod(-1)
@@ -130,6 +132,6 @@ def pair_iou(boxes: Float[Tensor, "M 4"], others: Float[Tensor, "M 4"]) -> Float
 
 
 def rival_logits(logits: Float[Tensor, "B P C"]) -> Float[Tensor, "B P C"]:
-    """For each class, the best logit that the proposal has for another; with one class, that of the class itself."""
+    """For each class, the proposal's best logit of another class; with one class, the logit of the class itself."""
     best, second = logits.topk(min(2, logits.shape[-1]), -1).values[..., [0, -1]].split(1, -1)
     return torch.where(logits == best, second, best)

@@ -1,1 +1,1 @@
-"""Run folders, or what is found in a split -> tables and curves."""
+"""Tables, curves and pictures of runs and of splits."""

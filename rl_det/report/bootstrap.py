@@ -1,7 +1,8 @@
-"""The same test images, detected by several methods and seeds -> figures with intervals, over seeds and over images.
+"""Bootstrap intervals over seeds and test images, for several rows on the same images.
 
-Efron and Tibshirani 1993, chapter 13: percentiles of the figure on data sets that are drawn from the one at hand with
-replacement. The images are drawn once for all methods, so that a difference is that on the same images; and so are the seeds.
+Efron and Tibshirani 1993, chapter 13: percentiles of the figure on data sets that are drawn with replacement from the
+present one. Each draw uses the same images and seeds for all rows, so a difference of two rows compares the same
+images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ COVERED = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A figure and where 95 of 100 redrawn ones lie."""
+    """A figure, and the interval that holds 95 % of its redrawn values."""
 
     value: float
     low: float
@@ -39,10 +40,10 @@ def redrawn_ap(
     rng: np.random.Generator,
     on_draw: Callable[[], None] = lambda: None,
 ) -> dict[str, Float64[np.ndarray, " D"]]:
-    """Each method's AP, its mean over redrawn seeds, on redrawn images: the same seeds and images for all, draw by draw.
+    """Each row's AP, as a mean over redrawn seeds, on redrawn images; each draw is the same for all rows.
 
-    The first is that of the images and seeds as they are. Raises ValueError unless all methods have as many seeds, on as
-    many images.
+    `methods` maps a row's name to its matches for each seed. The first value is that of the images and seeds as they
+    are. Raises ValueError unless all rows have the same number of seeds and of images.
     """
     shapes = {(len(seeds), len(matches)) for seeds in methods.values() for matches in seeds}
     if len(shapes) != 1:
@@ -62,6 +63,6 @@ def redrawn_ap(
 
 
 def interval(redrawn: Float64[np.ndarray, " D"]) -> Interval:
-    """The first value, which is that of what was measured, with percentiles of the others."""
+    """The first value, which is the measured one, with percentiles of the others."""
     low, high = np.quantile(redrawn[1:], [(1 - COVERED) / 2, (1 + COVERED) / 2]) if len(redrawn) > 1 else 2 * [np.nan]
     return Interval(value=float(redrawn[0]), low=float(low), high=float(high))

@@ -1,4 +1,4 @@
-"""What several methods gave over several seeds -> one table in Markdown and one picture, with intervals."""
+"""The table in Markdown and the picture of a comparison of strategies, with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ HEADERS = ("method", "AP", "AP50", "AP75", "F1", "D-ECE", "AP over control", "se
 
 
 def markdown(compared: dict[str, Any]) -> str:
-    """Means over the seeds, times 100; in brackets the 95 % intervals over seeds and test images."""
+    """The table in Markdown: means over the seeds, times 100, with 95 % intervals over seeds and test images in brackets."""
     rows: list[Sequence[str]] = [HEADERS, ("---", *["---:"] * (len(HEADERS) - 1))]
     for name, method in compared["methods"].items():
         figures = [f"{100 * mean(seed[figure] for seed in method['figures']):.2f}" for figure in FIGURES]
@@ -27,7 +27,7 @@ def markdown(compared: dict[str, Any]) -> str:
 
 
 def draw_comparison(compared: dict[str, Any], path: Path) -> None:
-    """A PNG: each method's AP over the control's, the best on top, with its interval."""
+    """Draw a PNG: each row's AP over the control's, with its interval, the best on top."""
     methods = sorted(compared["methods"].items(), key=lambda item: item[1]["over_control"]["value"])
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(methods)), layout="constrained")
     FigureCanvasAgg(figure)

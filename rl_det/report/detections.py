@@ -1,4 +1,4 @@
-"""Image files and a tuned detector -> pictures with boxes, and the detections as COCO results JSON."""
+"""Run a detector on image files; write pictures with boxes, and the detections as COCO results JSON."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ def draw_and_write(
     *,
     on_image: Callable[[], object] = lambda: None,
 ) -> Path:
-    """One picture for each image, and `detections.json`, whose path comes back; `on_image` hears of each that is done.
+    """Write one picture for each image, and `detections.json`; return the JSON's path. `on_image` is called after each image.
 
     The JSON is COCO's results: boxes x, y, width, height in the image's pixels, the data set's category ids, and as `image_id`
     the file's name. `pictures` says where each image's picture is written.
@@ -50,7 +50,7 @@ def draw_and_write(
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, and of folders the image files, by name. ValueError where there is none."""
+    """The given files, and the image files in the given folders, by name. Raises ValueError if there are none."""
     known = Image.registered_extensions()
     found: list[Path] = []
     for path in paths:
@@ -96,7 +96,7 @@ def coco_rows(image_id: str | int, found: Detections, category_ids: Sequence[int
 
 
 def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[str], threshold: float) -> Image.Image:
-    """The image with the detections from a score on, each class in its colour, with its name and score."""
+    """The image with the detections of at least this score; each class has its colour, with name and score."""
     shown = (found["scores"] >= threshold) & (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
     canvas = (255 * image).round().to(torch.uint8)
     labels = found["labels"][shown].tolist()

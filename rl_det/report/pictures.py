@@ -1,4 +1,4 @@
-"""An image and boxes -> a picture on matplotlib's axes."""
+"""Draw images and boxes on matplotlib's axes."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from rl_det.types import Detections, Sample
 
 
 def draw_image(axes: Axes, image: Float[Tensor, "3 H W"], title: str = "") -> None:
-    """An image in [0, 1], without ticks."""
+    """Draw an image with values in [0, 1], without ticks."""
     axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(force=True))
     axes.set_xticks([])
     axes.set_yticks([])
@@ -30,7 +30,7 @@ def draw_boxes(
     texts: Sequence[str] = (),
     width: float = 1.2,
 ) -> None:
-    """Boxes in one colour, or each in its own; `texts`, if any, stand above them."""
+    """Draw boxes in one colour, or each in its own; `texts`, if given, are written above them."""
     each = [colours] * len(boxes) if isinstance(colours, str) else colours
     for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
         axes.add_patch(
@@ -46,7 +46,7 @@ def draw_boxes(
 def draw_outcome(
     axes: Axes, sample: Sample, found: Detections, classes: Sequence[str], threshold: float, title: str
 ) -> None:
-    """The detections from a score on: right ones green, wrong ones red; missed objects white. COCO's matching at IoU 0.5."""
+    """Draw detections of at least `threshold`: correct ones green, wrong ones red, missed objects white (COCO, IoU 0.5)."""
     shown = found["scores"] >= threshold
     kept = Detections(boxes=found["boxes"][shown], labels=found["labels"][shown], scores=found["scores"][shown])
     matches = match(pad_detections([kept]), pad_targets([sample.target]), num_classes=len(classes))

@@ -1,4 +1,4 @@
-"""A split's detections and targets -> each class's precision-recall curve and AP, and all of them as one picture."""
+"""Each class's precision-recall curve and AP on a split, and a picture of all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from rl_det.storage.files import write_with
 from rl_det.types import Detections, Target
 
 MOST_COLOURS = 10
-"""Beyond so many classes a picture names the worst ones, and leaves the others grey."""
+"""With more classes, a picture names only the worst ones and draws the others grey."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Interpolated precision at COCO's ten IoU thresholds and 101 recalls; NaN for a class that the split does not hold."""
+    """Interpolated precision at COCO's ten IoU thresholds and 101 recalls; NaN for a class without true boxes."""
 
     classes: tuple[str, ...]
     precision: Float64[np.ndarray, "T R C"]
@@ -36,18 +36,18 @@ class Curves:
 
 
 def curves_of_batch(detections: DetectionBatch, targets: Sequence[Target], classes: Sequence[str]) -> Curves:
-    """The curves of all images together, of a padded batch."""
+    """The curves of a padded batch, over all its images together."""
     matches = match(detections, pad_targets(targets), num_classes=len(classes))
     return Curves(classes=tuple(classes), precision=class_precision(matches)[0])
 
 
 def curves_of(detections: Sequence[Detections], targets: Sequence[Target], classes: Sequence[str]) -> Curves:
-    """The curves of all images together."""
+    """The curves over all images together."""
     return curves_of_batch(pad_detections(detections), targets, classes)
 
 
 def draw_curves(curves: Curves, path: Path, title: str) -> None:
-    """A PNG: the curves at IoU 0.5, and the means over all ten thresholds, whose areas are the classes' AP."""
+    """Draw a PNG: the curves at IoU 0.5, and the means over all ten thresholds, whose areas are the classes' AP."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -61,7 +61,7 @@ def draw_curves(curves: Curves, path: Path, title: str) -> None:
 
 
 def _draw(axes: Axes, curves: Curves, precision: Float64[np.ndarray, "R C"], title: str) -> None:
-    """One line for each class that there is, coloured by its rank in AP, and where they are several their mean in black."""
+    """Draw one line for each class that exists, coloured by its rank in AP, and the mean of several in black."""
     aps = {name: ap for name, ap in curves.class_ap.items() if not np.isnan(ap)}
     worst_first = sorted(aps, key=lambda name: aps[name])
     columns = dict(zip(curves.classes, precision.T, strict=True))

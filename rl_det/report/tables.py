@@ -1,4 +1,4 @@
-"""Results of one run or of several seeds -> a table, to print or to put into Markdown; AP figures times 100."""
+"""Tables of the results of one run or of several seeds, for a terminal or for Markdown; AP figures times 100."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from rich.table import Table
 
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
 WIDTH = 240
-"""Columns that a table may take; it takes as many as its texts are long."""
+"""The maximum width of a table, in characters; it is as wide as its texts need."""
 HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE")
 
 
 def table_text(runs: Sequence[dict[str, Any]]) -> str:
-    """The rows of a run, or of several seeds, as text for a terminal, with the difference of their AP to the control's."""
+    """The rows of one run or of several seeds as text for a terminal, with their AP minus the control's."""
     first = runs[0]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     table = Table(title=f"{first['data']}, {first['detector']}, seed {seeds}: test split, x 100")
@@ -31,7 +31,7 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def endings_text(endings: Mapping[str, Any]) -> str:
-    """A line for each row that did not end as planned: "nothing" is then no gain, but no training."""
+    """A line for each row that ended early, so that no training is not taken for no gain."""
     lines = []
     for name, ending in endings.items():
         if ending.reason != "budget":
@@ -42,9 +42,9 @@ def endings_text(endings: Mapping[str, Any]) -> str:
 
 
 def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
-    """The same methods over several seeds: the mean and, in brackets, the lowest and the highest.
+    """The same rows over several seeds, in Markdown: the mean, with the lowest and the highest in brackets.
 
-    Raises ValueError for runs of other methods, or of other data.
+    Raises ValueError if the runs have different rows or different data.
     """
     for run in runs[1:]:
         for what, own, first in (
@@ -76,7 +76,7 @@ def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _with_interval(figure: dict[str, float | None], sign: str = "") -> str:
-    """A figure times 100 with its 95 % interval over test images."""
+    """A figure times 100, with its 95 % interval over test images."""
     value, low, high = (figure[key] for key in ("value", "low", "high"))
     if value is None or low is None or high is None:
         return "-"
@@ -84,7 +84,7 @@ def _with_interval(figure: dict[str, float | None], sign: str = "") -> str:
 
 
 def _spread(values: Sequence[float | None]) -> str:
-    """A mean times 100 and, where they differ, the extremes; a dash where there is no figure."""
+    """A mean times 100, with the extremes if they differ; a dash if there is no figure."""
     if any(value is None for value in values):
         return "-"
     known = [100 * value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""Detections before and after a step, and true boxes -> what the step earns, and each candidate's part in it, by name."""
+"""Rewards by name: the reward of a step and each candidate's credit, from the detections before and after it."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from rl_det.rewards.reward import Reward, Value, Worth
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
 
 Objects = Int64[np.ndarray, " C"]
-"""How many true boxes of each class a data set has."""
+"""The number of true boxes of each class in a data set."""
 
 REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "pool_ap": lambda objects: PoolAp(),
@@ -24,7 +24,7 @@ REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "lrp": lambda objects: Worth(lrp),
     "cost": lambda objects: Worth(Cost()),
 }
-"""What `gymnasium.make(..., reward=name)` knows; anything else that is a `Reward` can be given as it is."""
+"""The rewards of `gymnasium.make(..., reward=name)`. `reward` may also be any `Reward` object."""
 
 __all__ = [
     "REWARDS",
@@ -55,13 +55,13 @@ __all__ = [
 
 
 def check_reward(name: str) -> None:
-    """ValueError for a name that is not known; it lists those that are."""
+    """Raise ValueError, which lists the known names, for an unknown name."""
     if name not in REWARDS:
         raise ValueError(f"reward must be one of {sorted(REWARDS)}; got {name!r}")
 
 
 def reward_named(name: str | Reward, objects: Objects) -> Reward:
-    """The reward of this name, for a data set with so many objects of each class; a reward as it is."""
+    """The reward of this name, for a data set with this many objects of each class; a `Reward` is returned as it is."""
     if isinstance(name, Reward):
         return name
     check_reward(name)

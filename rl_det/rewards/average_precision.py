@@ -1,4 +1,4 @@
-"""AP as a reward: of a pool of images, into which an image's detections are put, and of a batch of images that all act."""
+"""AP as a reward: of a pool of images with one image's detections changed, and of a batch of images that all act."""
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -10,11 +10,11 @@ from rl_det.rewards.reward import Reward
 
 
 class PoolAp(Reward):
-    """The exact change of the pool's mAP, through NMS and COCO's ten IoU thresholds: the default.
+    """The exact change of the pool's mAP, through NMS and COCO's ten IoU thresholds: the default reward.
 
-    The ranking is that of all images together, so a false positive of a class that the image does not hold costs what it
-    costs the data set, and a shift of all an image's scores is judged. The changes of several steps add up to that of all.
-    0 in a pool without a true box. It is the objective itself.
+    All images are ranked together. So a false positive of a class that the image does not hold costs what it costs the
+    data set, and a common shift of an image's scores has an effect. The rewards of several steps add up to the change
+    over all of them. The reward is 0 in a pool without a true box. It is the objective itself.
     """
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
@@ -22,7 +22,7 @@ class PoolAp(Reward):
         return earned
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
-        """The same figures as any reward's, without resolving the image anew for each candidate."""
+        """The reward and the credit, by exact changes, without recomputing the image for each candidate."""
         if not step.from_the_scene or "scores" not in step.factors:
             return super().credited(step, ended=ended)
         pool, images = step.scene.candidates, step.images
@@ -35,11 +35,11 @@ class PoolAp(Reward):
 
 
 class BatchAp(Reward):
-    """The mAP of the batch that acts, as one data set, when the episode ends: every image of it earns the same.
+    """The mAP of the acting batch, as one data set, when the episode ends: every image of the batch gets the same reward.
 
-    Of several episodes of one image the first is in the first data set, the second in the second. A candidate's credit is
-    what the batch would lose had it left its own action undone. It is the objective on a small data set, which flatters: a
-    batch of 16 images has a mAP several points above that of a thousand.
+    If an image has several episodes, its first belongs to the first data set, its second to the second, and so on. A
+    candidate's credit is what the batch loses if only this candidate's action is left out. It is the objective on a
+    small data set, whose mAP is too high: a batch of 16 images has a mAP several points above that of a thousand.
     """
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
@@ -69,16 +69,16 @@ def pool_mean_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
 
 
 def _change(edits: Edits) -> Float64[np.ndarray, " R"]:
-    """Of the pool's mAP, against the pool as it is."""
+    """The change of the pool's mAP by each edit."""
     return edits.pool.ranking.what_if(edits.images, edits.matches)
 
 
 def _ranking(edits: Edits) -> RankingPool:
-    """The edits' images as a data set of their own."""
+    """The edits' images, as a data set of their own."""
     return Pool(detections=edits.detections, truths=edits.truths, num_classes=edits.pool.num_classes).ranking
 
 
 def _data_sets(images: Int64[np.ndarray, " R"]) -> list[Int64[np.ndarray, " r"]]:
-    """Rows of different images: the first of each image, then the second of each, and so on."""
+    """Groups of rows without a repeated image: the first row of each image, then the second of each, and so on."""
     turn = np.array([(images[:row] == image).sum() for row, image in enumerate(images)], dtype=np.int64)
     return [np.flatnonzero(turn == number) for number in range(int(turn.max(initial=-1)) + 1)]

@@ -1,4 +1,4 @@
-"""What an episode does to a pool of images -> the detections before and after, and each candidate's own part in it."""
+"""The detections of a pool of images before and after a step, and with the action of one candidate alone."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,15 +16,15 @@ from rl_det.ap.relations import Relations, relations
 from rl_det.ap.suppression import hard_nms
 
 NO_LIMIT = CocoOptions(max_detections=2**31 - 1)
-"""COCO's options, but every detection counts: a hundred a class is a limit for reports."""
+"""COCO's options without the limit of a hundred detections a class, which is meant for reports."""
 
 Factor = Literal["scores", "boxes"]
-"""What a candidate's action changes. Where it is both, each is credited by itself."""
+"""The part of a candidate that its action changes. If it changes both, each has its own credit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """P images as a detector leaves them, and what is truly in them.
+    """P images with a detector's detections and the true boxes.
 
     AP ranks all detections. Those with a score of at least `displayed_from` are displayed to a user: F1, LRP and prices count
     these alone. It is a constant of the environment: no action sets it.
@@ -37,13 +37,13 @@ class Pool:
 
     @cached_property
     def ranking(self) -> RankingPool:
-        """All detections, ranked together."""
+        """All detections of the pool, ranked together."""
         return RankingPool(match(self.detections, self.truths, num_classes=self.num_classes, options=NO_LIMIT))
 
 
 @dataclass(frozen=True)
 class Edits:
-    """R edits of a pool, each by itself: image images[r] has row r of `detections`, and the other images keep theirs."""
+    """R independent edits of a pool: edit r gives image images[r] the row r of `detections`; other images keep theirs."""
 
     pool: Pool
     images: Int64[np.ndarray, " R"]
@@ -63,7 +63,7 @@ class Edits:
 
     @cached_property
     def matches(self) -> Matches:
-        """Which detections are right, as COCO decides it."""
+        """COCO's matching of the detections with the true boxes."""
         return match(self.detections, self.truths, num_classes=self.pool.num_classes, options=NO_LIMIT)
 
     @cached_property
@@ -75,7 +75,7 @@ class Edits:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """P images' candidates under the boxes and scores that a step is measured against; a score of -inf takes one out."""
+    """P images' candidates with the boxes and scores against which a step is measured; a score of -inf removes one."""
 
     boxes: Float32[np.ndarray, "P N 4"]
     labels: Int64[np.ndarray, "P N"]
@@ -88,17 +88,17 @@ class Scene:
 
     @cached_property
     def relations(self) -> Relations:
-        """Who suppresses whom, and who may match whom."""
+        """Which candidate suppresses which, and which may match which true box."""
         return relations(self.boxes, self.labels, self.mask, self.truths, num_classes=self.num_classes)
 
     @cached_property
     def candidates(self) -> CandidatePool:
-        """The candidates, resolved: what exact changes are asked of."""
+        """The candidates in the engine's form, from which exact changes are computed."""
         return CandidatePool(self.relations, self.scores, nms_iou=self.nms_iou)
 
     @cached_property
     def pool(self) -> Pool:
-        """What non-maximum suppression leaves."""
+        """The pool of detections after non-maximum suppression."""
         everywhere = np.arange(len(self.mask))
         return Pool(
             detections=self._kept(everywhere, self.boxes, self.scores),
@@ -113,7 +113,7 @@ class Scene:
         boxes: Float32[np.ndarray, "R N 4"],
         scores: Float64[np.ndarray, "R N"],
     ) -> Edits:
-        """What non-maximum suppression leaves of other boxes and scores of image images[r]."""
+        """The edits of image images[r] with other boxes and scores, after non-maximum suppression."""
         return Edits(self.pool, images, self._kept(images, boxes, scores))
 
     def _kept(self, images: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> DetectionBatch:
@@ -124,9 +124,9 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """R episodes' step: image images[r] of a scene goes from one set of boxes and scores to another.
+    """One step of R episodes: image images[r] of a scene changes from one set of boxes and scores to another.
 
-    Left out, `boxes_before` and `scores_before` are the scene's own.
+    Without `boxes_before` and `scores_before`, the step starts from the scene's own.
     """
 
     scene: Scene
@@ -139,25 +139,25 @@ class Step:
 
     @property
     def from_the_scene(self) -> bool:
-        """Whether the step begins where the scene stands."""
+        """Whether the step starts from the scene's own boxes and scores."""
         return self.boxes_before is None and self.scores_before is None
 
     @cached_property
     def before(self) -> Edits:
-        """The detections as the step finds them."""
+        """The detections before the step."""
         return self.scene.edits(self.images, *self._start)
 
     @cached_property
     def after(self) -> Edits:
-        """The detections as the step leaves them."""
+        """The detections after the step."""
         return self.scene.edits(self.images, self.boxes, self.scores)
 
     def alone(self, factor: Factor) -> "Variants":
-        """For each candidate that acts: the step if its action had been the only one."""
+        """For each candidate that acts: the step with its action alone."""
         return self._variants(factor, self._start, (self.boxes, self.scores))
 
     def without(self, factor: Factor) -> "Variants":
-        """For each candidate that acts: the step if its action alone had been left undone."""
+        """For each candidate that acts: the step without its action."""
         return self._variants(factor, (self.boxes, self.scores), self._start)
 
     @property
@@ -167,7 +167,7 @@ class Step:
         return boxes, scores
 
     def _variants(self, factor: Factor, common: tuple[Any, Any], own: tuple[Any, Any]) -> "Variants":
-        """One edit for each candidate that acts: all others as in `common`, it as in `own`."""
+        """One edit for each candidate that acts: it as in `own`, all others as in `common`."""
         (boxes, scores), (own_boxes, own_scores) = common, own
         acts = (boxes != own_boxes).any(-1) if factor == "boxes" else scores != own_scores
         rows, candidates = np.nonzero(acts & self.scene.mask[self.images])
@@ -190,7 +190,7 @@ class Variants:
     shape: tuple[int, ...]
 
     def spread(self, worth: Float64[np.ndarray, " V"]) -> Float64[np.ndarray, "R N"]:
-        """Each variant's worth at its candidate's place; 0 for those that do not act."""
+        """Each variant's worth at its candidate's place [R, N]; 0 for candidates that do not act."""
         credit: Float64[np.ndarray, "R N"] = np.zeros(self.shape)
         credit[self.rows, self.candidates] = worth
         return credit

@@ -1,4 +1,4 @@
-"""One image's detections and true boxes -> what they are worth by themselves, in five currencies, and two for shaping.
+"""The values of one image's detections: five for rewards, two for shaping.
 
 All but `image_ap_value` and `MatchedSum` count what is displayed to a user, all classes together, matched at IoU 0.5 as COCO
 does it. What lies in a crowd counts neither for nor against.
@@ -19,8 +19,9 @@ from rl_det.rewards.edits import Edits
 def image_ap_value(edits: Edits) -> Float64[np.ndarray, " R"]:
     """The image's own mAP, in [0, 1], over the classes that it holds *or that are predicted*: the latter alone count as 0.
 
-    Without that, false positives of absent classes are free. 1 where there is neither a true box nor a detection. Blind to a
-    common shift of an image's scores, and a mean over images is not the data set's mAP: it changes the optimum.
+    Otherwise, false positives of absent classes would be free. The value is 1 with neither a true box nor a detection.
+    It does not respond to a common shift of an image's scores, and a mean over images is not the data set's mAP: it
+    changes the optimum.
     """
     aps = np.nan_to_num(image_class_ap(edits.matches)[0])
     counted = (edits.matches.positives[0, :, 1:] > 0) | _predicted(edits)
@@ -31,7 +32,7 @@ def image_ap_value(edits: Edits) -> Float64[np.ndarray, " R"]:
 def f1(edits: Edits) -> Float64[np.ndarray, " R"]:
     """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where there is nothing to be found and nothing displayed.
 
-    Order does not count, so a threshold has a best place. It changes the optimum of AP, and is one itself.
+    Order does not count, so there is a best threshold. It changes the optimum of AP; F1 is an objective of its own.
     """
     c = _counts(edits)
     whole = 2 * c.found + c.spurious + c.missed
@@ -39,9 +40,9 @@ def f1(edits: Edits) -> Float64[np.ndarray, " R"]:
 
 
 def lrp(edits: Edits) -> Float64[np.ndarray, " R"]:
-    """1 less the localisation-recall-precision error (Oksuz et al. 2018), in [0, 1]: like F1, and pays for tight boxes.
+    """1 minus the localisation-recall-precision error (Oksuz et al. 2018), in [0, 1]: like F1, and rewards tight boxes.
 
-    A threshold has a best place here too; it changes the optimum of AP, and is one itself. The error is
+    Here too there is a best threshold. It changes the optimum of AP; LRP is an objective of its own. The error is
 
         (sum over TP of (1 - IoU) / (1 - 0.5) + FP + FN) / (TP + FP + FN),  and 0 where there is nothing at all
     """
@@ -55,7 +56,7 @@ def lrp(edits: Edits) -> Float64[np.ndarray, " R"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Prices of what is found, spurious and missed, summed over the image; each price is what one of them earns.
+    """The sum over the image of a price for each found object, each spurious detection and each missed object.
 
     Its optimum is the user's own, not AP's: to display a detection that is right with probability p pays if
     p (found - missed) + (1 - p) spurious > 0.
@@ -76,12 +77,12 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedSum:
-    """The weight of every true box that is matched, less a price for each duplicate, meaned over COCO's ten IoU thresholds.
+    """The weights of matched true boxes, minus a price for each duplicate; a mean over COCO's ten IoU thresholds.
 
-    The reward of Pinto et al. 2023 ("Tuning computer vision models with task rewards"), from its released code; a duplicate
-    is a detection that reaches a true box of its class and gets none. A sum over objects, not a mean over images, so large
-    scenes weigh more. HACKABLE BY DESIGN: a false positive that reaches nothing is free, so more boxes never hurt; the paper's
-    model was trained to be right about its confidence besides.
+    This is the reward of Pinto et al. 2023 ("Tuning computer vision models with task rewards"), from its released code.
+    A duplicate is a detection that overlaps a true box of its class enough, but is not matched to one. It is a sum over
+    objects, not a mean over images, so crowded scenes weigh more. HACKABLE BY DESIGN: a false positive that overlaps no
+    object is free, so more boxes never hurt; the paper's model was also trained to have correct confidence.
     """
 
     class_weights: Float64[np.ndarray, " C"] | None = None
@@ -89,7 +90,7 @@ class MatchedSum:
 
     @classmethod
     def weighted(cls, objects: Int64[np.ndarray, " C"], *, duplicate_price: float = 0.3) -> "MatchedSum":
-        """The paper's weights, 1 / (n_c + 0.05 sum n), scaled to a mean of 1, for a data set with n_c objects of class c."""
+        """With the paper's weights, 1 / (n_c + 0.05 sum n), scaled to a mean of 1; n_c is the number of objects of class c."""
         weights = 1 / (objects + 0.05 * max(1, objects.sum()))
         return cls(class_weights=weights / weights.mean(), duplicate_price=duplicate_price)
 
@@ -108,10 +109,10 @@ class MatchedSum:
 
 
 def best_iou(edits: Edits) -> Float64[np.ndarray, " R"]:
-    """The mean over true boxes of the IoU with the nearest detection of their class, in [0, 1]; 0 where there is none.
+    """The mean over true boxes of the IoU with the nearest detection of their class, in [0, 1]; 0 without a true box.
 
-    Raises ValueError on bad boxes, naming image and index.
-    A potential for shaping. As a reward it would be recall without one-to-one matching, which copies and floods exploit.
+    This is a potential for shaping. As a reward it would be recall without one-to-one matching, which copies and floods
+    exploit. Raises ValueError on bad boxes, which names image and index.
     """
     d, t = edits.displayed, edits.truths
     check(d, t, edits.pool.num_classes)

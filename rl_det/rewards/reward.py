@@ -1,4 +1,4 @@
-"""What every reward can do: a step's detections before and after -> what it earns, and each candidate's part in it."""
+"""The base class of rewards, and rewards that are a value of an image's own detections."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from jaxtyping import Float64
 from rl_det.rewards.edits import Edits, Step
 
 Value = Callable[[Edits], Float64[np.ndarray, " R"]]
-"""What the detections of each edit are worth by themselves."""
+"""(edits) -> the value of each edit's detections."""
 
 
 class Reward(ABC):
-    """A step of R episodes -> its reward [R], and credit [R, N], or [R, N, F] where an action has F factors."""
+    """The reward [R] of a step of R episodes, and its credit [R, N], or [R, N, F] if an action has F factors."""
 
     @abstractmethod
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
-        """What a step from `before` to `after` earns; `ended` says whether the episodes end with it."""
+        """The reward of a step from `before` to `after`; `ended` says whether the episodes end with it."""
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
-        """What a step earns in which candidates act, and what it would earn if each one's action had been the only one.
+        """Return the step's reward [R] and each candidate's credit: the reward if it alone acts, minus that of doing nothing.
 
-        The latter less what doing nothing earns: the exact counterfactual. It does not depend on what the others do, so
-        credit times the score function is an unbiased gradient of it.
+        The credit is the exact counterfactual. It does not depend on the other candidates' actions, so credit times the
+        score function is an unbiased gradient of it.
         """
         nothing = self(step.before, step.before, ended=ended)
         credits = []
@@ -38,10 +38,10 @@ class Reward(ABC):
 
 @dataclass(frozen=True)
 class Worth(Reward):
-    """A value of an image's own detections, paid when the episode ends, or at each step by how much it has changed.
+    """A value of an image's own detections, paid at the end of the episode, or at each step as its change.
 
-    Either way waiting earns nothing, and what an episode earns does not depend on the way that it took: the changes add up
-    to the last value less the first.
+    Either way, waiting earns nothing, and an episode's total does not depend on the path: the changes add up to the
+    last value minus the first.
     """
 
     value: Value
@@ -54,5 +54,5 @@ class Worth(Reward):
 
 
 def _joined(credits: list[Float64[np.ndarray, "R N"]]) -> Float64[np.ndarray, "R N *F"]:
-    """[R, N] of one factor, [R, N, F] of several."""
+    """The credits as [R, N] for one factor, or [R, N, F] for several."""
     return credits[0] if len(credits) == 1 else np.stack(credits, -1)

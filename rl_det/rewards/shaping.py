@@ -1,4 +1,4 @@
-"""A reward -> the same with something added on the way: shaping that keeps the best policy, and shaping that does not."""
+"""Shaping of rewards: some that keeps the best policy, and some that does not."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from rl_det.rewards.reward import Reward, Value
 
 @dataclass(frozen=True)
 class Sum(Reward):
-    """Several rewards, added; credits too."""
+    """The sum of several rewards, and of their credits."""
 
     parts: tuple[Reward, ...]
 
@@ -27,10 +27,10 @@ class Sum(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class PotentialShaping(Reward):
-    """gamma * potential(after) - potential(before), and 0 for the potential of the end (Ng, Harada, Russell 1999).
+    """gamma * potential(after) - potential(before), with potential 0 at the episode's end (Ng, Harada, Russell 1999).
 
-    KEEPS THE OPTIMUM: what it adds up to over an episode, discounted by the same gamma, is minus the potential of the start,
-    which no action can change. `gamma` must be that of the return. In an episode of one step it is a constant.
+    KEEPS THE OPTIMUM: over an episode, discounted by the same gamma, it adds up to minus the potential of the start,
+    which no action changes. `gamma` must be that of the return. In an episode of one step it is a constant.
     """
 
     potential: Value = best_iou
@@ -48,7 +48,7 @@ class PotentialShaping(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost(Reward):
-    """A price for each step, whatever is done.
+    """A price for each step, whatever the action is.
 
     Where all episodes have the same number of steps, as in these environments, it is a constant and keeps the optimum; where an
     action can end the episode, it changes it.
@@ -77,10 +77,10 @@ class LengthFactor:
 
 @dataclass(frozen=True, kw_only=True)
 class SignOfIouChange(Reward):
-    """+1 or -1 by whether the best IoUs have risen or fallen (Caicedo and Lazebnik 2015): KEPT AS THE WARNING EXAMPLE.
+    """+1 if the best IoUs rise, -1 if they fall (Caicedo and Lazebnik 2015): KEPT AS THE WARNING EXAMPLE.
 
-    CHANGES THE OPTIMUM, AND IS HACKABLE: a slow rise and a sudden fall add up to more than nothing, so walking in a circle
-    pays, and three small steps are worth more than one large one that ends nearer.
+    CHANGES THE OPTIMUM, AND IS HACKABLE: a slow rise and a sudden fall add up to more than 0, so walking in a circle
+    pays. Three small steps earn more than one large step that ends nearer.
     """
 
     weight: float = 1.0

@@ -1,1 +1,1 @@
-"""What is kept on disk: run folders, checkpoints, weights, caches; every file is written whole or not at all."""
+"""Storage on disk: run folders, checkpoints, weights, caches. Every file is written whole or not at all."""

@@ -1,4 +1,4 @@
-"""A state <-> its file, and whether what goes on is what was stopped."""
+"""Write and read checkpoints, and check that a resumed run is the one that was stopped."""
 
 import json
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from rl_det.storage.files import finite, write_with
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Tensors and plain values; a crash or a full disk leaves the former file as it was, and OSError names it."""
+    """Write tensors and plain values; after a crash or on a full disk the old file is intact, and OSError names it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_with(path, lambda file: torch.save(state, file))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `write_checkpoint` has written, on the CPU; ValueError, naming the file, where it cannot be read."""
+    """Read what `write_checkpoint` wrote, to the CPU; ValueError, which names the file, if it cannot be read."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a broken file provoke
@@ -29,7 +29,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ValueError, naming the file and what differs, if what goes on is not what was stopped."""
+    """Raise ValueError, which names the file and the difference, unless the resumed run is the stopped one."""
     for name in (*now, *(name for name in then if name not in now)):
         before, after = (_plain(entries.get(name)) for entries in (then, now))
         if before != after:
@@ -40,5 +40,5 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would bring it back."""
+    """The value after a round trip through JSON."""
     return json.loads(json.dumps(finite(value), default=str))

@@ -1,4 +1,4 @@
-"""Text or a writer -> a file that is there whole or as it was before; values -> JSON."""
+"""Write files whole or not at all, and values as JSON."""
 
 import json
 import math
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or as it was before."""
+    """Write a text file; a crash leaves the old file or the new one, never a part."""
     write_with(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def write_with(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place, with the permissions of any file that the user makes."""
+    """Let `write` write to a temporary file beside `path`, then move it to `path`, with normal file permissions."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         beside.touch()
@@ -33,7 +33,7 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """ValueError if the folder could not be made or written to; nothing is left behind."""
+    """Raise ValueError if the folder cannot be made or written to; nothing is left behind."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):

@@ -1,4 +1,4 @@
-"""A run is a folder: its configuration, its metrics as they come, its checkpoints and its results, each written whole."""
+"""Run folders: configuration, metrics (written during the run), checkpoints and results, each file written whole."""
 
 import contextlib
 import json
@@ -14,16 +14,16 @@ from rl_det.storage.files import as_json, check_writable, finite, write_whole
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS)
-"""The folders of a run; those of its tuned detectors stand beside them."""
+"""The subfolders of a run, besides those of its tuned detectors."""
 
 
 class Run:
-    """An open run folder: `config.json`, `metrics.jsonl`, `checkpoints/`, `results.json`, and what else is put there.
+    """An open run folder: `config.json`, `metrics.jsonl`, `checkpoints/`, `results.json`, and other files of the run.
 
-    `identity` says, in JSON's types, all that the results depend on; `circumstances` (versions, machine, command) stand
-    beside it. A folder that holds a run is only entered to go on with the very same run (`resume`), or to replace it
-    (`overwrite`). Raises ValueError, with nothing written, where neither is the case, and for a folder that cannot be
-    written to.
+    `identity` is all that the results depend on, in JSON's types. `circumstances` (versions, machine, command) are
+    stored beside it. A folder that already holds a run can only be opened to resume the same run (`resume`) or to
+    replace it (`overwrite`). Otherwise, and for a folder that cannot be written to, ValueError is raised and nothing is
+    written.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the files; a run that fails before anything is done, as on a broken image, leaves nothing."""
+        """Close the files; a run that fails before it has done anything, as on a broken image, leaves nothing."""
         self._metrics.close()
         if isinstance(error, Exception) and not self._has_begun():
             _remove_run(self.folder)
@@ -61,17 +61,17 @@ class Run:
                 self.folder.rmdir()
 
     def _has_begun(self) -> bool:
-        """Whether there is a metric, a checkpoint or a result."""
+        """Whether the run has written a metric, a checkpoint or a result."""
         written = (self.folder / METRICS).stat().st_size > 0 or (self.folder / RESULTS).exists()
         return written or any(self.checkpoints.iterdir())
 
     def log(self, step: int, stage: str, metrics: Mapping[str, float | list[float]]) -> None:
-        """One line of `metrics.jsonl`, there at once; NaN is written as null. A list is a curve."""
+        """Write one line of `metrics.jsonl` at once; NaN becomes null. A list is a curve."""
         self._metrics.write(json.dumps(finite({"stage": stage, "step": step, **metrics})) + "\n")
         self._metrics.flush()
 
     def drop_metrics_after(self, stage: str, step: int) -> None:
-        """Remove the stage's lines beyond this step, which come again, and a line that a crash cut off."""
+        """Remove the stage's lines after this step, which will be written again, and an incomplete line left by a crash."""
         self._metrics.close()
         kept = []
         for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True):
@@ -83,14 +83,17 @@ class Run:
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 
     def write_results(self, results: dict[str, Any]) -> Path:
-        """`results.json`, NaN as null."""
+        """Write `results.json`, with null for NaN."""
         path = self.folder / RESULTS
         write_whole(path, as_json(results))
         return path
 
 
 def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """ValueError unless the folder can be written to and is empty of runs, or holds this very run and is to go on."""
+    """Raise ValueError for a folder that is not writable, or holds a run that may be neither resumed nor replaced.
+
+    A run may be resumed if `resume` is set and its identity is the same. It may be replaced if `overwrite` is set.
+    """
     check_writable(folder)
     file = folder / CONFIG
     if not file.exists():
@@ -105,7 +108,7 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """What the results of the run in this folder depend on. Raises ValueError where that cannot be read."""
+    """The identity of the run in this folder. Raises ValueError if it cannot be read."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -118,7 +121,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove what a run writes, and nothing else; the configuration last, so that a half removed run is still one."""
+    """Remove only the files of a run; the configuration last, so that a half removed run still counts as one."""
     if not (folder / CONFIG).exists():
         return
     for tuned in folder.glob(f"*/{TUNED}"):

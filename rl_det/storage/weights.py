@@ -1,4 +1,4 @@
-"""A model <-> its state_dict in a file, .pt, .pth or .safetensors, checked entry by entry and written in one piece."""
+"""Save and load a model's state_dict (.pt, .pth or .safetensors), checked entry by entry and written whole."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 def state_file(weights: str | Path | None) -> Path | None:
-    """The file that `weights` means, or None where it is a name, which is a string without a file's suffix."""
+    """The file that `weights` means, or None for a name, which is a string without a file's suffix."""
     if isinstance(weights, str) and Path(weights).suffix not in SUFFIXES:
         return None
     return None if weights is None else Path(weights)
 
 
 def load_state(model: nn.Module, path: Path) -> None:
-    """Put a file's state into the model, in the model's own dtypes; if it does not fit, the model is untouched.
+    """Load a file's state into the model, in the model's own dtypes; if it does not fit, the model does not change.
 
-    Raises ValueError naming the file: one that is not there, cannot be read, or holds the state of another architecture
-    (then with the first entry that is missing, of another shape, or unexpected).
+    Raises ValueError, which names the file, if it is missing, cannot be read, or holds the state of another
+    architecture (then also with the first entry that is missing, has another shape, or is unexpected).
     """
     state = read_state(path)
     check_state(model, state, path)
@@ -32,7 +32,7 @@ def load_state(model: nn.Module, path: Path) -> None:
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """ValueError, naming the file and the first entry that does not fit, if the state is not one of such a model."""
+    """Raise ValueError, which names the file and the first wrong entry, if the state does not fit the model."""
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in state and not _optional(name):
@@ -46,7 +46,7 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
 
 
 def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the model's state, floats in `dtype` (their own if None); the file is there whole or not at all."""
+    """Write the model's state, with floats in `dtype` (or their own); the file is written whole or not at all."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     state = {
@@ -60,7 +60,7 @@ def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -
 
 
 def state_fingerprint(model: nn.Module) -> str:
-    """16 hex digits that two models of one architecture share only if all their weights are equal."""
+    """16 hex digits, which two models of one architecture share only if all their weights are equal."""
     found = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         found.update(name.encode())
@@ -69,7 +69,7 @@ def state_fingerprint(model: nn.Module) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a file. ValueError, naming the file, where there is none, or something else."""
+    """The state_dict in a file. Raises ValueError, which names the file, if it is missing or holds anything else."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     if not path.is_file():
@@ -87,7 +87,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _optional(name: str) -> bool:
-    """A counter that batch normalisation keeps, its frozen form does not, and neither uses in eval mode."""
+    """Whether this is batch normalisation's counter, which its frozen form lacks, and which eval mode does not use."""
     return name.endswith(".num_batches_tracked")
 
 

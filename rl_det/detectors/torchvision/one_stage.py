@@ -1,4 +1,4 @@
-"""A torchvision RetinaNet -> a Detector: feature maps frozen, the convolutional heads on them trained."""
+"""A torchvision RetinaNet as a Detector: the feature maps are frozen, the convolutional heads are trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, Tr
 
 
 class OneStage:
-    """The Detector around a RetinaNet; see `rl_det.detectors.protocol` for what each method promises.
+    """The Detector around a RetinaNet; `rl_det.detectors.protocol` documents each method.
 
-    Proposals are the anchors of all levels, so P follows the size of the images: only encodings of one size can be
-    concatenated. torchvision's column 0, the background's, means nothing to a RetinaNet and is dropped everywhere.
+    Proposals are the anchors of all levels, so P depends on the images' size, and only encodings of one size can be
+    concatenated. RetinaNet does not use torchvision's column 0, the background's, so it is dropped everywhere.
     """
 
     def __init__(self, model: RetinaNet, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
@@ -30,7 +30,7 @@ class OneStage:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The model's device."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
@@ -41,7 +41,7 @@ class OneStage:
 
     @property
     def embedding_size(self) -> int:
-        """The channels that the last classifying convolution takes in."""
+        """The number of input channels of the last convolution of the classification head."""
         return int(self.model.head.classification_head.cls_logits.in_channels)
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class OneStage:
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:
-        """All of the model runs once, its head too."""
+        """Run the whole model once, its head included."""
         images = self._placed(images)
         seen: dict[str, Any] = {}
         hidden: list[Tensor] = []
@@ -83,7 +83,7 @@ class OneStage:
         )
 
     def head(self, encoded: Encoded) -> HeadOutput:
-        """Boxes of one anchor are the same for all classes, and embeddings the same for all anchors of one place."""
+        """The head's output: all classes share an anchor's box, and all anchors of one place share an embedding."""
         hidden: list[Tensor] = []
         conv = self.model.head.classification_head.conv
         with conv.register_forward_hook(lambda _, __, output: hidden.append(output)):
@@ -91,7 +91,7 @@ class OneStage:
         return self._output(encoded, predicted, hidden)
 
     def _output(self, encoded: Encoded, predicted: dict[str, Tensor], hidden: list[Tensor]) -> HeadOutput:
-        """What the head has predicted, and its last hidden layer level by level, in our form."""
+        """The head's predictions and its last hidden layer, level by level, as a HeadOutput."""
         deltas, shape = predicted["bbox_regression"], encoded.mask.shape
         boxes = self.model.box_coder.decode_single(deltas.flatten(0, 1), encoded.reference.flatten(0, 1))
         boxes = original_boxes(boxes.unflatten(0, shape)[:, :, None], encoded)
@@ -104,12 +104,12 @@ class OneStage:
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
-        """The best over all anchors and classes."""
+        """The best pairs over all anchors and classes."""
         return select_candidates(self.head(encoded), encoded.mask, num_candidates)
 
     @torch.no_grad()
     def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
-        """By the model's own `score_thresh`, `topk_candidates`, `nms_thresh` and `detections_per_img`."""
+        """Detect with the model's own `score_thresh`, `topk_candidates`, `nms_thresh` and `detections_per_img`."""
         detections = self.plain()(self._placed(images))
         kept = [detection["labels"] > 0 for detection in detections]
         return [
@@ -118,9 +118,9 @@ class OneStage:
         ]
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
-        """torchvision's focal and box losses; they differ from its own training by the crowds alone.
+        """torchvision's focal and box losses; only the treatment of crowds differs from torchvision's training.
 
-        The head runs again: the losses want the background's column and the box deltas, which `output` does not have.
+        The head runs again, because the losses need the background's column and the box deltas, which `output` lacks.
         """
         objects, crowds = resized_targets(encoded, targets)
         matched = assign_objects(encoded, objects, crowds, self.model.proposal_matcher)
@@ -136,7 +136,7 @@ class OneStage:
 
     @torch.no_grad()
     def recalibrate(self, scale: float, shift: float) -> None:
-        """Into the last convolution, exactly."""
+        """Fold the recalibration into the last convolution, exactly."""
         scores = self.model.head.classification_head.cls_logits
         scores.weight.mul_(scale)
         scores.bias.mul_(scale).add_(shift)
@@ -146,7 +146,7 @@ class OneStage:
         return self.model.eval()
 
     def _predict(self, encoded: Encoded) -> dict[str, Tensor]:
-        """torchvision's names: cls_logits [B, P, C + 1], bbox_regression [B, P, 4]."""
+        """The head's outputs by torchvision's names: cls_logits [B, P, C + 1], bbox_regression [B, P, 4]."""
         output: dict[str, Tensor] = self.plain().head([level.float() for level in encoded.features])
         return output
 

@@ -1,4 +1,4 @@
-"""Boxes in the user's pixels <-> in the resized image's; true boxes -> which one each proposal or anchor answers to."""
+"""Convert boxes between the user's and the resized image, and assign true boxes to proposals or anchors."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,18 @@ LEFT_OUT: int = Matcher.BETWEEN_THRESHOLDS
 
 
 def xyxy(sizes: Float[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
-    """Height and width -> width, height, width, height, which bound or scale a box's coordinates."""
+    """Width, height, width, height from height and width, to bound or scale a box's coordinates."""
     return sizes[:, [1, 0, 1, 0]]
 
 
 def original_boxes(boxes: Float[Tensor, "B P C 4"], encoded: Encoded) -> Float[Tensor, "B P C 4"]:
-    """Boxes in resized pixels -> clipped to the image, in the user's pixels; in torchvision's order of operations."""
+    """Boxes in the user's pixels, clipped to the image, from boxes in resized pixels, in torchvision's order of operations."""
     clipped = boxes.clamp(min=0).clamp(max=xyxy(encoded.input_size)[:, None, None])
     return clipped * xyxy(encoded.image_size / encoded.input_size)[:, None, None]
 
 
 def resized_targets(encoded: Encoded, targets: Sequence[Target]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
-    """The objects of each image in torchvision's form, and its crowds' boxes; both in resized pixels."""
+    """The objects of each image in torchvision's form, and the boxes of its crowds, both in resized pixels."""
     objects, crowds = [], []
     for target, scale in zip(targets, xyxy(encoded.input_size / encoded.image_size), strict=True):
         target = target.to(scale.device)
@@ -39,9 +39,10 @@ def resized_targets(encoded: Encoded, targets: Sequence[Target]) -> tuple[list[d
 def assign_objects(
     encoded: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor], matcher: Matcher
 ) -> Int[Tensor, "B P"]:
-    """The index of the object in its image that each proposal or anchor answers to, or `BACKGROUND`, or `LEFT_OUT`.
+    """The index of the object to which each proposal or anchor is assigned, or `BACKGROUND`, or `LEFT_OUT`.
 
-    Left out are those between the library matcher's two thresholds, padding, and background more than half in a crowd.
+    Left out are proposals between the library matcher's two thresholds, padding, and background with more than half its
+    area in a crowd.
     """
     rows = []
     for reference, mask, target, crowd in zip(encoded.reference, encoded.mask, objects, crowds, strict=True):
@@ -54,7 +55,7 @@ def assign_objects(
 
 
 def within(boxes: Float[Tensor, "P 4"], crowd: Float[Tensor, "G 4"]) -> Bool[Tensor, " P"]:
-    """Does more than half of the box lie in one of the crowd's boxes?"""
+    """Whether more than half of the box lies in one of the crowd's boxes."""
     sides = torch.minimum(boxes[:, None, 2:], crowd[:, 2:]) - torch.maximum(boxes[:, None, :2], crowd[:, :2])
     areas: Tensor = box_area(boxes)
     return (sides.clamp(min=0).prod(-1) > areas[:, None] / 2).any(1)

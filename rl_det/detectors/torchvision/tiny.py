@@ -1,4 +1,4 @@
-"""A number of classes -> `tiny`, a torchvision Faster R-CNN of under a million parameters, quick to train on a CPU."""
+"""Build `tiny`, a torchvision Faster R-CNN with less than a million parameters, quick to train on a CPU."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny_digit_scenes.safetensors"
-"""The warm start on digit scenes, in half precision; `experiments/warm_start.py` made it."""
+"""The warm start on digit scenes, in half precision, made by `experiments/warm_start.py`."""
 
 
 class TinyBackbone(nn.Module):
-    """Images [B, 3, H, W] -> one feature map [B, 64, H/4, W/4], fine for place and coarse for meaning (a small FPN)."""
+    """Images [B, 3, H, W] -> one feature map [B, 64, H/4, W/4]: fine in place, coarse in meaning (a small FPN)."""
 
     out_channels = 64
 
@@ -39,7 +39,7 @@ class TinyBackbone(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions beside an identity."""
+    """Two 3 x 3 convolutions with a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Residual(nn.Module):
 
 
 def tiny(num_classes: int, *, input_size: int = 128) -> FasterRCNN:
-    """The detector with random weights; `num_classes` without background, `input_size` the shorter side in pixels."""
+    """The detector with random weights; `num_classes` excludes the background, `input_size` is the shorter side in pixels."""
     backbone = TinyBackbone().to(memory_format=torch.channels_last)  # a fifth faster to train on a CPU
     return FasterRCNN(
         backbone,

@@ -1,4 +1,4 @@
-"""A torchvision Faster R-CNN, by name or as an object -> a Detector: RoI-pooled features frozen, box head trained."""
+"""A torchvision Faster R-CNN as a Detector: the RoI-pooled features are frozen, the box head is trained."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include="fasterrcnn_*"))
 
 
 class TwoStage:
-    """The Detector around a Faster R-CNN; see `rl_det.detectors.protocol` for what each method promises."""
+    """The Detector around a Faster R-CNN; `rl_det.detectors.protocol` documents each method."""
 
     def __init__(self, model: FasterRCNN, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
         self.model = model.eval()
@@ -35,7 +35,7 @@ class TwoStage:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The model's device."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
@@ -46,12 +46,12 @@ class TwoStage:
 
     @property
     def embedding_size(self) -> int:
-        """What the box predictor takes in."""
+        """The input size of the box predictor."""
         return int(self.model.roi_heads.box_predictor.cls_score.in_features)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
-        """Every image has as many proposals as the RPN may keep, padded where it kept fewer."""
+        """Encode the images; each has as many proposals as the RPN may keep, padded if it kept fewer."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
         return self._encoded(images, resized, model.backbone(resized.tensors))
@@ -59,7 +59,7 @@ class TwoStage:
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:
-        """The transform and the backbone run once; the RPN again, without gradient, for the proposals of use."""
+        """Run the transform and the backbone once, and the RPN a second time, without gradient, for detection's proposals."""
         images = self._placed(images)
         seen: dict[str, Any] = {}
         model = self.model.train()
@@ -72,7 +72,7 @@ class TwoStage:
         return TrainingPass(losses, encoded, self.head(encoded))
 
     def _encoded(self, images: Sequence[Tensor], resized: ImageList, maps: Tensor | dict[str, Tensor]) -> Encoded:
-        """What the head needs, from the backbone's maps; the RPN runs as it does in use."""
+        """The head's input, from the backbone's maps; the RPN runs as in detection."""
         model = self.plain()
         if isinstance(maps, Tensor):
             maps = {"0": maps}
@@ -92,7 +92,7 @@ class TwoStage:
         )
 
     def head(self, encoded: Encoded) -> HeadOutput:
-        """Class-specific boxes; the embeddings are the box head's output."""
+        """The head's output, with class-specific boxes; the embeddings are the box head's output."""
         scores, deltas, embeddings = self._predict(encoded)
         boxes = self.model.roi_heads.box_coder.decode(deltas, [encoded.reference.flatten(0, 1)])
         shape = encoded.mask.shape
@@ -104,17 +104,17 @@ class TwoStage:
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
-        """The best over all proposals and classes."""
+        """The best pairs over all proposals and classes."""
         return select_candidates(self.head(encoded), encoded.mask, num_candidates)
 
     @torch.no_grad()
     def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
-        """By `roi_heads`' own `score_thresh`, `nms_thresh` and `detections_per_img`."""
+        """Detect with `roi_heads`' own `score_thresh`, `nms_thresh` and `detections_per_img`."""
         detections: list[Detections] = self.plain()(self._placed(images))
         return detections
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
-        """torchvision's two losses over all proposals, where its own training samples some and adds the true boxes."""
+        """torchvision's two losses over all proposals; torchvision's training samples some and adds the true boxes."""
         scores, deltas = self.model.roi_heads.box_predictor(output.embeddings.flatten(0, 1))
         coder, matcher = self.model.roi_heads.box_coder, self.model.roi_heads.proposal_matcher
         objects, crowds = resized_targets(encoded, targets)
@@ -142,7 +142,7 @@ class TwoStage:
 
     @torch.no_grad()
     def recalibrate(self, scale: float, shift: float) -> None:
-        """Scales the class scores and takes the shift from the background's."""
+        """Scale the class scores, and subtract the shift from the background's score."""
         scores = self.model.roi_heads.box_predictor.cls_score
         scores.weight.mul_(scale)
         scores.bias.mul_(scale)
@@ -165,8 +165,8 @@ class TwoStage:
 def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
     """log(p / (1 - p)) of every class of a softmax: its score minus the logsumexp of all others.
 
-    Exact also where p rounds to 1, in values and gradients: only the best class can have p > 1/2, and it alone is
-    taken against the others' logsumexp; all other classes have 1 - p >= 1/2.
+    Values and gradients are exact also where p rounds to 1. Only the best class can have p > 1/2, so only this class is
+    compared with the others' logsumexp; all other classes have 1 - p >= 1/2.
     """
     best = one_hot(scores.argmax(-1), scores.shape[-1]).bool()
     others = scores.masked_fill(best, -math.inf).logsumexp(-1, keepdim=True)
@@ -177,12 +177,13 @@ def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
 def torchvision_faster_rcnn(
     name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> FasterRCNN:
-    """A model by torchvision's name for it; `num_classes` without the background, `input_size` the shorter side.
+    """A Faster R-CNN by its torchvision name; `num_classes` excludes the background, `input_size` is the shorter side.
 
-    `weights` is None or "none" (random), a name of torchvision's such as "DEFAULT" or "COCO_V1" (downloaded; the box
-    predictor starts afresh where the number of classes differs), or the file of a state_dict. The score threshold is
-    set to zero, as ranking needs every detection: who wants torchvision's back sets `model.roi_heads.score_thresh`.
-    Raises ValueError for unknown names, and for weights that cannot be had or do not fit.
+    `weights` is None or "none" (random), a torchvision name such as "DEFAULT" or "COCO_V1" (downloaded; the box
+    predictor is random if the number of classes differs), or the file of a state_dict. The score threshold is set to
+    zero, because ranking needs every detection. To get torchvision's threshold back, set
+    `model.roi_heads.score_thresh`. Raises ValueError for unknown names, and for weights that cannot be loaded or do not
+    fit.
     """
     if name not in FASTER_RCNNS:
         raise ValueError(f"a torchvision Faster R-CNN must be one of {', '.join(FASTER_RCNNS)}; got {name!r}")
@@ -201,7 +202,7 @@ def torchvision_faster_rcnn(
 
 
 def replace_predictor(model: FasterRCNN, num_classes: int) -> None:
-    """A box predictor with random weights for so many classes, without the background."""
+    """Give the model a box predictor with random weights for this number of classes, without the background."""
     features = model.roi_heads.box_predictor.cls_score.in_features
     device = model.roi_heads.box_predictor.cls_score.weight.device
     model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes + 1).to(device)
