@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import rl_det
-from rl_det.cli import program
+from rl_det.program import program
 from rl_det.report.pictures import draw_outcome
 from rl_det.storage.files import write_with
 

@@ -7,7 +7,8 @@ Every strategy and seed is a process of its own with a folder of its own; one th
 data and weights, is not run again. At the end: comparison.json, comparison.md and comparison.png.
 """
 
-from rl_det.cli import CompareFlags, parse, program, run_compare
+from rl_det.cli import CompareFlags, parse, run_compare
+from rl_det.program import program
 
 if __name__ == "__main__":
     with program():

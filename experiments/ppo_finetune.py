@@ -11,7 +11,8 @@ policy votes, the first two are shown with votes that nobody trained as well: wh
 from dataclasses import dataclass, field
 
 from rl_det import PPO
-from rl_det.cli import PolicyFlags, parse, program
+from rl_det.cli import PolicyFlags, parse
+from rl_det.program import program
 
 
 @dataclass(frozen=True, kw_only=True)

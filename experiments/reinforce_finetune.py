@@ -10,7 +10,8 @@ images as the control. A pass costs more than PPO's, as every gradient step need
 from dataclasses import dataclass, field
 
 from rl_det import Reinforce
-from rl_det.cli import PolicyFlags, parse, program
+from rl_det.cli import PolicyFlags, parse
+from rl_det.program import program
 
 
 @dataclass(frozen=True, kw_only=True)

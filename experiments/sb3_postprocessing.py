@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import tyro
 
-from rl_det.cli import RunFlags, program
+from rl_det.cli import RunFlags
 from rl_det.finetuning.settings_by_image import SEARCHES, compare_settings, settings_text
+from rl_det.program import program
 
 
 @dataclass(frozen=True, kw_only=True)

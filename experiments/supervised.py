@@ -8,7 +8,8 @@ and kept by validation, where the warm start is the first candidate; judged by p
 class's AP and precision-recall curve go to the run's folder.
 """
 
-from rl_det.cli import SupervisedFlags, parse, program, run_supervised
+from rl_det.cli import SupervisedFlags, parse, run_supervised
+from rl_det.program import program
 
 if __name__ == "__main__":
     with program():

@@ -10,7 +10,8 @@ compared. The detector's own losses are mixed into the surrogate.
 from dataclasses import dataclass, field
 
 from rl_det import Surrogate
-from rl_det.cli import PolicyFlags, parse, program
+from rl_det.cli import PolicyFlags, parse
+from rl_det.program import program
 
 
 @dataclass(frozen=True, kw_only=True)

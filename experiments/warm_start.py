@@ -11,10 +11,10 @@ import torch
 import tyro
 
 import rl_det
-from rl_det.cli import program
 from rl_det.detectors import save_state
 from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.finetuning.warm_start import warm_start
+from rl_det.program import program
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,10 @@
 """The command `rl-det`: finetune, supervised, compare, check, report, detect. Every setting of the library is a flag."""
 
 import argparse
-import contextlib
 import dataclasses
-import io
-import itertools
 import os
-import re
-import shlex
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,6 +20,7 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
+from rl_det.program import one_line, program
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
 from rl_det.strategies.catalogue import CATALOGUE
@@ -35,8 +30,7 @@ from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.strategy import Strategy
 from rl_det.strategies.supervised import Supervised
 from rl_det.strategies.surrogate import Surrogate
-from rl_det.training.interrupts import Interrupted, interruptible
-from rl_det.training.progress import bar, tell
+from rl_det.training.progress import bar
 
 Flags = TypeVar("Flags")
 StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
@@ -249,60 +243,6 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
     "detect": (DetectFlags, run_detect),
 }
 """A new command is one pair here."""
-
-
-class UsageError(ValueError):
-    """Flags that cannot be read."""
-
-
-@contextlib.contextmanager
-def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
-    """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
-
-    `again` is the flag that the command has to be given then: --overwrite where it can only begin anew, none where it needs no
-    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
-    """
-    try:
-        with interruptible(), warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
-            yield
-    except Interrupted as interrupted:
-        command = shlex.join(_again(again))
-        kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
-        print(f"\nstopped; {kept}: {command}", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
-    except (ValueError, OSError) as error:
-        if os.environ.get("RL_DET_DEBUG") and not isinstance(error, UsageError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _again(flag: str) -> list[str]:
-    """This program's command line, with the flag and without one that the flag contradicts."""
-    known = ("--resume", "--no-resume", "--overwrite", "--no-overwrite")
-    kept = [argument for argument in sys.argv[1:] if not flag or argument not in known]
-    program = [sys.executable, sys.argv[0]] if sys.argv[0].endswith(".py") else [sys.argv[0]]
-    if Path(sys.argv[0]).resolve() == Path(__file__).resolve():
-        program = [sys.executable, "-m", "rl_det.cli"]
-    return [*program, *kept, *([flag] if flag else [])]
-
-
-@contextlib.contextmanager
-def one_line(prog: str | None) -> Iterator[None]:
-    """What tyro has to say of wrong flags, in several lines and a frame, becomes a `UsageError` of one."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            yield
-    except SystemExit as ending:
-        if not ending.code:
-            raise
-        inside = [line.strip("│| ") for line in printed.getvalue().splitlines() if not re.match(r"[╭╰+]|[-─ ]+$", line)]
-        lines = itertools.takewhile(lambda line: not re.match("[-─]{10}|For full helptext", line), inside)
-        line = " ".join(" ".join(lines).split()).removesuffix(".")
-        line = re.sub(r"Error parsing (?:\S*flags\.?)?(\S*): ", lambda found: found[1] and f"{found[1]}: ", line)
-        raise UsageError(f"{line}; see {prog or Path(sys.argv[0]).name} --help") from None
 
 
 def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog: str | None = None) -> Flags:
