@@ -1,4 +1,4 @@
-"""What every program of rl_det does around its work: one line for a user's mistake, and for a signal the command that goes on."""
+"""What surrounds the work of every program: one line for a user's mistake, and for a signal the command that goes on."""
 
 import contextlib
 import io
