@@ -40,7 +40,7 @@ class WarmStart:
 
     @property
     def trains(self) -> Literal["head"]:
-        """"head", for selection by validation; nothing is trained."""
+        """The head, in the sense that validation selects it; nothing is trained."""
         return "head"
 
     def start(self, detector: Detector) -> Policy:

@@ -77,7 +77,7 @@ class Supervised:
 
     @property
     def trains(self) -> Literal["all"]:
-        """"all": the whole detector."""
+        """The whole detector."""
         return "all"
 
     def start(self, detector: Detector) -> Policy:
