@@ -41,20 +41,21 @@ class RunFlags(Request):
     """The flags of every command that trains."""
 
     seed: int = 0
-    """Everything that fine-tuning draws is drawn from it."""
+    """The seed of everything that fine-tuning draws."""
     out: Path | None = None
-    """The run's folder; left out: one in runs/, named after what is run."""
+    """The run's folder; left out: one in runs/, named after the run."""
     resume: bool = False
-    """Go on where a run with the same flags was stopped, if there was one."""
+    """Continue a stopped run with the same flags, if there is one."""
     overwrite: bool = False
-    """Replace the run that the folder holds, if there is one."""
+    """Replace the run in the folder, if there is one."""
     limits: tyro.conf.AvoidSubcommands[Budget | None] = None
-    """The budget's numbers; each may be set by itself."""
+    """The budget's numbers; each can be set by itself."""
     recipe: tyro.conf.AvoidSubcommands[Recipe | None] = None
-    """How a detector of the data is trained from labels, in a warm start and as the control; each may be set by itself."""
+    """How to train a detector of the data from labels, in a warm start and as the control; each number can be set by
+    itself."""
 
     def run(self, *strategies: Strategy, baselines: bool = True) -> Results:
-        """Open the data and the detector, tune, print the table."""
+        """Open the data and the detector, tune, and print the table."""
         data, detector = self.open()
         results = finetune(
             detector,
@@ -77,12 +78,12 @@ class PolicyFlags(RunFlags):
     """The flags of every command that tunes the head."""
 
     policy: PolicyName | None = None
-    """What acts, for all strategies; left out: each one's own (voting)."""
+    """The policy of all strategies; left out: each strategy's own (voting)."""
     reward: str | None = None
-    """What actions are paid in, for all strategies that are paid; left out: each one's own (pool_ap)."""
+    """The reward of all strategies that have one; left out: each strategy's own (pool_ap)."""
 
     def shared(self, strategy: Strategy) -> Strategy:
-        """The strategy with those of the flags that are given and that it has a field for."""
+        """The strategy with the given flags that it has a field for."""
         known = {f.name for f in dataclasses.fields(strategy)}  # type: ignore[arg-type]
         given = {name: getattr(self, name) for name in ("policy", "reward")}
         kept = {name: value for name, value in given.items() if value is not None and name in known}
@@ -91,10 +92,10 @@ class PolicyFlags(RunFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneFlags(PolicyFlags):
-    """Tune the detector's head by the named strategies, beside the warm start and the control."""
+    """Tune the detector by the named strategies, and compare them with the warm start and the control."""
 
     strategies: tuple[StrategyName, ...] = ("ppo",)
-    """Which strategies, in the order of the table."""
+    """The strategies, in the order of the table."""
     ppo: PPO = field(default_factory=PPO)
     """Proximal policy optimisation."""
     reinforce: Reinforce = field(default_factory=Reinforce)
@@ -104,16 +105,16 @@ class FinetuneFlags(PolicyFlags):
     labels: Labels = field(default_factory=lambda: Labels(name="labels", policy="voting"))
     """Continued supervised training of the head, with settings of its own."""
     supervised: Supervised = field(default_factory=Supervised)
-    """Supervised training of all of the detector."""
+    """Supervised training of the whole detector."""
 
     def chosen(self) -> list[Strategy]:
-        """The strategies, with the flags that all of them share."""
+        """The strategies, with the flags that they share."""
         return [self.shared(getattr(self, name)) for name in self.strategies]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedFlags(RunFlags):
-    """Train all of the detector from labels, stopped and kept by a figure of the validation."""
+    """Train the whole detector from labels; a validation figure stops training and selects the weights."""
 
     supervised: Supervised = field(default_factory=Supervised)
     """The training."""
@@ -121,32 +122,33 @@ class SupervisedFlags(RunFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareFlags(Request):
-    """Run strategies and seeds as processes of their own, and set them side by side."""
+    """Run each strategy and seed in its own process, and compare them."""
 
     strategies: tuple[str, ...] = tuple(CATALOGUE)
-    """Names of `rl_det.strategies.catalogue`; the control must be among them."""
+    """Names of `rl_det.strategies.catalogue`; the control must be one of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Every strategy is run with each."""
+    """The seeds; every strategy runs with each."""
     reward: str = "pool_ap"
-    """What actions are paid in."""
+    """The reward of the strategies that have one."""
     workers: int = os.cpu_count() or 1
-    """Processes at a time; the cores are shared out among them."""
+    """The number of processes at a time; the cores are divided among them."""
     out: Path | None = None
-    """The folder; left out: one in runs/, named after what is compared."""
+    """The folder; left out: one in runs/, named after the comparison."""
     resume: bool = True
-    """Go on where a comparison was stopped: always so, as what is done is reused where it is the same."""
+    """Continue a stopped comparison. A comparison always does: it reuses results of the same configuration, data and
+    weights."""
     overwrite: bool = False
-    """Run again what the folder holds of another configuration, other data or other weights."""
+    """Run a strategy and seed again if the folder holds it with another configuration, other data or other weights."""
 
     def folder(self) -> Path:
-        """A name that says what was compared."""
+        """The default folder, named after the comparison."""
         data = "digit_scenes" if self.data is None else self.data.resolve().name
         return self.out or Path("runs") / f"compare-{data}-{Path(self.detector).stem}-{self.budget}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckFlags:
-    """Read a data set once and say what is in it, and what is wrong with it."""
+    """Read a data set once, and report its contents and its faults."""
 
     path: tyro.conf.Positional[Path]
     """A COCO-format folder."""
@@ -154,7 +156,7 @@ class CheckFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFlags:
-    """The table of runs that have ended: one run's, or several seeds' means with the lowest and the highest."""
+    """Print the table of finished runs: one run's, or several seeds' means with the lowest and the highest."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs of the same strategies."""
@@ -162,18 +164,18 @@ class ReportFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectFlags:
-    """Detect in images by a tuned detector: pictures with boxes, and detections as COCO results JSON."""
+    """Run a tuned detector on images: write pictures with boxes, and detections as COCO results JSON."""
 
     detector: tyro.conf.Positional[Path]
-    """A folder that a run has exported."""
+    """A folder that a run exported."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     out: Path = Path("detections")
     """The folder to write to."""
     threshold: float = 0.5
-    """Detections from this score on are drawn; the JSON has all of them."""
+    """The pictures show detections of at least this score; the JSON has all detections."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs."""
+    """The device of the network."""
 
 
 def run_finetune(flags: FinetuneFlags) -> None:
@@ -242,13 +244,13 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
     "report": (ReportFlags, run_report),
     "detect": (DetectFlags, run_detect),
 }
-"""A new command is one pair here."""
+"""The commands. A new command is one pair here."""
 
 
 def parse(flags_type: type[Flags], arguments: Sequence[str] | None = None, prog: str | None = None) -> Flags:
-    """The flags of a command; the budget's and the recipe's numbers begin at what `--budget` and `--data` say.
+    """The flags of a command; `--budget` and `--data` set the defaults of the budget's and the recipe's numbers.
 
-    Raises `UsageError`, in one line, for flags that are wrong.
+    Raises `UsageError`, in one line, for wrong flags.
     """
     defaults = _defaults(flags_type, arguments)
     given: dict[str, Any] = {} if defaults is None else {"default": defaults}
@@ -287,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(flags_type: type, run: Callable[..., None]) -> Callable[..., None]:
-    """A function whose one parameter's fields are the command's flags, without a prefix."""
+    """A function with one parameter whose fields are the command's flags, without a prefix."""
 
     def command(flags: object) -> None:
         run(flags)

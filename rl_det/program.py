@@ -24,10 +24,10 @@ class UsageError(ValueError):
 
 @contextlib.contextmanager
 def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
-    """A user's mistake ends the program with one line and exit code 2; a signal, with the command that goes on.
+    """A context that ends the program in one line: a user's mistake with exit code 2, a signal with the command to resume.
 
-    `again` is the flag that the command has to be given then: --overwrite where it can only begin anew, none where it needs no
-    flag. Everything else keeps its traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
+    `again` is the flag that this command needs: --overwrite if it can only begin again, "" if it needs none. All other
+    errors keep their traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
     """
     try:
         with interruptible(), warnings.catch_warnings():

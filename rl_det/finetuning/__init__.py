@@ -1,1 +1,1 @@
-"""A detector, data and strategies -> better detectors, and an honest table of what each strategy gave."""
+"""Tune a detector by strategies, and compare each with the control in one table."""

@@ -1,4 +1,4 @@
-"""How much work a run does, and how a detector of given data is trained from labels: every constant outside of strategies."""
+"""The budget of a run, and the recipe for training a detector from labels: every constant outside strategies."""
 
 import math
 from dataclasses import dataclass
@@ -13,38 +13,39 @@ BudgetName = Literal["smoke", "short", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much work a run does. The same for all strategies of a run, so that they see as many images."""
+    """The amount of work of a run. It is the same for all strategies of a run, so they see the same number of images."""
 
     num_updates: int = 900
-    """Batches of images, each of which is gone through `epochs_per_update` times."""
+    """The number of batches of images; each is passed `epochs_per_update` times."""
     epochs_per_update: int = 2
-    """Gradient steps on a batch; a strategy that makes one step a batch makes so many times as many batches."""
+    """Gradient steps on a batch; a strategy with one step a batch gets this many times as many batches."""
     images_per_update: int = 48
     """Images of a batch."""
     max_passes: int = 30
-    """Over the training images, epochs counted, each view an image of its own: a small data set is learned by heart in more."""
+    """The maximum passes over the training images, epochs included, each view counted as an image; more would memorise
+    a small data set."""
     num_validations: int = 12
-    """Validations in a run."""
+    """The number of validations in a run."""
     enough_images: int = 1200
     """With fewer training images, each is seen in several views."""
     max_views: int = 6
-    """Views of an image at most."""
+    """The maximum number of views of an image."""
     view_scale: tuple[float, float] = (0.85, 1.18)
-    """Views are enlarged by a factor between these; every second one is mirrored too."""
+    """Views are enlarged by a factor between these; every second one is also mirrored."""
     evaluated_candidates: int = 1000
-    """Pairs of a proposal and a class of an image that NMS chooses from in the end, for every strategy."""
+    """The candidates of an image from which NMS chooses in the final evaluation, for every strategy."""
     validated_candidates: int = 256
-    """The same between updates, where time counts."""
+    """The same for validations between updates, where time matters."""
     supervised_steps: int = 1000
-    """Batches of supervised training of the whole detector."""
+    """The number of batches of supervised training of the whole detector."""
     supervised_passes: int = 60
-    """Over the training images at most, in supervised training of the whole detector."""
+    """The maximum passes over the training images in supervised training of the whole detector."""
     supervised_validations: int = 20
-    """Validations in it."""
+    """The number of validations in supervised training of the whole detector."""
     warm_start_share: float = 1.0
-    """Of the recipe's steps that a warm start makes, where the detector is not trained yet."""
+    """The share of the recipe's steps that a warm start makes, if the detector is not trained yet."""
     num_draws: int = 200
-    """Redrawn test sets behind the intervals of the table."""
+    """The number of redrawn test sets for the intervals of the table."""
 
     def __post_init__(self) -> None:
         for name in ("num_updates", "epochs_per_update", "images_per_update", "max_passes", "num_validations",
@@ -55,17 +56,17 @@ class Budget:
             raise ValueError(f"warm_start_share must lie in (0, 10]; got {self.warm_start_share}; 1 is usual")
 
     def updates(self, num_images: int) -> int:
-        """As many as the budget and the number of images allow."""
+        """The number of updates that the budget allows for this many images."""
         passes_per_update = self.epochs_per_update * min(self.images_per_update, num_images) / num_images
         return min(self.num_updates, math.ceil(self.max_passes / passes_per_update))
 
     def num_views(self, num_images: int) -> int:
-        """In how many views each training image is seen."""
+        """The number of views of each training image."""
         return min(self.max_views, math.ceil(self.enough_images / num_images))
 
     @property
     def views(self) -> Augmentations:
-        """How views differ."""
+        """The augmentations that make the views."""
         return Augmentations(scale=self.view_scale)
 
 
@@ -76,11 +77,11 @@ BUDGETS: dict[BudgetName, Budget] = {
     "short": Budget(num_updates=300, supervised_steps=250, supervised_validations=10),
     "full": Budget(),
 }
-"""Within a minute, within five, and within a quarter of an hour on two CPU cores, on digit scenes."""
+"""Less than one minute, five minutes and a quarter of an hour on two CPU cores, on digit scenes."""
 
 
 def budget_named(budget: BudgetName | Budget) -> Budget:
-    """The budget of this name; ValueError for a name that is not known."""
+    """The budget of this name; ValueError for an unknown name."""
     if isinstance(budget, Budget):
         return budget
     if budget not in BUDGETS:
@@ -90,10 +91,10 @@ def budget_named(budget: BudgetName | Budget) -> Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a detector of such data is trained from labels: first all of it, then its head alone, on encodings made once.
+    """How to train a detector of such data from labels: first all of it, then its head alone, on cached encodings.
 
-    The head's learning rate is also that at which strategies tune it. A head that has not converged would make every later
-    strategy look good.
+    Strategies tune the head at the head's learning rate given here. A head that has not converged would make every
+    later strategy look good.
     """
 
     num_steps: int
@@ -108,10 +109,10 @@ class Recipe:
     head_learning_rate: float
     head_validate_every: int
     head_images: int
-    """Images on which the head alone is trained, at most; their encodings lie in memory."""
+    """The maximum number of images on which the head alone is trained; their encodings are kept in memory."""
 
     def scaled(self, share: float) -> "Recipe":
-        """With this share of the steps, validated as often."""
+        """The recipe with this share of its steps, with the same number of validations."""
         steps, head_steps = (max(1, round(share * steps)) for steps in (self.num_steps, self.head_steps))
         every = max(1, round(share * self.validate_every))
         head_every = max(1, round(share * self.head_validate_every))
@@ -157,5 +158,5 @@ PHOTO_RECIPE = Recipe(
 
 
 def recipe_for(data: Splits) -> Recipe:
-    """That of digits, which must not be mirrored and come in thousands, or that of everything else."""
+    """The recipe for digits, which must not be mirrored and come in thousands; or the one for all other data."""
     return DIGIT_RECIPE if data.classes == DIGITS else PHOTO_RECIPE

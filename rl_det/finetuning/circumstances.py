@@ -1,4 +1,4 @@
-"""Under which versions, on which machine, by which command and from which commit a run was made: what stands beside it."""
+"""The circumstances of a run, which are stored beside it: versions, machine, command and commit."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ PACKAGES = ("rl_det", "torch", "torchvision", "gymnasium", "stable-baselines3", 
 
 
 def circumstances() -> dict[str, Any]:
-    """All of it, in JSON's types."""
+    """Versions, machine, command and commit, in JSON's types."""
     return {
         "command": shlex.join([sys.executable, *sys.argv]),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -38,7 +38,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout that rl_det runs from; None for an installed wheel."""
+    """The commit of the checkout from which rl_det runs; None for an installed wheel."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Strategies and seeds -> one table and one picture: each pair is a process of its own, and what is done is not done again."""
+"""Compare strategies over seeds in one table and one picture; each pair runs in its own process."""
 
 import json
 import os
@@ -43,10 +43,10 @@ def compare(
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run what has no results yet, then compare all of it: `comparison.json`, `.md` and `.png` in `out`.
+    """Run the pairs without results, then compare all; write `comparison.json`, `.md` and `.png` to `out`.
 
-    A pair whose folder holds results is reused only if they are of the same configuration, data and weights; else ValueError
-    says what differs, unless `overwrite` runs it again. A pair that was stopped goes on. The cores are shared out among
+    A pair's results are reused only if they are of the same configuration, data and weights. Otherwise ValueError names
+    the difference, unless `overwrite` runs the pair again. A stopped pair resumes. The cores are divided among
     `workers` processes.
     """
     check_names(strategies)
@@ -99,12 +99,12 @@ def compare(
 
 
 def folder_name(name: str, seed: int) -> str:
-    """The folder of one strategy and seed."""
+    """The folder's name for one strategy and seed."""
     return f"{name}-seed{seed}"
 
 
 class _Processes:
-    """The jobs' processes that are alive."""
+    """The running processes of the jobs."""
 
     def __init__(self, workers: int) -> None:
         self.threads = str(max(1, (os.cpu_count() or 1) // workers))
@@ -112,7 +112,7 @@ class _Processes:
         self.lock, self.stopped = threading.Lock(), False
 
     def run(self, job: JobFile) -> None:
-        """One process to its end; ValueError, with the last lines of what it printed, if it fails."""
+        """Run one process to its end; ValueError, with the last lines that it printed, if it fails."""
         job.out.mkdir(parents=True, exist_ok=True)
         file = job.out / "job.json"
         write_whole(file, job.to_json())
@@ -133,7 +133,7 @@ class _Processes:
             raise ValueError(f"{job.out}: {command_line} ended with {process.returncode}; {printed.strip()[-500:]}")
 
     def stop(self) -> None:
-        """Let all end; each keeps what it has done."""
+        """Stop all processes; each keeps what it has done."""
         with self.lock:
             self.stopped = True
             for process in self.alive:
@@ -141,7 +141,7 @@ class _Processes:
 
 
 def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
-    """Whether the folder holds this very run's results. ValueError if it holds another's, unless that is to be replaced."""
+    """Whether the folder holds the results of this same run; ValueError for another run's, unless it may be replaced."""
     if not (folder / CONFIG).exists():
         return False
     try:
@@ -158,7 +158,7 @@ def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
 
 
 def _encode(plan: Plan, folder: Path) -> None:
-    """The warm start, and the encodings that all processes share."""
+    """Make the warm start, and the encodings that all processes share."""
     if not plan.detector.is_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
     plan.encodings = folder
@@ -169,7 +169,7 @@ def _encode(plan: Plan, folder: Path) -> None:
 def _compared(
     folder: Path, matches: dict[str, list[Matches]], seeds: Sequence[int], facts: dict[str, str]
 ) -> dict[str, Any]:
-    """Every strategy's figures by seed, and its AP and difference to the control with intervals."""
+    """Every strategy's figures for each seed, and its AP and difference from the control with intervals."""
     with bar("intervals", NUM_DRAWS + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
     methods = {}

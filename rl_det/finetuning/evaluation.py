@@ -1,4 +1,4 @@
-"""Tuned policies and the untouched test split -> each one's figures, with intervals over the test images."""
+"""Evaluate tuned policies on the untouched test split, with intervals over the test images."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from rl_det.types import Detections, Target
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """What one policy gives on the test split: its figures, and its detections as a padded batch."""
+    """One policy's results on the test split: its figures, and its detections as a padded batch."""
 
     figures: dict[str, float]
     detections: DetectionBatch
 
 
 def calibrated(policies: Mapping[str, Policy], task: Task) -> dict[str, Policy]:
-    """Each policy recalibrated on validation."""
+    """Each policy, recalibrated on validation."""
     with bar("calibrate", len(policies)) as shown:
         found = {}
         for name, policy in policies.items():
@@ -45,9 +45,9 @@ def calibrated(policies: Mapping[str, Policy], task: Task) -> dict[str, Policy]:
 def tested(
     before: Mapping[str, Policy], after: Mapping[str, Policy], test: Dataset, num_candidates: int
 ) -> tuple[dict[str, Tested], list[Target]]:
-    """Each recalibrated policy's figures on test, with its calibration error `before`; and what is truly there.
+    """Each recalibrated policy's figures on test, with its calibration error `before`; and the targets.
 
-    Policies that share the frozen part of their detector have it run once an image, in full precision.
+    Policies that share the frozen part of their detector run it once an image, in full precision.
     """
     targets: list[Target] = []
     found: dict[str, tuple[list[Detections], list[Detections]]] = {name: ([], []) for name in after}
@@ -74,7 +74,7 @@ def tested(
 def f1_at_validations_best(
     policy: Policy, val: EncodedDataset, found: DetectionBatch, targets: list[Target], num_candidates: int
 ) -> float:
-    """The test split's F1 at the score threshold that was best on validation: what a user who sets it there gets."""
+    """The test split's F1 at the score threshold that was best on validation, which is what a user would set."""
     num_classes = policy.detector.num_classes
     on_val = pad_detections(detect_encoded(policy, val, num_candidates))
     threshold = best_f1(outcomes(on_val, pad_targets(val.targets), num_classes=num_classes)).threshold
@@ -84,7 +84,7 @@ def f1_at_validations_best(
 def intervals(
     rows: Mapping[str, Tested], targets: list[Target], *, num_classes: int, num_draws: int, reference: str
 ) -> dict[str, dict[str, Interval]]:
-    """Each row's AP, and its difference to the reference's, with 95 % intervals over redrawn test images."""
+    """Each row's AP, and its difference from the reference's, with 95 % intervals over redrawn test images."""
     truths = pad_targets(targets)
     matches = {name: [match(row.detections, truths, num_classes=num_classes)] for name, row in rows.items()}
     with bar("intervals", num_draws + 1) as shown:
@@ -96,7 +96,7 @@ def intervals(
 
 
 def _sharing(policies: Mapping[str, Policy]) -> list[list[str]]:
-    """Names of policies whose detectors have the same frozen part."""
+    """Groups of names of policies whose detectors share the frozen part."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, policy in policies.items():
         trained = {id(parameter) for parameter in policy.detector.trainable.parameters()}
@@ -106,7 +106,7 @@ def _sharing(policies: Mapping[str, Policy]) -> list[list[str]]:
 
 
 def _images(test: Dataset, targets: list[Target]) -> Iterator[Tensor]:
-    """The test images; their targets are added to those given."""
+    """Yield the test images; appends their targets to `targets`."""
     for index in range(len(test)):
         sample = test[index]
         targets.append(sample.target)

@@ -1,8 +1,8 @@
-"""A detector, data and strategies -> `Results`: the warm start, the control and each strategy, judged on the test split.
+"""Tune a detector by strategies, and compare them with the warm start and the control on the test split.
 
-Whatever the strategy, the control is the same: continued supervised training of the same parameters, on the same images, for
-as many image passes, under the same schedule. Each row is chosen by validation AP and judged once on the untouched test split.
-A run that was stopped goes on from its folder to the same end, bit for bit.
+The control is the same for every strategy: continued supervised training of the same parameters, on the same images,
+for as many image passes, under the same schedule. Validation AP selects each row's weights, and the untouched test
+split measures each row once. A stopped run resumes from its folder and ends the same, bit for bit.
 """
 
 import copy
@@ -52,16 +52,16 @@ def finetune(
     encodings: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Results:
-    """Tune copies of the detector by each strategy, `PPO()` if none is named, and compare them with the control.
+    """Tune copies of the detector by each strategy, by default `PPO()`, and compare them with the control.
 
-    The detector stays as it is. Where it is not trained for the data's classes yet, a supervised warm start comes first, which
-    is kept for later runs; `recipe` says how, and at which rate the head learns, and follows the data if it is left out. `out`
-    is the run's folder, by default one in `runs/` that is named after what is run. A folder that holds a run already is
-    refused, unless `resume` goes on with that very run or `overwrite` replaces it. `baselines=False` leaves out the warm start
-    and the control. `encodings` is a folder in which the frozen part's results are kept and found again; left out, they lie in
-    memory. `callbacks` hear of every update of every strategy.
+    The detector does not change. If it is not trained for the data's classes yet, a supervised warm start comes first,
+    and is kept for later runs. `recipe` sets how, and at which rate the head learns; by default it follows the data.
+    `out` is the run's folder, by default one in `runs/`, named after the run. A folder that already holds a run is
+    refused, unless `resume` continues this same run or `overwrite` replaces it. `baselines=False` leaves out the warm
+    start and the control. `encodings` is a folder where the frozen part's results are kept and reused; by default they
+    are kept in memory. `callbacks` are called for every update of every strategy.
 
-    Sets torch's global seed. Raises ValueError, with nothing written, for what does not fit together.
+    Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
     splits, chosen = open_data(data), strategies or (PPO(),)
     plan = plan_run(
@@ -83,19 +83,19 @@ def finetune(
 
 @dataclass(kw_only=True)
 class _Rows:
-    """The policies of a run, and what each cost."""
+    """The policies of a run, with their seconds and endings."""
 
     policies: dict[str, Policy] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     endings: dict[str, Ending] = field(default_factory=dict)
 
     def add(self, name: str, policy: Policy, seconds: float, ending: Ending) -> None:
-        """A row more."""
+        """Add a row."""
         self.policies[name], self.seconds[name], self.endings[name] = policy, seconds, ending
 
 
 def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
-    """Warm start, baselines, strategies, test; what has been done before the run was stopped is found, not done again."""
+    """Run warm start, baselines, strategies and test; finished parts of a stopped run are loaded, not run again."""
     started = time.perf_counter()
     if not plan.detector.is_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
@@ -118,7 +118,7 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
 
 
 def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, callbacks: Sequence[Callback]) -> None:
-    """Tune a copy of the start by a strategy, or take it as it was tuned before the run was stopped."""
+    """Tune a copy of the start by a strategy, or load it if it was tuned before the run was stopped."""
     name = strategy.name
     policy = start.copy() if strategy.trains == "head" else copy.deepcopy(start)
     trained = policy.trainable if strategy.trains == "head" else policy.detector.plain()
@@ -154,7 +154,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
 
 
 def _add_voted(rows: _Rows, plan: Plan) -> None:
-    """The warm start and the control with votes that nobody trained, before the strategies: what is not theirs."""
+    """Add the warm start and the control with hand-set votes, before the strategies' rows: the gain without training."""
     task = plan.task(lambda learner, config: Ending(reason="budget"))
     voted = _Rows()
     for name in [name for name in (WARM_START, CONTROL) if name in rows.policies]:
@@ -170,7 +170,7 @@ def _add_voted(rows: _Rows, plan: Plan) -> None:
 
 
 def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
-    """Recalibrate, test, write the results and the detectors."""
+    """Recalibrate, test, and write the results and the detectors."""
     task = plan.task(lambda learner, config: Ending(reason="budget"))
     final = calibrated(rows.policies, task)
     found, targets = tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)

@@ -1,4 +1,4 @@
-"""A data set, read once from end to end -> what is in it, as text."""
+"""Report the contents of a data set as text."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def check(data: Splits) -> str:
-    """Decode every image, and count images, boxes, crowds and classes. ValueError names the first file that is broken."""
+    """Decode every image, and count images, boxes, crowds and classes. ValueError names the first broken file."""
     lines = [f"{data.name}: {len(data.classes)} classes\n"]
     for split in SPLITS:
         dataset = data[split]

@@ -1,4 +1,4 @@
-"""One strategy of a comparison, one seed, one process: `python -m rl_det.finetuning.job JOB.json`."""
+"""Run one strategy and one seed of a comparison in this process: `python -m rl_det.finetuning.job JOB.json`."""
 
 import json
 import os
@@ -24,7 +24,7 @@ WATCHED_EVERY = 0.5  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
-    """What a job's process is told, in JSON's types."""
+    """The instructions of a job's process, in JSON's types."""
 
     request: Request
     budget: Budget
@@ -35,12 +35,12 @@ class JobFile:
     out: Path
 
     def to_json(self) -> str:
-        """The file's text."""
+        """The text of the file."""
         return json.dumps(asdict(self), default=str, indent=2)
 
     @classmethod
     def read(cls, file: Path) -> "JobFile":
-        """What `to_json` has written."""
+        """Read what `to_json` wrote."""
         told: dict[str, Any] = json.loads(file.read_text())
         request = told["request"] | {"data": told["request"]["data"] and Path(told["request"]["data"])}
         scale = tuple(told["budget"]["view_scale"])
@@ -56,14 +56,14 @@ class JobFile:
 
 
 def strategy_of(name: str, reward: str) -> Strategy:
-    """The catalogue's strategy, paid in this reward where it is paid in one."""
+    """The catalogue's strategy, with this reward if it has one."""
     check_reward(reward)
     strategy = CATALOGUE[name]
     return replace(strategy, reward=reward) if isinstance(strategy, PPO | Reinforce) else strategy
 
 
 def run(job: JobFile) -> None:
-    """Tune, detect, judge; go on where an earlier process was stopped."""
+    """Tune, detect and evaluate; resume where an earlier process was stopped."""
     data, detector = job.request.open()
     finetune(
         detector,
@@ -79,7 +79,7 @@ def run(job: JobFile) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it has ended: two processes must not work in one folder."""
+    """End this process when its parent has ended, because two processes must not work in one folder."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -91,7 +91,7 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    """One line and exit code 2 for a user's mistake."""
+    """Run the job; a user's mistake prints one line and ends with exit code 2."""
     end_with_parent()
     try:
         with interruptible():

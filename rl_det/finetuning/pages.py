@@ -1,4 +1,4 @@
-"""What a run's folder shows beside its table: pages that are made of the results, each by a function of `rl_det.report`."""
+"""The pages of a run's folder beside its table, each drawn by a function of `rl_det.report`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rl_det.storage.run import DETECTIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What pages are made of."""
+    """The input of the pages."""
 
     results: Results
     curves: Mapping[str, Curves]
@@ -21,10 +21,10 @@ class Findings:
 
 
 def precision_recall(findings: Findings) -> None:
-    """A picture of each row's curves, beside its detections."""
+    """Draw each row's precision-recall curves, in a file beside its detections."""
     for name, curves in findings.curves.items():
         draw_curves(curves, findings.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
 
 
 PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall}
-"""What is made at the end of each run. A new page is one function in `rl_det.report` and one line here."""
+"""The pages made at the end of each run. A new page is one function in `rl_det.report` and one line here."""

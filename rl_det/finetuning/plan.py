@@ -1,4 +1,4 @@
-"""What was asked for -> a plan: all that a run's results depend on, checked before any image is decoded."""
+"""The plan of a run: all that its results depend on, checked before any image is decoded."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from rl_det.training.progress import bar
 
 WARM_START = "warm_start"
 VOTED = "_voted"
-"""Behind the name of a row: the same head, with votes that nobody trained."""
+"""The suffix of a row's name for the same head with hand-set votes."""
 
 
 @dataclass(kw_only=True)
@@ -40,27 +40,27 @@ class Plan:
     encoded: dict[str, EncodedDataset] = field(default_factory=dict)
 
     def default_folder(self) -> Path:
-        """In `runs/`, named after what is run."""
+        """The default folder: in `runs/`, named after strategies, data, detector, updates and seed."""
         names = "+".join(strategy.name for strategy in self.strategies)
         updates = f"{self.budget.num_updates}updates"
         name = f"{names}-{self.data.name}-{self.detector.architecture.name}-{updates}-seed{self.seed}"
         return Path("runs") / name
 
     def check_test_images(self) -> None:
-        """Decode the test images once, as hours later is late to find one broken."""
+        """Decode the test images once, so that a broken one fails the run at its start, not hours later."""
         with bar("check test", len(self.data.test)) as shown:
             for index in range(len(self.data.test)):
                 self.data.test[index]
                 shown.advance()
 
     def images(self, split: Literal["train", "val"]) -> Dataset:
-        """A split's images as every strategy that trains the head is tuned on them: in several views where they are few."""
+        """A split's images, as used by all strategies that train the head: in several views if there are few."""
         dataset = self.data[split]
         num_views = self.budget.num_views(len(dataset)) if split == "train" else 1
         return Views(dataset, num_views, self.budget.views) if num_views > 1 else dataset
 
     def encode(self, split: Literal["train", "val"]) -> EncodedDataset:
-        """A split's encodings, made or found once."""
+        """A split's encodings, computed or loaded once."""
         if split not in self.encoded:
             images = self.images(split)
             folder = None if self.encodings is None else self.encodings / split
@@ -71,7 +71,7 @@ class Plan:
         return self.encoded[split]
 
     def task(self, tune: Callable[[Learner, LoopConfig], Ending]) -> Task:
-        """What a strategy works on."""
+        """The task for a strategy."""
         budget, recipe, num_images = self.budget, self.recipe, len(self.images("train"))
         updates, each = budget.updates(num_images), budget.epochs_per_update
         supervised_steps = min(
@@ -111,7 +111,7 @@ def plan_run(
     *,
     baselines: bool,
 ) -> Plan:
-    """Check that all fits together, before any image is decoded."""
+    """Make the plan; check that all fits together, before any image is decoded."""
     _check_kinds(detector, strategies)
     _check_names(strategies, baselines=baselines)
     if detector.num_classes != len(data.classes):
@@ -141,7 +141,7 @@ def plan_run(
 
 
 def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
-    """ValueError for a model that is no Detector yet, and for a strategy's name or class in place of an object."""
+    """Raise ValueError for a model that is not a Detector, and for a strategy's name or class instead of an object."""
     if not isinstance(detector, Detector):
         raise ValueError(
             f"the detector must be what load_detector gives; got a {type(detector).__name__}; "
@@ -154,7 +154,7 @@ def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
 
 
 def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
-    """ValueError for names that are there twice, are those of the baselines, or could not name a folder of the run."""
+    """Raise ValueError for names that are repeated, that are the baselines', or that cannot name a folder."""
     names = [strategy.name for strategy in strategies]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(

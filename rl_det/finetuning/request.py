@@ -1,4 +1,4 @@
-"""What a person asks for in words (a folder, a detector's name, weights, a budget, a device) -> the data and the detector."""
+"""Open the data and the detector of a request: a folder, a detector's name, weights, a budget, a device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +14,31 @@ NUM_SCENES: dict[BudgetName, dict[str, int]] = {
     "short": {"train": 3000, "val": 300, "test": 500},
     "full": {"train": 4000, "val": 500, "test": 1000},
 }
-"""Digit scenes, as many as the budget has time for."""
+"""The number of digit scenes for each budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What every command begins with."""
+    """The flags that every command has."""
 
     data: Path | None = None
     """A COCO-format folder (images/, train.json, val.json, test.json); left out: digit scenes."""
     detector: str = "tiny"
-    """tiny, torchvision's name of a Faster R-CNN, a file of weights, or a folder that a run has exported."""
+    """tiny, torchvision's name of a Faster R-CNN, a file of weights, or a folder that a run exported."""
     weights: str | None = None
-    """A file of weights, a name of torchvision's, or none (train afresh); left out: the best that is at hand."""
+    """A file of weights, a torchvision name, or none (random weights); left out: the best weights available."""
     input_size: int | None = None
     """The shorter side to which the detector resizes images, in pixels; left out: the detector's own."""
     budget: BudgetName = "full"
-    """How long: within a minute, five minutes or a quarter of an hour on two CPU cores."""
+    """The time on two CPU cores: within a minute (smoke), five minutes (short) or a quarter of an hour (full)."""
     device: Device = "auto"
-    """Where the networks run."""
+    """The device of the networks."""
 
     def __post_init__(self) -> None:
         device_named(self.device)
 
     def open(self) -> tuple[Splits, Detector]:
-        """The data and the detector. Raises ValueError, and nothing is trained or written, where one is no good."""
+        """The data and the detector. Raises ValueError, with nothing trained or written, if one cannot be used."""
         splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else open_data(self.data)
         return splits, load_detector(
             self.detector, splits, weights=self.weights, input_size=self.input_size, device=self.device

@@ -1,4 +1,4 @@
-"""What a run gave: a row for the warm start, the control and each strategy, with figures, intervals and why each ended."""
+"""The results of a run: a row for the warm start, the control and each strategy."""
 
 import json
 import math
@@ -22,35 +22,36 @@ from rl_det.training.loop import Ending
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one way of treating the detector gave, judged on the test split."""
+    """The results of one strategy or baseline on the test split."""
 
     name: str
     figures: dict[str, float]
-    """pycocotools' twelve, and at IoU 0.5 F1, calibration and more, as `rl_det.metrics.evaluation` names them; in [0, 1]."""
+    """pycocotools' twelve figures, and at IoU 0.5 F1, calibration and more, by the names of
+    `rl_det.metrics.evaluation`; in [0, 1]."""
     seconds: float
-    """What it cost after the warm start."""
+    """The seconds of tuning, after the warm start."""
     ending: Ending
-    """Why it ended."""
+    """Why tuning ended."""
     f1_at_validations_threshold: float
-    """The test split's F1 at the score threshold that was best on validation: what a user who sets it there gets."""
+    """The test split's F1 at the score threshold that was best on validation, which is what a user would set."""
     validation_ap: float
-    """By which `Results.best` is chosen."""
+    """The validation AP, by which `Results.best` is selected."""
     class_ap: dict[str, float]
-    """COCO's AP of each class; NaN for a class that the test split does not hold."""
+    """COCO's AP of each class; NaN for a class without true boxes in the test split."""
     ap: Interval
     """AP with its 95 % interval over redrawn test images."""
     over_control: Interval
-    """AP less the control's on the same images, with its interval."""
+    """AP minus the control's on the same images, with its interval."""
     tuned: Tuned | None = field(default=None, compare=False)
     """The detector itself; None in results that were read from a file."""
     exported: Path | None = field(default=None, compare=False)
-    """Where the run has exported the detector, in results that were read from a file."""
+    """The folder to which the run exported the detector, in results that were read from a file."""
 
     def export(self, folder: str | Path) -> Path:
-        """Write the detector for `load_tuned`; returns the folder.
+        """Write the detector for `load_tuned`; return the folder.
 
-        Results that were read from a file copy what the run has exported: the detectors of its strategies, of the control and
-        of the best row. Raises ValueError for another row of such results.
+        For results that were read from a file, this copies the run's exported folder. The run exports its strategies,
+        the control and the best row. Raises ValueError for any other row of such results.
         """
         if self.tuned is not None:
             return self.tuned.export(folder)
@@ -61,34 +62,34 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The rows of a run, and what they are of."""
+    """The rows of a run, and the facts about the run."""
 
     rows: dict[str, Row]
     control: str
-    """The row with which the others are compared."""
+    """The name of the row with which the others are compared."""
     facts: dict[str, Any]
-    """The data, the detector, the seed, the budget, the settings of each strategy."""
+    """The data, the detector, the seed, the budget, and the settings of each strategy."""
     folder: Path
     """The run's folder."""
 
     @property
     def methods(self) -> dict[str, dict[str, float]]:
-        """Each row's figures."""
+        """The figures of each row, by the row's name."""
         return {name: row.figures for name, row in self.rows.items()}
 
     @property
     def best(self) -> Row:
-        """The row with the highest AP on validation; the test split has no say in it."""
+        """The row with the highest validation AP; the test split plays no part."""
         return max(
             self.rows.values(), key=lambda row: -math.inf if math.isnan(row.validation_ap) else row.validation_ap
         )
 
     def table(self) -> str:
-        """The rows as text: pycocotools' figures on the test split, times 100, and why a row ended early."""
+        """The rows as text: pycocotools' figures on the test split, times 100, and the reason of each early end."""
         return table_text([self.to_json()]) + endings_text({name: row.ending for name, row in self.rows.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """What `results.json` holds."""
+        """The contents of `results.json`."""
         return {
             **self.facts,
             "control": self.control,
@@ -107,7 +108,7 @@ class Results:
 
 
 def write_detections(folder: Path, name: str, found: DetectionBatch) -> Path:
-    """A row's detections on the test split, in numpy's own form."""
+    """Write a row's detections on the test split, in numpy's own format."""
     file = folder / DETECTIONS / f"{name}.npz"
     file.parent.mkdir(exist_ok=True)
 
@@ -120,13 +121,13 @@ def write_detections(folder: Path, name: str, found: DetectionBatch) -> Path:
 
 
 def read_detections(folder: Path, name: str) -> DetectionBatch:
-    """What `write_detections` has put into a run's folder."""
+    """Read what `write_detections` wrote to a run's folder."""
     with np.load(folder / DETECTIONS / f"{name}.npz") as found:
         return DetectionBatch(**{part: found[part] for part in found.files})
 
 
 def load_results(folder: str | Path) -> Results:
-    """The results in a run's folder, without the detectors. Raises ValueError, naming the file, where there are none."""
+    """The results in a run's folder, without the detectors. Raises ValueError, which names the file, if there are none."""
     file = Path(folder) / RESULTS
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
@@ -158,5 +159,5 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
 
 
 def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
-    """JSON's null is NaN."""
+    """The figures with NaN for JSON's null."""
     return {name: float("nan") if value is None else value for name, value in figures.items()}

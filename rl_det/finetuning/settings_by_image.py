@@ -1,10 +1,11 @@
-"""A detector that stays as it is, and data -> how good its detections are under fixed post-processing and under SB3's choice.
+"""Compare fixed post-processing with settings that SB3's PPO chooses for each image; the detector does not change.
 
-Four methods. `default`: the detector's own NMS and a score threshold of a half. `fixed_by_grid`: the score threshold, NMS IoU,
-1 / sigma and number of detections that are best on validation, by a grid that is refined around its best point. `sb3_ppo`:
-settings by image (`rl_det.strategies.settings_by_image`), started at the grid's point and chosen by validation. As the
-start is the luckiest of thousands on these very images, `sb3_ppo_last` shows the end of the training too, which nobody chose.
-All are judged by the mean reward of the test images.
+There are four rows. `default` is the detector's own NMS and a score threshold of a half. `fixed_by_grid` has the score
+threshold, NMS IoU, 1 / sigma and number of detections that are best on validation, by a grid that is refined around its
+best point. `sb3_ppo` chooses settings by image (`rl_det.strategies.settings_by_image`); it starts at the grid's point,
+and validation selects its model. That start is the best of thousands of points on the same validation images, which
+favours it; so `sb3_ppo_last` also shows the last model, which is not selected. All rows are measured by the mean reward
+on the test images.
 """
 
 import io
@@ -42,21 +43,21 @@ from rl_det.strategies.settings_by_image import SettingsByImage, chosen_by, lear
 from rl_det.training.progress import bar
 
 NUM_ENVS = 64
-"""At a time, in training."""
+"""The number of training environments."""
 Choose = Callable[[Tensor], Tensor]
 """Descriptions of images [B, 32] -> actions [B, 4]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How long settings are looked for."""
+    """The extent of the search for settings."""
 
     refinements: int
-    """Of the grid around its best point, each half as far as the one before."""
+    """The refinements around the grid's best point, each with half the step of the one before."""
     stride: int = 1
-    """Each so many-th point of the grid is looked at."""
+    """Every `stride`-th point of the grid is tried."""
     ppo: SettingsByImage = field(default_factory=SettingsByImage)
-    """SB3's PPO."""
+    """The settings of SB3's PPO."""
 
 
 SEARCHES: dict[BudgetName, Search] = {
@@ -77,11 +78,11 @@ def compare_settings(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Default, grid, SB3's PPO: what `results.json` holds, whatever it says.
+    """Run the default, the grid and SB3's PPO; return the contents of `results.json`.
 
-    `out` is the run's folder, by default one in `runs/`; in its `checkpoints/`, SB3's models. `search` is what the budget
-    has time for, if it is left out. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for what does
-    not fit together.
+    `out` is the run's folder, by default one in `runs/`; SB3's models are in its `checkpoints/`. `search` defaults to
+    the budget's. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for arguments that do not
+    fit together.
     """
     check_reward(reward)
     splits, search = open_data(data), search or SEARCHES[budget]
@@ -112,7 +113,7 @@ def compare_settings(
 
 
 def environment(detector: Detector, data: Splits, split: Split, reward: str) -> Any:
-    """The vector environment on a split: one sub-environment for each image, but for training."""
+    """The vector environment on a split: one sub-environment for each image, or a fixed number for training."""
     with bar(f"encode {split}", len(data[split])) as shown:
         encoded = encode_dataset(detector, data[split], on_batch=shown.advance)
     return gymnasium.make_vec(
@@ -127,7 +128,7 @@ def environment(detector: Detector, data: Splits, split: Split, reward: str) -> 
 
 
 def chosen(train: Any, val: Any, search: Search, seed: int, run: Run) -> tuple[dict[str, Choose], dict[str, float]]:
-    """Each method's way to choose, and what it cost."""
+    """The choosing function of each row, and its seconds."""
     started = time.perf_counter()
     grid = best_on_grid(val, refinements=search.refinements, stride=search.stride)
     seconds = {"default": 0.0, "fixed_by_grid": time.perf_counter() - started}
@@ -143,12 +144,12 @@ def chosen(train: Any, val: Any, search: Search, seed: int, run: Run) -> tuple[d
 
 
 def always(action: Tensor) -> Choose:
-    """The same action for all images."""
+    """A function that chooses the same action for all images."""
     return lambda seen: action.expand(len(seen), -1)
 
 
 def told(choices: dict[str, Choose], seconds: dict[str, float], val: Any, test: Any) -> dict[str, Any]:
-    """Each method's figures on the test split, and what SB3's are above the grid's, image by image."""
+    """Each row's figures on the test split, and the difference of SB3's rows from the grid, image by image."""
     figured = {name: figures(test, choose) for name, choose in choices.items()}
     rewards = {name: of_images for name, (_, of_images) in figured.items()}
     gains = {name: rewards[name] - rewards["fixed_by_grid"] for name in ("sb3_ppo", "sb3_ppo_last")}
@@ -178,7 +179,7 @@ def figures(envs: Any, choose: Choose) -> tuple[dict[str, float], Float64[np.nda
 
 
 def settings_text(results: dict[str, Any]) -> str:
-    """The methods, times 100, and what PPO is above the grid, as text for a terminal."""
+    """The rows, times 100, and PPO's difference from the grid, as text for a terminal."""
     table = Table(title=f"{results['data']}, {results['detector']}, seed {results['seed']}: test split, x 100")
     for name in ("method", f"mean {results['reward']}", "F1 of all", "AP", "seconds"):
         table.add_column(name, justify="left" if name == "method" else "right")

@@ -1,7 +1,7 @@
-"""A tuned policy <-> a folder that a user takes home: plain weights, modules, and a card that says how they fit together.
+"""Export a tuned policy to a folder, and load it: plain weights, modules, and `model.json`, which says how to use them.
 
-The folder's detections are those behind the row of the table: the same detector at the same size, votes, recalibration and
-post-processing. Whoever wants the plain model loads `detector.pt` with the library alone.
+The folder gives the same detections as those behind the table's row: the same detector at the same size, votes,
+recalibration and post-processing. For the plain model, load `detector.pt` with the library alone.
 """
 
 import importlib.metadata
@@ -29,21 +29,21 @@ from rl_det.types import Detections
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """A detector as a strategy has left it, with all that its detections depend on."""
+    """A detector that a strategy has tuned, with all that its detections depend on."""
 
     policy: Policy
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     num_candidates: int
-    """Pairs of a proposal and a class of an image that post-processing chooses from."""
+    """The candidates of an image from which post-processing chooses."""
     strategy: str = ""
-    """The row of the table."""
+    """The name of its row in the table."""
 
     def detect(self, images: Iterable[Any]) -> list[Detections]:
-        """What the row of the table rests on: boxes in pixels of each image, labels 1..C, scores, best first, on the CPU.
+        """The detections: boxes in pixels of each image, labels 1..C, scores, best first, on the CPU, as for the table's row.
 
-        Images are tensors [3, H, W], uint8 or floats in [0, 1], or PIL images. There is no score threshold: keep what your
-        application needs. Raises ValueError, naming the place, for what is no image.
+        Images are tensors [3, H, W], uint8 or floats in [0, 1], or PIL images. There is no score threshold: keep what
+        your application needs. Raises ValueError, which names the place, for anything that is not an image.
         """
         if isinstance(images, Tensor) and images.ndim == 3:
             raise ValueError("detect takes several images; got one tensor [3, H, W]; give [image]")
@@ -57,7 +57,7 @@ class Tuned:
         return self.policy.detector.plain()
 
     def export(self, folder: str | Path) -> Path:
-        """Write `detector.pt`, `model.json` and the policy's modules; returns the folder, which `load_tuned` reads."""
+        """Write `detector.pt`, `model.json` and the policy's modules; return the folder, which `load_tuned` reads."""
         folder = Path(folder)
         check_writable(folder)
         export(self.policy, folder, self.num_candidates)
@@ -84,10 +84,10 @@ class Tuned:
 
 
 def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: Device = "auto") -> Tuned:
-    """What `Tuned.export` has written, ready to detect.
+    """Load what `Tuned.export` wrote, ready to detect.
 
-    A detector that was built by the user's own code needs `model`, an object of the same architecture, whose weights are
-    replaced. Raises ValueError, naming the file, where the folder is not that.
+    A detector that the user's own code built needs `model`, an object of the same architecture, whose weights are
+    replaced. Raises ValueError, which names the file, if the folder holds anything else.
     """
     folder = Path(folder)
     card, architecture = read_card(folder / MODEL_CARD)
@@ -123,7 +123,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
 
 
 def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> Tuned:
-    """A policy with what its data says of it."""
+    """A policy together with the data's facts (classes, category ids) that its detections need."""
     return Tuned(
         policy=policy,
         classes=data.classes,
@@ -134,7 +134,7 @@ def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> T
 
 
 def _recalibration(policy: Policy) -> dict[str, object]:
-    """Where the recalibration lies: in the module's last scale and shift, or in the head's own weights."""
+    """The recalibration: in the module's last scale and shift, or in the head's own weights."""
     module = getattr(policy, "module", None)
     if module is None:
         return {"in": "detector"}

@@ -1,7 +1,8 @@
-"""A detector that does not know the data's classes yet -> the same, trained from labels, once: the next run finds it kept.
+"""Train a detector from labels, once, if it does not know the data's classes yet; the next run finds the result.
 
-First the whole detector learns, then its head alone, on encodings made once: a step of the head costs a tenth, and a head
-that has not converged would make every later strategy look good. Both stages go on where they were stopped.
+First the whole detector is trained, then its head alone, on encodings computed once. A step of the head costs a tenth
+of a whole step, and a head that has not converged would make every later strategy look good. Both stages resume where
+they were stopped.
 """
 
 import time
@@ -27,18 +28,18 @@ from rl_det.training.loop import LoopConfig, fit
 from rl_det.training.progress import bar, tell
 
 NUM_CANDIDATES = 100
-"""Of an image, by which validation judges the detector."""
+"""The candidates of an image in validations."""
 WEIGHT_DECAY, MAX_GRAD_NORM = 0.02, 5.0
 TIMED_IMAGES = 4
 FORWARD_AND_BACKWARD = 3
-"""A step of training takes about so many times as long as encoding its images."""
+"""A training step takes about this many times as long as encoding its images."""
 
 
 def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
-    """Train the detector in place, or load what the same recipe has made before; returns the kept state's file.
+    """Train the detector in place, or load the result of the same recipe; return the file that keeps its state.
 
-    It says beforehand what will be done, about how long that takes, and where the result is kept. Sets torch's global seed, by
-    which torchvision's detectors draw proposals.
+    It first announces what it will do, about how long that takes, and where the result is kept. Sets torch's global
+    seed, with which torchvision's detectors sample proposals.
     """
     images = data.warm_start_images or data.train
     identity: dict[str, Any] = {
@@ -65,7 +66,7 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
 
 
 def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
-    """About how long the first stage takes, by the time that encoding a few images takes."""
+    """An estimate of the seconds of the first stage, from the time that encoding a few images takes."""
     few = [images[index].image for index in range(min(TIMED_IMAGES, len(images)))]
     with bar("how long", 2) as shown:
         detector.encode(few)

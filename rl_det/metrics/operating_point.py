@@ -35,7 +35,10 @@ NOTHING = OperatingPoint(1.0, 0.0, 0.0, 0.0)
 
 
 def operating_point(outcomes: Outcomes, threshold: float) -> OperatingPoint:
-    """F1, precision and recall of all classes together at a threshold; each is 0 without shown detections or objects."""
+    """F1, precision and recall of all classes together at a threshold.
+
+    Each is 0 if no detection is shown or no object exists.
+    """
     shown = outcomes.scores >= threshold
     return _point(threshold, int(outcomes.correct[shown].sum()), int(shown.sum()), int(outcomes.positives.sum()))
 

@@ -1,1 +1,1 @@
-"""The ways of raising the metric, one readable file each: a policy at the warm start and a task -> the policy, tuned."""
+"""The strategies, one readable file each: every one tunes a policy from the warm start to raise the metric."""

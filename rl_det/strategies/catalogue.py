@@ -1,7 +1,7 @@
-"""The strategies that `compare` sets side by side, by name: each object says all that distinguishes it.
+"""The strategies of `compare` by name; each object holds all the settings that distinguish it.
 
-All that train do so on the same images, for as many image passes, at the same rate, and are chosen by validation AP. What
-they train is the head, and the module beside it where the policy has one.
+All strategies that train do so on the same images, for as many image passes, at the same rate, and validation AP
+selects their weights. They train the head, and the module beside it if the policy has one.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
     "voting": ("cross_entropy", "smooth_ap", "rank_sort"),
     "context": ("cross_entropy", "smooth_ap"),
 }
-"""What trains the modules' policies without RL: labels alone, and surrogates that had served well."""
+"""The losses that train the policies with a module without RL: labels alone, and the surrogates that did well."""
 
 _OBJECTS: tuple[Strategy, ...] = (
     WarmStart(),
@@ -48,7 +48,7 @@ CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJEC
 
 
 def check_names(names: Sequence[str]) -> None:
-    """ValueError, listing the known ones, for a name that is not known; and where the control is not among them."""
+    """Raise ValueError, which lists the known names, for an unknown name, and if the control is missing."""
     if unknown := sorted(set(names) - set(CATALOGUE)):
         raise ValueError(f"a strategy must be one of {', '.join(CATALOGUE)}; got {unknown[0]!r}")
     if CONTROL not in names:

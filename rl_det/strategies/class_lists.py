@@ -1,4 +1,4 @@
-"""Candidates of several images and true boxes -> a list for each class, right and wrong as in COCO: what surrogates rank."""
+"""The lists that surrogates rank: for each class, the candidates of several images, right or wrong as in COCO."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from rl_det.types import Candidates, Target
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedCandidates:
-    """B images' candidates after matching: which NMS has kept, and at which IoU thresholds they are right or do not count.
+    """B images' candidates after matching: which ones NMS keeps, and at which IoU thresholds each is right or not counted.
 
-    `iou` is that with the nearest true box of the candidate's class, which is `object_box`; where there is none, 0 and the
-    candidate's own. `positives` counts the true boxes of each class.
+    `iou` is the IoU with the nearest true box of the candidate's class, and `object_box` is that box. Without such a
+    box they are 0 and the candidate's own box. `positives` is the number of true boxes of each class.
     """
 
     labels: Int[Tensor, "B N"]
@@ -39,7 +39,7 @@ def match_candidates(
     num_classes: int,
     nms_iou: float,
 ) -> MatchedCandidates:
-    """NMS, and COCO's matching at all thresholds, by the engine."""
+    """Apply NMS, and COCO's matching at all thresholds, by the AP engine."""
     moved = Candidates(
         boxes=boxes, labels=candidates.labels, logits=logits, mask=candidates.mask, index=candidates.index
     )
@@ -72,7 +72,7 @@ def match_candidates(
 def nearest_objects(
     boxes: Float[Tensor, "B N 4"], candidates: Candidates, targets: Sequence[Target]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N 4"]]:
-    """Each candidate's IoU with the nearest true box of its class that is no crowd, and that box; else 0 and its own."""
+    """Each candidate's IoU with the nearest non-crowd true box of its class, and that box; else 0 and its own box."""
     truths = pad_targets(targets)
     if not truths.mask.size:
         return torch.zeros_like(boxes[..., 0]), boxes
@@ -91,9 +91,9 @@ def nearest_objects(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLists:
-    """The kept candidates of all images, class by class, padded to the longest; only classes that are truly there.
+    """The kept candidates of all images, class by class, padded to the longest; only classes that have true boxes.
 
-    `scores` and `error`, the boxes' distance from their objects, have a graph. `num_positives` is such that the loss is
+    `scores` and `error`, the distance of the boxes from their objects, have a graph. With `num_positives`, the loss is
     a mean over the classes of means over their true boxes.
     """
 

@@ -1,4 +1,4 @@
-"""A split's environment of post-processing -> the one action that is best for all its images: what a learner has to beat."""
+"""Find the one post-processing action that is best for all images of a split: the baseline that a learner has to beat."""
 
 import itertools
 from collections.abc import Callable
@@ -12,25 +12,25 @@ from torch import Tensor
 from rl_det.training.progress import bar
 
 DETECTIONS = (6, 12, 24)
-"""Limits on the grid, besides none."""
+"""The limits on the number of detections in the grid, besides no limit."""
 STEPS = (0.075, 0.1, 0.25, 0.06)
-"""How far from the grid's best point, in actions, its refinement looks first: half a step of the grid; then half as far."""
+"""The first steps of the refinement around the grid's best point, in actions: half a grid step; each next step is half."""
 
 
 def as_action(envs: Any, threshold: float, nms_iou: float, decay: float, num_detections: int) -> Float[Tensor, "4"]:
-    """The action that stands for these settings; `decay` is 1 / sigma as a share of the strongest."""
+    """The action that means these settings; `decay` is 1 / sigma as a share of the strongest."""
     return 2 * torch.tensor([threshold, nms_iou, decay, (num_detections - 1) / (envs.num_candidates - 1)]) - 1
 
 
 def judged(envs: Any, choose: Callable[[Tensor], Tensor]) -> Float64[np.ndarray, " D"]:
-    """Each image's reward, in the data's order; `choose` makes actions of all images' descriptions."""
+    """Each image's reward, in the data's order; `choose` maps all images' descriptions to actions."""
     seen, _ = envs.reset(options={"indices": list(range(envs.num_envs))})
     rewards: Float64[np.ndarray, " D"] = envs.step(choose(seen))[1].double().numpy(force=True)
     return rewards
 
 
 def best_on_grid(envs: Any, *, refinements: int, stride: int = 1) -> Float[Tensor, "4"]:
-    """The one action for all images with the highest mean reward: of each `stride`-th point of a grid, then around the best."""
+    """The action with the highest mean reward over all images: the best of each `stride`-th grid point, then refined."""
     thresholds, ious, decays = np.linspace(0.05, 0.95, 13), np.linspace(0.1, 0.9, 9), (0.0, 0.125, 0.25, 0.5, 0.75)
     numbers = [number for number in DETECTIONS if number < envs.num_candidates] + [envs.num_candidates]
     grid = [as_action(envs, *settings) for settings in itertools.product(thresholds, ious, decays, numbers)][::stride]

@@ -1,6 +1,6 @@
-"""What nobody trains: votes and post-processing that are set by hand, the best of a few on validation.
+"""Strategies without training: hand-set votes and post-processing, the best of a few settings on validation.
 
-They are the rival that a trained policy has to beat, as they cost seconds.
+They cost seconds, so a trained policy has to beat them.
 """
 
 from collections.abc import Callable
@@ -25,53 +25,53 @@ from rl_det.strategies.strategy import Task
 from rl_det.training.loop import Ending
 
 PLAIN_VOTES = ((1.0, 0.0), (1.0, 0.35), (1.0, 0.5), (1.0, 0.75))
-"""Steps of the boxes and shares of the mean logit among which votes that are set by hand may choose."""
+"""The settings among which hand-set votes are chosen: step of the boxes, share of the mean logit."""
 NMS_IOUS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 1.0)
 DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""1 / sigma of soft-NMS; 0 is hard."""
+"""1 / sigma of soft-NMS; 0 is hard NMS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """The detector as it comes: nothing is done."""
+    """The detector as it is: the strategy changes nothing."""
 
     name: str = "warm_start"
-    """The row of the table."""
+    """The name of its row in the table."""
 
     @property
     def trains(self) -> Literal["head"]:
-        """Nothing, but it is chosen like a head."""
+        """The head, in the sense that validation selects it; nothing is trained."""
         return "head"
 
     def start(self, detector: Detector) -> Policy:
-        """The head as it is."""
+        """The rescoring policy on the detector's head."""
         return build_policy("rescore", detector)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Nothing."""
+        """Change nothing; report the validation AP."""
         return Ending(reason="budget", best=task.validation_ap(policy))
 
 
 @dataclass(frozen=True, kw_only=True)
 class HandSetVotes:
-    """Votes that are set by hand, on the head as another strategy leaves it."""
+    """Hand-set votes on the head that another strategy leaves."""
 
     name: str = "voting_untrained"
-    """The row of the table."""
+    """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
-    """What is done before."""
+    """The strategy that runs first."""
 
     @property
     def trains(self) -> Literal["head"]:
-        """The head, by what is done before."""
+        """The head, which the strategy before trains."""
         return "head"
 
     def start(self, detector: Detector) -> Policy:
-        """The voting policy, whose votes are silent yet."""
+        """The voting policy, whose votes do not change anything yet."""
         return build_policy("voting", detector)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Tune as before, then let the votes be heard."""
+        """Run the strategy before, then set the votes."""
         ending = self.after.tune(policy, task)
         set_best_votes(policy, task.validation_ap)
         return Ending(reason=ending.reason, update=ending.update, best=task.validation_ap(policy), detail=ending.detail)
@@ -79,24 +79,24 @@ class HandSetVotes:
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcessingGrid:
-    """NMS IoU and soft-NMS by validation AP over a grid; no threshold, as AP is never better for one."""
+    """The NMS IoU and soft-NMS with the best validation AP on a grid; without a score threshold, which never improves AP."""
 
     name: str = "post_processing_by_grid"
-    """The row of the table."""
+    """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
-    """What is done before."""
+    """The strategy that runs first."""
 
     @property
     def trains(self) -> Literal["head"]:
-        """The head, by what is done before."""
+        """The head, which the strategy before trains."""
         return "head"
 
     def start(self, detector: Detector) -> Policy:
-        """The head as it is."""
+        """The rescoring policy on the detector's head."""
         return build_policy("rescore", detector)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Tune as before, recalibrate (soft-NMS decays probabilities, so their scale counts), and choose on the grid."""
+        """Run the strategy before, recalibrate (soft-NMS decays probabilities, so their scale matters), and search the grid."""
         ending = self.after.tune(policy, task)
         calibrated = recalibrated(policy, task.val, task.evaluated_candidates, task.validation_ap)
         policy.trainable.load_state_dict(calibrated.trainable.state_dict())
@@ -113,7 +113,7 @@ class PostProcessingGrid:
 
 
 def set_best_votes(policy: Policy, validation_ap: Callable[[Policy], float]) -> None:
-    """Give a voting policy the votes that are best on validation of those that nobody trained."""
+    """Give a voting policy the hand-set votes with the best validation AP."""
     assert isinstance(policy, VotingPolicy)
     scored = []
     for step, mean_share in PLAIN_VOTES:

@@ -1,9 +1,9 @@
-"""The control: a policy and cached encodings with labels -> the same policy, trained on by labels alone.
+"""The control: continued supervised training of a policy's head, on cached encodings and labels.
 
-Continued supervised training of the very parameters that the other strategies tune, on the same images, in batches of the
-same size, for as many image passes, under the same schedule and the same choice by validation AP. It learns by the
-detector's own losses. Labels do not reach a module beside the head, which stays as it is: other ways to teach it by labels are
-in experiments/LOG.md, and none served better.
+It trains the same parameters as the other strategies, on the same images, in batches of the same size, for as many
+image passes, under the same schedule and the same selection by validation AP. It learns by the detector's own losses.
+Labels do not train a module beside the head, which does not change. experiments/LOG.md has other forms of teaching it
+by labels; none did better.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,21 +26,21 @@ from rl_det.types import Encoded, HeadOutput, Target
 
 CONTROL = "continued_supervised"
 Losses = Callable[[Policy, Encoded, HeadOutput, Sequence[Target]], dict[str, Float[Tensor, ""]]]
-"""(a policy, some images' encodings, what its head says of them, the labels) -> losses by name, to be summed."""
+"""(policy, encodings, the head's output, labels) -> losses by name, which are summed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Continued supervised training of the head: what every other strategy is compared with."""
+    """Continued supervised training of the head: the control, with which every other strategy is compared."""
 
     name: str = CONTROL
-    """The row of the table."""
+    """The name of its row in the table."""
     policy: PolicyName = "rescore"
-    """Whose head is trained; its module, if it has one, stays as it is."""
+    """The policy whose head is trained; a module beside the head does not change."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: that of the warm start's head."""
+    """AdamW's peak rate; left out: the head's rate in the warm start."""
     max_grad_norm: float = 1.0
-    """The gradient is scaled down to this norm."""
+    """The maximum norm of the gradient; a larger gradient is scaled down."""
 
     def __post_init__(self) -> None:
         check_descent(self.learning_rate, self.max_grad_norm)
@@ -63,7 +63,7 @@ class Labels:
 
 
 def labels_learner(policy: Policy, task: Task, losses: Losses) -> "LabelsLearner":
-    """On the task's batches."""
+    """The learner with these losses, on the task's batches."""
     return LabelsLearner(
         policy,
         task.train,
@@ -75,7 +75,7 @@ def labels_learner(policy: Policy, task: Task, losses: Losses) -> "LabelsLearner
 
 
 def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) -> LoopConfig:
-    """The schedule of all strategies whose update is one step on one batch."""
+    """The loop settings of all strategies whose update is one step on one batch."""
     return LoopConfig(
         num_updates=task.num_steps,
         learning_rate=given(learning_rate, task.learning_rate),
@@ -85,12 +85,12 @@ def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) 
 
 
 def check_descent(learning_rate: float | None, max_grad_norm: float) -> None:
-    """ValueError for a rate or a norm that the loop would refuse."""
+    """Raise ValueError for a rate or a norm that the loop would refuse."""
     LoopConfig(num_updates=1, learning_rate=given(learning_rate, 1.0), max_grad_norm=max_grad_norm)
 
 
 class LabelsLearner:
-    """One step on one batch of encodings, by these losses."""
+    """A learner whose update is one step on one batch of encodings, by these losses."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class LabelsLearner:
 
     @property
     def trainable(self) -> nn.Module:
-        """The policy's."""
+        """The policy's trainable part."""
         return self.policy.trainable
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
-        """One batch; of several losses, the metrics have each."""
+        """Make one step on one batch; if there are several losses, the metrics have each."""
         images = self.batches.draw()
         encoded = self.data.batch(images, descent.device)
         targets = [self.data.targets[image] for image in images.tolist()]
@@ -123,15 +123,15 @@ class LabelsLearner:
         return {"loss": float(loss.detach()), **named, "grad_norm": norm}
 
     def validate(self) -> dict[str, float]:
-        """Validation mAP."""
+        """The validation mAP."""
         return {"AP": self.validation_ap()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the images."""
+        """The state of the order of the images."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept order."""
+        """Restore a saved order."""
         self.batches.load_state_dict(state)
 
 

@@ -1,20 +1,20 @@
-"""PPO for a detector's head: a policy and an environment of candidates -> the policy, tuned for the reward.
+"""PPO for a detector's head: tune a policy in an environment of candidates, with the metric as the reward.
 
-Proximal policy optimisation (Schulman et al. 2017) for episodes of one step, in which many candidates act at once.
-How we differ from the paper:
+This is proximal policy optimisation (Schulman et al. 2017) for episodes of one step, in which many candidates act at
+once. We differ from the paper:
 
 1. The ratio and its clip are per candidate. An image's ratio would be a product of N factors, which explodes.
-2. The advantage of a candidate is its own credit, the exact counterfactual that the environment gives in
-   `info["credit"]`: what its action alone would change. It may also be the image's leave-one-out reward, or GRPO's over the
-   group of the image's samples. There is no value network.
-3. K samples of each image, in antithetic pairs, share one forward pass, and the first epoch's gradient goes back through
-   that very pass; the frozen part of the detector never runs.
-4. The detector's own supervised loss is mixed in (as the pretraining loss is in Ouyang et al. 2022, "PPO-ptx"): boxes and
-   scores share a trunk, and the reward alone would let the boxes drift. A surrogate of AP may be mixed in instead.
-5. Ranks do not feel a common shift of all logits, so the shift has a price (`mean_shift_penalty`); nor a common scale, so what
-   a module adds to the head's logits has one (`residual_penalty`).
-6. A candidate may act by several independent factors, such as its logit's shift and its box's move. Each has its own credit,
-   ratio and clip, and their losses are summed (`factor_weights`).
+2. A candidate's advantage is its own credit, the exact counterfactual in the environment's `info["credit"]`: the reward
+   of its action alone. Alternatives are the image's leave-one-out reward, and GRPO's advantage over the image's group
+   of samples. There is no value network.
+3. K samples of each image, in antithetic pairs, share one forward pass. The first epoch's gradient goes back through
+   this pass. The frozen part of the detector never runs.
+4. The detector's own supervised loss is added (like the pretraining loss in Ouyang et al. 2022, "PPO-ptx"). Boxes and
+   scores share a trunk, and the reward alone would let the boxes drift. A surrogate of AP may be added instead.
+5. A common shift of all logits does not change ranks, so the shift has a penalty (`mean_shift_penalty`). A common scale
+   does not change ranks either, so what a module adds to the head's logits has a penalty (`residual_penalty`).
+6. A candidate's action may have several independent factors, such as a logit's shift and a box's move. Each factor has
+   its own credit, ratio and clip, and their losses are summed (`factor_weights`).
 """
 
 from collections.abc import Callable
@@ -46,56 +46,57 @@ from rl_det.types import HeadOutput
 
 @dataclass(frozen=True, kw_only=True)
 class PPO:
-    """Proximal policy optimisation of the detector's head, paid in the metric itself."""
+    """Proximal policy optimisation of the detector's head, with the metric itself as the reward."""
 
     name: str = "ppo"
-    """The row of the table."""
+    """The name of its row in the table."""
     policy: PolicyName = "voting"
-    """What acts: the head by rescoring, by selecting, or by rescoring and moving boxes (adjust); or with a module beside the
-    head by rescoring (context) or by rescoring and moving boxes (voting)."""
+    """The policy. The head alone: rescore, select, or adjust (rescore and move boxes). The head with a module: context
+    (rescore) or voting (rescore and move boxes)."""
     reward: Annotated[str | Reward, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
-    """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`, or an object."""
+    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, or an object."""
     begin: Literal["warm_start", "hand_set_votes"] = "warm_start"
-    """Where the voting policy begins: at the warm start, or where votes that nobody trained are best on validation."""
+    """Where the voting policy starts: at the warm start, or at the hand-set votes that are best on validation."""
     taught_by: SurrogateName | None = None
-    """The surrogate of AP that is mixed in beside the detector's own losses; None: those losses alone."""
+    """The surrogate of AP that is added to the detector's own losses; None: those losses alone."""
     advantage: Advantage = "counterfactual"
-    """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
+    """The advantage of a candidate's action: its own credit (counterfactual), or its image's reward by leave_one_out or
+    group (GRPO)."""
     num_updates: int | None = None
-    """Rollouts to collect and learn from; left out: so many that all strategies see as many images."""
+    """The number of rollouts; left out: as many as let all strategies see the same number of images."""
     num_epochs: int = 2
-    """Passes over each rollout; they are cheap, as features are cached."""
+    """Passes over each rollout; they are cheap, because features are cached."""
     samples_per_image: int = 8
-    """K: samples of each image of a rollout."""
+    """K, the samples of each image in a rollout."""
     num_candidates: int = 96
-    """Candidates of each image that act."""
+    """The candidates of each image that act."""
     context_candidates: int = 160
-    """The next candidates of each image: they do not act, but rank and suppress."""
+    """The next candidates of each image: they do not act, but are ranked and suppress others."""
     exploration: Exploration = field(default_factory=Exploration)
     """How widely the policy explores."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: that of the warm start's head."""
+    """AdamW's peak rate; left out: the head's rate in the warm start."""
     clip: float = 0.2
-    """How far a candidate's probability ratio may leave 1 and still be rewarded for it."""
+    """The distance from 1 up to which a candidate's probability ratio is still rewarded."""
     target_kl: float = 0.05
-    """A rollout's remaining epochs are skipped once the policy is this far, in nats a candidate, from where it sampled; of
-    several factors the first one counts."""
+    """A rollout's remaining epochs are skipped once the policy is this far, in nats a candidate, from the one that
+    sampled; with several factors, only the first counts."""
     kl_weight: float = 0.0
-    """Weight of the KL to the policy's start; it limits damage and also pins a bad start."""
+    """Weight of the KL to the policy's start; it limits damage, but also holds on to a bad start."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     mean_shift_penalty: float = 0.1
     """Weight of the squared mean shift of all logits."""
     residual_penalty: float = 0.1
-    """Weight of the mean square of what a module adds to the head's own logits, where the policy has one."""
+    """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
     factor_weights: tuple[float, float] = (1.0, 4.0)
-    """Weights of the losses of a candidate's factors, the shift of its logit and the move of its box."""
+    """Weights of the losses of a candidate's factors: the shift of its logit, the move of its box."""
     max_grad_norm: float = 1.0
-    """The gradient is scaled down to this norm."""
+    """The maximum norm of the gradient; a larger gradient is scaled down."""
     patience: int | None = None
-    """Validations without a better AP before training ends; left out: never."""
+    """Training ends after this many validations without a better AP; left out: never."""
     collapse_margin: float = 0.03
-    """Training ends where validation AP falls this far under the start's."""
+    """Training ends if validation AP falls this far below the start's."""
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "samples_per_image", "num_candidates"):
@@ -134,7 +135,7 @@ class PPO:
         return task.fit(learner, self.loop(num_updates, task.learning_rate, every))
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
-        """The loop's part of the settings; number of updates and rate where they are left out."""
+        """The loop's settings; these arguments replace settings that are left out."""
         return LoopConfig(
             num_updates=given(self.num_updates, num_updates),
             learning_rate=given(self.learning_rate, learning_rate),
@@ -146,7 +147,7 @@ class PPO:
 
 
 def environment_of(config: PPO, policy: Policy, task: Task) -> Any:
-    """The policy's own environment, with credit where the advantage is each candidate's own."""
+    """The policy's own environment, with credit if the advantage is each candidate's own."""
     return make_environment(
         config.policy,
         policy,
@@ -160,7 +161,7 @@ def environment_of(config: PPO, policy: Policy, task: Task) -> Any:
 
 
 class PpoLearner:
-    """Collects a rollout and makes several epochs of clipped gradient steps on it."""
+    """A learner whose update collects a rollout and makes several epochs of clipped gradient steps on it."""
 
     def __init__(
         self,
@@ -178,11 +179,11 @@ class PpoLearner:
 
     @property
     def trainable(self) -> nn.Module:
-        """The policy's."""
+        """The policy's trainable part."""
         return self.policy.trainable
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
-        """Several epochs of clipped gradient steps on one fresh rollout; says what happened in them."""
+        """Make several epochs of clipped gradient steps on one new rollout; return their metrics."""
         rollout = collect(self.policy, self.envs, self.generator, self.config.advantage)
         metrics: dict[str, float] = {"reward": float(rollout.reward.mean()), "signal": rollout.signal}
         for epoch in range(self.config.num_epochs):
@@ -203,7 +204,7 @@ class PpoLearner:
     def loss(
         self, rollout: Rollout, output: HeadOutput, distribution: Any, log_ratio: Tensor
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """The clipped surrogate, the prices of drifting, and the supervised loss; and each of them."""
+        """The sum of the clipped surrogate, the penalties and the supervised loss; and each term."""
         config, real = self.config, rollout.mask[:, 0]
         pairs = zip(factors(log_ratio), factors(rollout.advantage), strict=True)
         losses = [clipped_loss(ratio, advantage, rollout.mask, clip=config.clip) for ratio, advantage in pairs]
@@ -230,14 +231,14 @@ class PpoLearner:
         return loss, metrics
 
     def validate(self) -> dict[str, float]:
-        """Validation mAP."""
+        """The validation mAP."""
         return {"AP": self.validation_ap()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is drawn next: the actions' noise, and the environment's images."""
+        """The state of the next draws: the noise of the actions, and the environment's images."""
         return {"generator": self.generator.get_state(), "environment": self.envs.unwrapped.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         self.generator.set_state(state["generator"])
         self.envs.unwrapped.load_state_dict(state["environment"])

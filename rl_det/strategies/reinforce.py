@@ -1,12 +1,12 @@
-"""REINFORCE for a detector's head: a policy and an environment of candidates -> the policy, tuned for the reward.
+"""REINFORCE for a detector's head: tune a policy in an environment of candidates, with the metric as the reward.
 
-The score-function estimator (Williams 1992) for episodes of one step. How we differ from the paper:
+This is the score-function estimator (Williams 1992) for episodes of one step. We differ from the paper:
 
-1. The baseline of a sample is the mean reward of the other samples of its image (leave-one-out, Kool et al. 2019), or,
-   better, each candidate has its own: `advantage="counterfactual"` takes the exact credit in `info["credit"]`, which removes
-   from the gradient the noise of all the other candidates.
-2. One gradient step per rollout, so nothing is clipped; the supervised loss and the price of a common shift of all logits are
-   as in `ppo.py`.
+1. A sample's baseline is the mean reward of the other samples of its image (leave-one-out, Kool et al. 2019). Better,
+   each candidate has its own: `advantage="counterfactual"` takes the exact credit in `info["credit"]`, which removes
+   the noise of all other candidates from the gradient.
+2. There is one gradient step per rollout, so nothing is clipped. The supervised loss and the penalty of a common shift
+   of all logits are as in `ppo.py`.
 """
 
 from collections.abc import Callable
@@ -33,38 +33,39 @@ from rl_det.training.loop import Ending, LoopConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Reinforce:
-    """REINFORCE on the detector's head, paid in the metric itself."""
+    """REINFORCE on the detector's head, with the metric itself as the reward."""
 
     name: str = "reinforce"
-    """The row of the table."""
+    """The name of its row in the table."""
     policy: PolicyName = "voting"
-    """What acts, as for PPO."""
+    """The policy, as for PPO."""
     reward: Annotated[str | Reward, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
-    """What an action is paid in: pool_ap (the data set's mAP), or another name of `rl_det.rewards.REWARDS`, or an object."""
+    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, or an object."""
     advantage: Advantage = "counterfactual"
-    """What a candidate's action is judged by: its own credit, or its image's reward, leave_one_out or group (GRPO)."""
+    """The advantage of a candidate's action: its own credit (counterfactual), or its image's reward by leave_one_out or
+    group (GRPO)."""
     num_updates: int | None = None
-    """Rollouts to collect and learn from; left out: so many that all strategies see as many images."""
+    """The number of rollouts; left out: as many as let all strategies see the same number of images."""
     samples_per_image: int = 8
-    """K: samples of each image of a rollout."""
+    """K, the samples of each image in a rollout."""
     num_candidates: int = 96
-    """Candidates of each image that act."""
+    """The candidates of each image that act."""
     context_candidates: int = 160
-    """The next candidates of each image: they do not act, but rank and suppress."""
+    """The next candidates of each image: they do not act, but are ranked and suppress others."""
     exploration: Exploration = field(default_factory=Exploration)
     """How widely the policy explores."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: that of the warm start's head."""
+    """AdamW's peak rate; left out: the head's rate in the warm start."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     mean_shift_penalty: float = 0.1
     """Weight of the squared mean shift of all logits."""
     max_grad_norm: float = 1.0
-    """The gradient is scaled down to this norm."""
+    """The maximum norm of the gradient; a larger gradient is scaled down."""
     patience: int | None = None
-    """Validations without a better AP before training ends; left out: never."""
+    """Training ends after this many validations without a better AP; left out: never."""
     collapse_margin: float = 0.03
-    """Training ends where validation AP falls this far under the start's."""
+    """Training ends if validation AP falls this far below the start's."""
 
     def __post_init__(self) -> None:
         for name in ("samples_per_image", "num_candidates"):
@@ -84,7 +85,7 @@ class Reinforce:
         return build_policy(self.policy, detector, self.exploration)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Tune the policy in its own environment, by as many gradient steps as the control makes."""
+        """Tune the policy in its own environment, with as many gradient steps as the control."""
         envs = make_environment(
             self.policy,
             policy,
@@ -106,7 +107,7 @@ class Reinforce:
         return task.fit(learner, self.loop(task.num_steps, task.learning_rate, task.validate_every))
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
-        """The loop's part of the settings; number of updates and rate where they are left out."""
+        """The loop's settings; these arguments replace settings that are left out."""
         return LoopConfig(
             num_updates=given(self.num_updates, num_updates),
             learning_rate=given(self.learning_rate, learning_rate),
@@ -118,7 +119,7 @@ class Reinforce:
 
 
 class ReinforceLearner:
-    """Collects a rollout and makes one gradient step on it."""
+    """A learner whose update collects a rollout and makes one gradient step on it."""
 
     def __init__(
         self,
@@ -135,11 +136,11 @@ class ReinforceLearner:
 
     @property
     def trainable(self) -> nn.Module:
-        """The policy's."""
+        """The policy's trainable part."""
         return self.policy.trainable
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
-        """One episode in every sub-environment, and one gradient step."""
+        """Run one episode in every sub-environment, and make one gradient step."""
         config = self.config
         rollout = collect(self.policy, self.envs, self.generator, config.advantage)
         log_prob, mask = rollout.distribution.log_prob(rollout.action), rollout.mask
@@ -159,14 +160,14 @@ class ReinforceLearner:
         return {**metrics, "grad_norm": descent.step(loss)}
 
     def validate(self) -> dict[str, float]:
-        """Validation mAP."""
+        """The validation mAP."""
         return {"AP": self.validation_ap()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is drawn next: the actions' noise, and the environment's images."""
+        """The state of the next draws: the noise of the actions, and the environment's images."""
         return {"generator": self.generator.get_state(), "environment": self.envs.unwrapped.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         self.generator.set_state(state["generator"])
         self.envs.unwrapped.load_state_dict(state["environment"])

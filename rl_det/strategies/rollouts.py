@@ -1,8 +1,8 @@
-"""A policy and an environment -> K samples of each of B images, what they were worth, and the graph they were drawn with.
+"""Collect rollouts: K samples of each of B images, their advantages, and the graph from which they were drawn.
 
-The head is the dear part of a step, so it runs once: the environment shows candidates by the very output that the policy
-ranks by, and the first gradient step goes back through what the actions were drawn from. Only further epochs, for which
-the weights have moved, ask the head again.
+The head is the expensive part of a step, so it runs once. The environment shows candidates from the same output that
+the policy uses, and the first gradient step goes back through the distribution from which the actions were drawn. Only
+further epochs, for which the weights have changed, run the head again.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from rl_det.types import Encoded, HeadOutput
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """K samples of each of B images, and what they were worth.
+    """K samples of each of B images, and their advantages.
 
-    `output` and `distribution` are the head's and the policy's at the time, with a graph: good for one backward pass.
-    `indices` are the images' positions in the data set.
+    `output` and `distribution` are the head's and the policy's at the time of sampling, with a graph for one backward
+    pass. `indices` are the images' positions in the data set.
     """
 
     observation: Observation
@@ -46,7 +46,7 @@ class Rollout:
 
     @property
     def signal(self) -> float:
-        """The mean size of the advantages: 0 where there is nothing to learn."""
+        """The mean absolute advantage: 0 if there is nothing to learn."""
         return float(self.advantage.abs().mean())
 
 
@@ -61,7 +61,7 @@ def make_environment(
     context_candidates: int,
     credit: bool,
 ) -> Any:
-    """The policy's environment on the training images, `samples_per_image` samples of each image of a batch, seeded."""
+    """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch."""
     envs = gymnasium.make_vec(
         POLICIES[name].environment,
         num_envs=task.batch_size * samples_per_image,
@@ -85,7 +85,7 @@ def collect(
     generator: torch.Generator,
     advantage: Advantage = "counterfactual",
 ) -> Rollout:
-    """One episode in every sub-environment; consecutive groups of K show the same image."""
+    """Run one episode in every sub-environment; each run of K consecutive ones shows the same image."""
     shown, info = envs.reset(options={"with_graph": True})
     num_samples: int = info["samples_per_image"]
     observation: Observation = {name: values[::num_samples] for name, values in shown.items()}  # type: ignore[assignment]

@@ -1,8 +1,8 @@
-"""A detector that stays as it is -> a network of Stable-Baselines3's that chooses post-processing settings image by image.
+"""Choose post-processing settings for each image by a network that Stable-Baselines3's PPO trains.
 
-SB3's PPO on `rl_det/TunePostprocessing-v0`, whose mean starts at one action for all images, so what it learns is how images
-differ. SB3's EvalCallback keeps the best on validation, the start included. Importing this imports SB3, so no other module of
-the library does.
+SB3's PPO runs on `rl_det/TunePostprocessing-v0`. Its mean starts at one action for all images, so it learns how images
+differ. SB3's EvalCallback keeps the model that is best on validation, the start included. This module imports SB3, so
+no other module of the library imports it at load time. The detector does not change.
 """
 
 from collections.abc import Callable
@@ -25,26 +25,26 @@ from rl_det.strategies.fixed_settings import judged
 from rl_det.training.progress import Bar, bar
 
 BEST, LAST = "best_model", "last_model"
-"""Names of SB3's files."""
+"""The names of the saved models."""
 MINIBATCH_STEPS = 4
-"""Of all environments, in a gradient step; a rollout has four times as many."""
+"""The steps of each environment in a gradient step's minibatch; a rollout has four times as many."""
 EXPLORED = 0.15
 """The standard deviation of an action at the start."""
 LEARNING_RATE = 3e-4
-"""At the start; it falls to 0."""
+"""The learning rate at the start; it falls to 0."""
 
 Log = Callable[[int, dict[str, float]], None]
-"""(steps of the environments so far, what happened in a rollout) -> nothing."""
+"""(steps of the environments so far, metrics of a rollout) -> None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsByImage:
-    """SB3's PPO of post-processing settings."""
+    """The settings of SB3's PPO for post-processing."""
 
     num_steps: int = 120_000
-    """Steps of all environments together; each is an episode, and shows an image."""
+    """The steps of all environments together; each step is an episode on one image."""
     num_validations: int = 40
-    """Validations in them."""
+    """The number of validations during training."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_validations"):
@@ -53,7 +53,7 @@ class SettingsByImage:
 
 
 class Standardised(BaseFeaturesExtractor):
-    """The description of an image, each number over its spread in the training images; it is saved with the model."""
+    """Standardise an image's description by the mean and spread over the training images; saved with the model."""
 
     mean: Tensor
     spread: Tensor
@@ -71,9 +71,10 @@ class Standardised(BaseFeaturesExtractor):
 def learn(
     train: Any, val: Any, start: Float[Tensor, "4"], config: SettingsByImage, *, seed: int, folder: Path, log: Log
 ) -> tuple[PPO, PPO]:
-    """Train from one action for all images: the model that is best on validation, and the last, as SB3 has saved them.
+    """Train from one action for all images; return the model that is best on validation, and the last one.
 
-    `train` and `val` are vector environments; `val` has a sub-environment for each image. Sets the global seeds, as SB3 does.
+    Both are loaded from the files that SB3 saved. `train` and `val` are vector environments; `val` has a
+    sub-environment for each image. Sets the global seeds, as SB3 does.
     """
     model = started_at(start, train, seed)
     model.save(folder / BEST)
@@ -95,7 +96,7 @@ def learn(
 
 
 def started_at(start: Float[Tensor, "4"], train: Any, seed: int) -> PPO:
-    """SB3's PPO whose mean is this action for every image."""
+    """SB3's PPO, with this action as its mean for every image."""
     described = train.describe()
     model = PPO(
         "MlpPolicy",
@@ -124,12 +125,12 @@ def started_at(start: Float[Tensor, "4"], train: Any, seed: int) -> PPO:
 
 
 def chosen_by(model: PPO) -> Callable[[Tensor], Tensor]:
-    """What a model does where it explores nothing."""
+    """The function from descriptions to the model's actions without exploration."""
     return lambda seen: torch.from_numpy(model.predict(seen.numpy(force=True), deterministic=True)[0])
 
 
 class Progress(BaseCallback):
-    """Moves a bar and logs the mean reward of each rollout, and the last and the best on validation."""
+    """Advance a bar; log each rollout's mean reward, and the last and best mean reward on validation."""
 
     def __init__(self, shown: Bar, evaluation: EvalCallback, log: Log) -> None:
         super().__init__()

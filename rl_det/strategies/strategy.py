@@ -1,4 +1,4 @@
-"""What every strategy is given, and what every strategy can do."""
+"""The Strategy protocol, and the task that every strategy receives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from rl_det.training.loop import Ending, Learner, LoopConfig
 
 Value = TypeVar("Value")
 Fit = Callable[[Learner, LoopConfig], Ending]
-"""`rl_det.training.loop.fit` with the run's name and callbacks."""
+"""`rl_det.training.loop.fit`, with the run's name and callbacks already given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromLabels:
-    """What is usual on the task's data where all of the detector is trained from labels."""
+    """The usual settings on the task's data for training the whole detector from labels."""
 
     num_steps: int
     batch_size: int
@@ -31,26 +31,27 @@ class FromLabels:
 
 @dataclass(kw_only=True)
 class Task:
-    """What a strategy works on and how long: the same for all strategies of a run, so that they can be compared.
+    """The data and the amount of work of a strategy: the same for all strategies of a run, so they can be compared.
 
-    A *step* is a gradient step on `batch_size` images; strategies that make several steps on one batch count each, so that
-    all see as many images.
+    A *step* is a gradient step on `batch_size` images. Strategies that make several steps on one batch count each step,
+    so all strategies see the same number of images.
     """
 
     train_images: Dataset
     val_images: Dataset
     encode: Callable[[Literal["train", "val"]], EncodedDataset]
-    """The encodings of a split; asked for once each, and only by strategies that train the head alone."""
+    """The function that gives a split's encodings; called once for each, and only by strategies that train the head
+    alone."""
     num_steps: int
     batch_size: int
     learning_rate: float
-    """AdamW's peak rate at which the warm start's head was trained."""
+    """AdamW's peak rate of the head in the warm start."""
     validate_every: int
     """Steps between two validations."""
     validated_candidates: int
-    """Candidates of an image that validations between updates rank."""
+    """The candidates of an image that are ranked in validations between updates."""
     evaluated_candidates: int
-    """Candidates of an image that NMS chooses from in the end."""
+    """The candidates of an image from which NMS chooses in the final evaluation."""
     from_labels: FromLabels
     seed: int
     fit: Fit
@@ -66,7 +67,7 @@ class Task:
         return self.encode("val")
 
     def validation_ap(self, policy: Policy) -> float:
-        """Validation mAP in [0, 1], by which the best weights are chosen."""
+        """The validation mAP in [0, 1], by which the best weights are selected."""
         return mean_ap(policy, self.val, self.validated_candidates)
 
 
@@ -76,30 +77,30 @@ class Strategy(Protocol):
 
     @property
     def name(self) -> str:
-        """The row of the table."""
+        """The name of its row in the table."""
         ...
 
     @property
     def trains(self) -> Literal["head", "all"]:
-        """What of the detector changes: its head alone, or all of it."""
+        """The part of the detector that changes: its head alone, or all of it."""
         ...
 
     def start(self, detector: Detector) -> Policy:
-        """The policy at the warm start; it may draw from torch's global generator."""
+        """The policy at the warm start; may draw from torch's global generator."""
         ...
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Tune the policy in place, and leave it at its best validation."""
+        """Tune the policy in place, leave it at its best validation weights, and return why training ended."""
         ...
 
 
 def given(value: Value | None, usual: Value) -> Value:
-    """A setting, or what is usual where it is left out."""
+    """The value, or the usual one if it is None."""
     return usual if value is None else value
 
 
 def settings_of(strategy: Strategy) -> dict[str, Any]:
-    """A strategy's settings in JSON's types: two strategies that would give the same have the same."""
+    """A strategy's settings in JSON's types; equal settings mean equal results."""
     plain = {name: _plain(value) for name, value in vars(strategy).items()}
     return {"strategy": type(strategy).__name__, "name": strategy.name, **plain}
 

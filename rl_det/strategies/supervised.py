@@ -1,7 +1,7 @@
-"""Strategy 1: a detector and labelled images -> the detector at its best validation: supervised training led by mAP.
+"""Supervised training of the whole detector, which keeps the weights with the best validation mAP.
 
-All of the detector is trained, by its own losses, as its library trains it. The lead may be any other figure of the
-validation.
+All of the detector is trained by its own losses, as its library trains it. Another validation figure may select the
+weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,46 +29,47 @@ from rl_det.types import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
-    """Supervised training of the whole detector, stopped and kept by a figure of the validation."""
+    """Supervised training of the whole detector, stopped and selected by a validation figure."""
 
     name: str = "supervised"
-    """The row of the table."""
+    """The name of its row in the table."""
     num_steps: int | None = None
-    """Batches; a data set that is shorter is gone through again, in a new order. Left out: by budget and number of images."""
+    """The number of batches; a shorter data set is repeated in a new order. Left out: by budget and number of images."""
     batch_size: int | None = None
-    """Images a step; left out: the data's recipe's."""
+    """Images a step; left out: as in the data's recipe."""
     learning_rate: float | None = None
-    """AdamW's peak rate, after a short linear warm-up; left out: the recipe's, or a quarter of it for a trained detector."""
+    """AdamW's peak rate, after a short linear warm-up; left out: the recipe's, or a quarter of it for a trained
+    detector."""
     schedule: ScheduleName = "cosine"
-    """From the peak down to 0, or by a tenth of it after two thirds and after eight ninths of the steps."""
+    """cosine: from the peak down to 0; steps: times a tenth after two thirds and after eight ninths of the steps."""
     weight_decay: float = 0.02
-    """AdamW's."""
+    """AdamW's weight decay."""
     max_grad_norm: float = 5.0
-    """The gradient is scaled down to this norm."""
+    """The maximum norm of the gradient; a larger gradient is scaled down."""
     precision: Literal["float32", "mixed"] = "float32"
-    """mixed: float16 with a scaled loss on CUDA, bfloat16 on a CPU, where torch thinks it safe."""
+    """mixed: float16 with a scaled loss on CUDA, bfloat16 on a CPU, for the operations that torch considers safe."""
     ema: float = 0.99
-    """The decay of the weights' running mean, which is then what is validated and kept; 0: none, 0.99 to 0.9998 is usual."""
+    """The decay of the weights' running mean, which is then validated and kept; 0: none, 0.99 to 0.9998 is usual."""
     flip: bool | None = None
-    """Whether half of the images are mirrored left to right; left out: but for digits."""
+    """Whether half of the images are mirrored left to right; left out: yes, except for digits."""
     augmentations: Augmentations = field(default_factory=Augmentations)
-    """What else may happen to an image."""
+    """Further augmentations of an image."""
     num_workers: int | None = None
-    """Processes that read ahead; 0 reads in this one, where an error keeps its name; left out: the recipe's."""
+    """Worker processes that read ahead; 0 reads in this process, where an error keeps its type; left out: the recipe's."""
     validate_every: int | None = None
-    """Steps, or epochs, between two validations; there is one at the end in any case. Left out: by the budget."""
+    """Steps, or epochs, between two validations; there is always one at the end. Left out: by the budget."""
     validate_unit: Literal["steps", "epochs"] = "steps"
-    """What `validate_every` counts."""
+    """The unit of `validate_every`."""
     validate_start: bool = True
-    """Whether the weights before the first step are validated too, so that training can only be kept if it is better."""
+    """Whether the weights before the first step are validated too, so that training is kept only if it is better."""
     monitor: str = "AP"
-    """The figure of the validation that decides what is best."""
+    """The validation figure that selects the best weights."""
     patience: int | None = 8
-    """Validations without progress before training ends; None: never."""
+    """Training ends after this many validations without progress; None: never."""
     min_delta: float = 0.0
-    """How much better than the best the figure must be to count as progress."""
+    """The figure must beat the best by more than this to count as progress."""
     warm_up: int = 0
-    """So many validations at first do not count."""
+    """The number of first validations that do not count."""
 
     def __post_init__(self) -> None:
         plan = BatchPlan(num_steps=given(self.num_steps, 1), batch_size=given(self.batch_size, 1))
@@ -76,15 +77,15 @@ class Supervised:
 
     @property
     def trains(self) -> Literal["all"]:
-        """All of the detector."""
+        """The whole detector."""
         return "all"
 
     def start(self, detector: Detector) -> Policy:
-        """The detector as the other strategies are judged: its own head, unchanged."""
+        """The rescoring policy on the unchanged head, as for the evaluation of other strategies."""
         return build_policy("rescore", detector)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Train all of the policy's detector. Sets torch's global seed, by which torchvision's detectors draw proposals."""
+        """Train the policy's whole detector. Sets torch's global seed, with which torchvision's detectors sample proposals."""
         torch.manual_seed(task.seed)
 
         def validate() -> dict[str, float]:
@@ -104,7 +105,7 @@ class Supervised:
         return task.fit(learner, self.loop(plan, usual.learning_rate, usual.validate_every, len(task.train_images)))
 
     def loop(self, plan: "BatchPlan", learning_rate: float, validate_every: int, num_images: int) -> LoopConfig:
-        """The loop's part of the settings; rate and interval where they are left out."""
+        """The loop's settings; these arguments replace a rate and an interval that are left out."""
         every = given(self.validate_every, validate_every)
         in_epochs = self.validate_unit == "epochs"
         return LoopConfig(
@@ -126,7 +127,7 @@ class Supervised:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """Which images come in which step, and what happens to them."""
+    """The order of the images over the steps, and their augmentations."""
 
     num_steps: int
     batch_size: int
@@ -141,7 +142,7 @@ class BatchPlan:
 
 
 class SupervisedLearner:
-    """One step on one batch of images, by the library model's own losses. Crowd regions are left out of the targets."""
+    """A learner whose update is one step on one batch of images, by the model's own losses, without crowd regions."""
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class SupervisedLearner:
         return self.detector.plain()
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
-        """One batch; returns the detector's losses before the step."""
+        """Make one step on one batch; return the detector's losses before the step."""
         if self.batches is None:
             self.generator.set_state(self.begun)
             self.batches = batches(self.dataset, self.plan, self.generator, first=self.step)
@@ -185,20 +186,20 @@ class SupervisedLearner:
         return {**{name: float(value.detach()) for name, value in losses.items()}, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator before its first draw and now, and how many batches have been drawn since: the order follows."""
+        """The state of the order: the generator before its first draw and now, and the number of batches drawn since."""
         return {"begun": self.begun, "now": self.generator.get_state(), "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         self.begun, self.step = state["begun"], state["step"]
         self.generator.set_state(state["now"])
         self.batches = None
 
 
 def batches(dataset: Dataset, plan: BatchPlan, generator: torch.Generator, *, first: int = 0) -> Iterator[list[Sample]]:
-    """`num_steps` batches, read ahead by processes of their own where asked for; every image once before any comes again.
+    """`num_steps` batches, read ahead by worker processes if asked; every image comes once before any comes again.
 
-    The first ones may be left out: the others, and all that the generator draws, stay as they are.
+    `first` batches may be skipped; the others, and all that the generator draws, do not change.
     """
     needed = plan.num_steps * plan.batch_size
     order: list[int] = []
@@ -229,6 +230,6 @@ def batches(dataset: Dataset, plan: BatchPlan, generator: torch.Generator, *, fi
 
 
 def labelled(sample: Sample, device: torch.device) -> dict[str, Tensor]:
-    """What torchvision's detectors train on: the true boxes that are no crowd."""
+    """The target for torchvision's detectors: the true boxes that are not crowds."""
     kept = ~sample.target.iscrowd
     return {"boxes": sample.target.boxes[kept].to(device), "labels": sample.target.labels[kept].to(device)}

@@ -1,14 +1,15 @@
-"""A policy and cached encodings with labels -> the same policy, tuned by a surrogate of its own AP and by its own losses.
+"""Tune a policy by a differentiable surrogate of AP and by the detector's own losses, on cached encodings and labels.
 
-What is ranked is what a user would see: the candidates that survive NMS under the policy's present boxes and logits, all
-images of the batch together, class by class, since mAP is a mean over classes. Right and wrong are COCO's: one-to-one, so
-that a second detection of an object is wrong. A surrogate that takes right and wrong is asked at each of COCO's ten IoU
-thresholds, and the loss is their mean; one that takes IoUs is asked at 0.5.
+The surrogate ranks what a user would see: the candidates that survive NMS under the policy's present boxes and logits.
+It ranks all images of the batch together, class by class, because mAP is a mean over classes. A candidate is right or
+wrong as in COCO's one-to-one matching, so a second detection of an object is wrong. A surrogate that takes right and
+wrong is computed at each of COCO's ten IoU thresholds, and the loss is the mean. A surrogate that takes IoUs is
+computed at 0.5.
 
-Two protections. The detector's supervised losses are mixed in, as boxes and scores share a trunk, and a loss of scores alone
-lets the boxes drift. And where a policy has a module beside the head, what it adds to the head's logits has a penalty, as
-ranks do not feel a scale. The surrogate moves scores alone; a box term brings the boxes of a policy that moves them nearer to
-their objects, and is constant under a policy that moves none.
+Two terms protect the detector. Its supervised losses are added, because boxes and scores share a trunk, and a loss of
+scores alone lets the boxes drift. If a policy has a module beside the head, what the module adds to the head's logits
+has a penalty, because ranks do not depend on scale. The surrogate changes only scores. For policies that move boxes, a
+box term brings the boxes nearer to their objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,33 +47,33 @@ SurrogateName = Literal[
     "ap", "smooth_ap", "rank_sort", "alrp", "bucketed_ap", "bucketed_rank_sort", "list_net", "list_mle", "blackbox",
     "cross_entropy",
 ]  # fmt: skip
-"""Surrogates of AP, and the cross-entropy of the same labels: what is gained without ranking."""
+"""The surrogates of AP, and cross-entropy on the same labels, which shows the gain without ranking."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """A differentiable surrogate of AP, with the detector's own losses mixed in."""
+    """A differentiable surrogate of AP, together with the detector's own losses."""
 
     loss: SurrogateName = field(default="smooth_ap", kw_only=False)
     """The surrogate of AP."""
     name: str = "surrogate"
-    """The row of the table."""
+    """The name of its row in the table."""
     policy: PolicyName = "voting"
-    """What is tuned: the head alone, or with the module that a policy has beside it."""
+    """The policy that is tuned: the head alone, or the head with the policy's module."""
     num_candidates: int = 96
-    """Of an image, from which NMS chooses what is ranked."""
+    """The candidates of an image from which NMS chooses those that are ranked."""
     surrogate_weight: float = 5.0
     """Weight of the surrogate."""
     supervised_weight: float = 1.0
-    """Weight of the detector's own losses; 0 is the surrogate alone."""
+    """Weight of the detector's own losses; at 0 the surrogate is alone."""
     box_weight: float = 1.0
-    """Weight of the boxes' distance from their objects, where the policy moves boxes."""
+    """Weight of the boxes' distance from their objects, if the policy moves boxes."""
     residual_penalty: float = 0.1
-    """Weight of the mean square of what a module adds to the head's own logits, where the policy has one."""
+    """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: that of the warm start's head."""
+    """AdamW's peak rate; left out: the head's rate in the warm start."""
     max_grad_norm: float = 1.0
-    """The gradient is scaled down to this norm."""
+    """The maximum norm of the gradient; a larger gradient is scaled down."""
 
     def __post_init__(self) -> None:
         if self.loss not in SURROGATES:
@@ -91,7 +92,7 @@ class Surrogate:
         return build_policy(self.policy, detector)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """The control's batches, schedule and choice, with another loss."""
+        """Train with the control's batches, schedule and selection, but with another loss."""
         learner = labels_learner(policy, task, partial(policy_losses, config=self))
         return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
 
@@ -99,7 +100,7 @@ class Surrogate:
 def policy_losses(
     policy: Policy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target], config: Surrogate
 ) -> dict[str, Float[Tensor, ""]]:
-    """The surrogate and all that stands beside it, weighted; their sum is to be minimised."""
+    """The weighted loss terms by name: the surrogate and the terms beside it; their sum is minimised."""
     candidates = select_candidates(output, encoded.mask, config.num_candidates)
     observation = observe(candidates, encoded)
     boxes, logits = policy.adjusted(observation, output)
@@ -114,10 +115,10 @@ def policy_losses(
 
 
 def model_losses(detector: Detector, samples: Sequence[Sample], config: Surrogate) -> dict[str, Float[Tensor, ""]]:
-    """For training from the start: the model's own losses, and the surrogate of what it detects; gradient to all of it.
+    """The model's own losses and the surrogate of its detections, with gradient to the whole model, for training from scratch.
 
-    One pass serves both. The model's losses draw some proposals and add the true boxes to them; the surrogate ranks all that
-    the model proposes, and no true box. The model is left in eval mode.
+    One pass serves both. The model's losses sample proposals and add the true boxes. The surrogate ranks all proposals
+    of the model, without true boxes. The model is left in eval mode.
     """
     device = detector.device
     images = [sample.image for sample in samples]
@@ -137,7 +138,7 @@ def surrogate_losses(
     targets: Sequence[Target],
     config: Surrogate,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The surrogate of candidates with these boxes, in the user's pixels, and logits; and the boxes' own term."""
+    """The surrogate of candidates with these boxes (in the user's pixels) and logits, and the box term."""
     classes, nms_iou = detector.num_classes, detector.nms_iou
     matched = match_candidates(boxes.detach(), logits.detach(), candidates, targets, classes, nms_iou)
     error = generalized_box_iou_loss(boxes, matched.object_box)
@@ -150,7 +151,7 @@ def surrogate_losses(
 
 
 def at_every_threshold(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:
-    """The mean over COCO's IoU thresholds of a loss that knows right and wrong."""
+    """Make a loss of class lists from a loss of right and wrong: its mean over COCO's IoU thresholds."""
 
     def mean(lists: ClassLists) -> Float[Tensor, ""]:
         num_positives = (lists.num_positives * len(lists.right)).expand(lists.right.shape[:2])
@@ -161,21 +162,21 @@ def at_every_threshold(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Fl
 
 
 def rank_and_sort(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:
-    """A loss that sorts the right ones by their IoU."""
+    """Make a loss of class lists from a loss that sorts the right candidates by their IoU."""
     return lambda lists: loss(
         lists.scores, lists.right[0], lists.iou, lists.counted[0], num_positives=lists.num_positives
     )
 
 
 def graded(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:
-    """A loss of lists graded by the share of IoU thresholds at which an entry is right."""
+    """Make a loss of class lists from a loss of relevance: the share of IoU thresholds at which an entry is right."""
     return lambda lists: loss(
         lists.scores, lists.right.to(lists.scores.dtype).mean(0), lists.counted[0], num_positives=lists.num_positives
     )
 
 
 def average_lrp(lists: ClassLists) -> Float[Tensor, ""]:
-    """aLRP, whose errors of localisation are 1 where the IoU is 0.5."""
+    """aLRP of class lists; the localisation error is 1 at an IoU of 0.5."""
     error = lists.error / (1 - IOU_THRESHOLDS[0])
     return alrp_loss(lists.scores, lists.right[0], error, lists.counted[0], num_positives=lists.num_positives)
 

@@ -1,4 +1,4 @@
-"""Labels beside a reward: the supervised loss that reinforcement learning mixes in, on the images of a rollout."""
+"""The supervised loss that reinforcement learning adds to the reward, on the images of a rollout."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ Supervised = Callable[[list[int], Encoded, HeadOutput], Float[Tensor, ""]]
 
 
 def taught(by: SurrogateName | None, policy: Policy, task: Task) -> Supervised:
-    """The detector's supervised loss, which teaches the head alone; or a surrogate's, which also teaches a module beside it."""
+    """The detector's supervised loss, which trains the head alone; or a surrogate's loss, which also trains a module."""
 
     def loss(indices: list[int], encoded: Encoded, output: HeadOutput) -> Float[Tensor, ""]:
         targets = [task.train.targets[index] for index in indices]

@@ -1,4 +1,4 @@
-"""A model in training -> the running mean of its weights, and a copy of its state."""
+"""The running mean of a model's weights, and copies of its state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """The running mean of a model's weights and buffers; each step's share is 1 - decay.
+    """The running mean of a model's weights and buffers; each step has the share 1 - decay.
 
-    In the first steps the decay is less, (1 + n) / (10 + n) after n, so that the random start is soon forgotten (the rule
-    of TensorFlow's ExponentialMovingAverage).
+    In the first steps the decay is smaller, (1 + n) / (10 + n) after n steps, so that the random start is soon
+    forgotten (the rule of TensorFlow's ExponentialMovingAverage).
     """
 
     def update(mean: Any, current: Any, num_averaged: Any) -> None:
@@ -22,5 +22,5 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state that later training does not reach."""
+    """A copy of a state, which later training does not change."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""A number of images -> batches of their indices, for ever: every image once before any comes again."""
+"""Endless shuffled batches of image indices: every image comes once before any comes again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ShuffledBatches:
-    """Batches of a fixed size, in an order that the generator draws; the state can be kept and taken up again."""
+    """Batches of a fixed size, in an order that the generator draws; the state can be saved and restored."""
 
     def __init__(self, num_images: int, batch_size: int, generator: torch.Generator) -> None:
         self.num_images, self.batch_size, self.generator = num_images, batch_size, generator
@@ -22,10 +22,10 @@ class ShuffledBatches:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next batches depend on."""
+        """The state that determines the next batches."""
         return {"order": self.order.clone(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         self.order = state["order"]
         self.generator.set_state(state["generator"])

@@ -1,4 +1,4 @@
-"""What happens around a run's updates: a progress bar, metrics on disk and in TensorBoard, checkpoints."""
+"""The callbacks of a run: progress bar, metrics on disk and in TensorBoard, checkpoints."""
 
 import time
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from rl_det.training.progress import Bar
 
 
 class ProgressBar(Callback):
-    """A bar with the time left and the latest figure of the validation."""
+    """A bar with the remaining time and the latest validation figure."""
 
     def on_start(self, run: FitRun) -> None:
         self.bar = Bar(run.name, run.config.num_updates, initial=run.update)
@@ -27,7 +27,7 @@ class ProgressBar(Callback):
 
 
 class MetricsLog(Callback):
-    """A line of the run folder's `metrics.jsonl` for each update; a run that goes on drops the lines beyond its start."""
+    """Write a line of the run folder's `metrics.jsonl` for each update; a resumed run first drops the lines after its start."""
 
     def __init__(self, folder: Run) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class MetricsLog(Callback):
 
 
 class TensorBoardLog(Callback):
-    """The same for TensorBoard, a folder for each run's name, so that their curves lie over each other."""
+    """Write the metrics for TensorBoard, in one folder for each run's name, so that their curves share the plots."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,10 +59,10 @@ class TensorBoardLog(Callback):
 
 
 class Checkpoint(Callback):
-    """A file from which a run goes on: written at each validation, now and then between two, and when the run is interrupted.
+    """The file from which a run resumes: written at each validation, sometimes in between, and on an interrupt.
 
-    Where the file exists, the run goes on from it; ValueError, naming the file, where its configuration is another. Give it
-    before the callbacks that want to know where the run begins.
+    If the file exists, the run resumes from it; ValueError, which names the file, if its configuration differs. List
+    this callback before those that need to know where the run begins.
     """
 
     def __init__(self, path: Path, *, every_seconds: float = 60.0) -> None:

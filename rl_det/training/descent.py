@@ -1,4 +1,4 @@
-"""A loss -> one step of the optimiser: precision, clipped gradient, the schedule and the running mean of the weights."""
+"""One optimiser step on a loss: precision, gradient clipping, schedule and running mean of the weights."""
 
 import contextlib
 import math
@@ -11,13 +11,13 @@ from rl_det.training.schedules import SCHEDULES, ScheduleName
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or a gradient that is NaN or infinite."""
+    """Raised if a loss or a gradient is NaN or infinite."""
 
 
 class Descent:
     """AdamW on a model's parameters; an update of the loop makes one step or several.
 
-    `mixed` is float16 with a scaled loss on CUDA and bfloat16 on a CPU, where torch thinks it safe.
+    `mixed` is float16 with a scaled loss on CUDA and bfloat16 on a CPU, for the operations that torch considers safe.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class Descent:
         self.schedule = SCHEDULES[schedule](self.optimizer, num_updates)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=mixed and self.device.type == "cuda")
         self.num_steps = 0
-        """Steps that the optimiser has made in the present update."""
+        """The number of optimiser steps in the present update."""
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """The precision in which a forward pass runs."""
+        """The context in which a forward pass runs, with this precision."""
         half = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=half, enabled=self.mixed)
 
     def step(self, loss: Tensor) -> float:
-        """One step down; returns the gradient's norm before clipping.
+        """Make one optimiser step; return the gradient's norm before clipping.
 
-        Raises NotFiniteError, with the weights as they were, if the loss or (but for float16's overflow, which skips the
-        step) the gradient is not finite.
+        Raises NotFiniteError, with the weights unchanged, if the loss or the gradient is not finite. A float16 gradient
+        that overflows is not an error; it skips the step.
         """
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -70,13 +70,13 @@ class Descent:
         return norm
 
     def end_update(self) -> None:
-        """The learning rate of the next update."""
+        """Set the learning rate of the next update."""
         if self.num_steps:
             self.schedule.step()
         self.num_steps = 0
 
     def state_dict(self) -> dict[str, object]:
-        """All that the next step depends on, but the model's own weights."""
+        """All that the next step depends on, except the model's own weights."""
         average = None if self.average is None else self.average.state_dict()
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -86,7 +86,7 @@ class Descent:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.schedule.load_state_dict(state["schedule"])  # type: ignore[arg-type]
         self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]

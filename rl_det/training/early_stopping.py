@@ -1,4 +1,4 @@
-"""A validation metric, time after time -> whether it is the best yet, and whether to go on waiting for a better one."""
+"""Early stopping: whether a validation metric is the best so far, and whether to wait for a better one."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 class EarlyStopping:
     """Patience with a metric that should rise.
 
-    A value counts as progress if it beats the best by more than `min_delta`; ties keep the earlier. A missing (None) or
-    NaN value is never progress and, as it says nothing of the model, costs no patience either. The first `warm_up` that
-    are told do not count at all: no progress, however good, and no patience.
+    A value counts as progress if it beats the best by more than `min_delta`; with ties, the earlier one stays best. A
+    missing (None) or NaN value is no progress. It says nothing about the model, so it does not use up patience either.
+    The first `warm_up` values do not count at all: they are neither progress nor use up patience.
     """
 
     patience: int | None
@@ -29,7 +29,7 @@ class EarlyStopping:
             raise ValueError(f"warm_up must not be negative; got {self.warm_up} evaluations; 0 is usual")
 
     def improved(self, metric: float | None) -> bool:
-        """Take in one evaluation; True if it is the best yet, so that the caller keeps a checkpoint."""
+        """Record one value; return True if it is the best so far, so that the caller keeps a checkpoint."""
         if metric is None or math.isnan(metric):
             return False
         self.told += 1
@@ -43,13 +43,13 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether `patience` evaluations in a row brought no progress; never without a patience."""
+        """Whether `patience` values in a row brought no progress; never without a patience."""
         return self.patience is not None and self.waited >= self.patience
 
     def state_dict(self) -> dict[str, float]:
-        """What has been told so far, for a training that may be stopped and go on."""
+        """The state so far, for a training that may be stopped and resumed."""
         return {"best": self.best, "waited": self.waited, "told": self.told}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         self.best, self.waited, self.told = state["best"], int(state["waited"]), int(state["told"])

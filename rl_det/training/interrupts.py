@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM -> one exception, raised at a moment at which nothing is half done."""
+"""Turn SIGINT and SIGTERM into one exception, raised at a moment when nothing is half done."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has asked the program to end; `exit_code` is the shell's convention, 130 for Ctrl-C and 143 for SIGTERM."""
+    """Raised by a signal that ends the program; `exit_code` is the shell's, 130 for Ctrl-C and 143 for SIGTERM."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -18,12 +18,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Pending:
-    """The signal that waits, if one has come."""
+    """The pending signal, if there is one."""
 
     number: int | None = None
 
     def raise_if_any(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if a signal is pending."""
         if self.number is not None:
             raise Interrupted(self.number)
 
@@ -34,14 +34,17 @@ def _act(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM raise `Interrupted` at once. Outside of the main thread nothing changes."""
+    """A context in which SIGINT and SIGTERM raise `Interrupted` at once. Outside the main thread it changes nothing."""
     with _handled(_act):
         yield
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Pending]:
-    """Within, a first signal only waits in what comes back; a second one acts at once. Main thread only, as Python has it."""
+    """A context in which a first signal is kept in the returned `Pending`, and a second one raises `Interrupted` at once.
+
+    It works only in the main thread, as Python's signals do. In other threads it changes nothing.
+    """
     pending = Pending()
 
     def note(number: int, frame: FrameType | None) -> None:

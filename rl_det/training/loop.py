@@ -1,11 +1,11 @@
-"""A learner and a configuration -> the learner at its best validation: the one training loop, whatever the strategy.
+"""The training loop of all strategies: it leaves a learner at its best validation weights.
 
 The loop owns the optimiser's steps, the schedule, the precision, the running mean of the weights, validation, the best
-weights, patience, collapse and the reason of the end. A strategy gives an update (`Learner`). Everything that happens
-around an update (bars, logs, checkpoints) is a callback (`rl_det.training.callbacks`), and a callback may end the run.
+weights, patience, collapse and the reason of the end. A strategy supplies the update (`Learner`). Everything around an
+update (bars, logs, checkpoints) is a callback (`rl_det.training.callbacks`), and a callback may end the run.
 
-A run that is stopped anywhere goes on from its last checkpoint to the same end, bit for bit: the state of the loop holds all
-that the next update depends on, torch's global generators included.
+A run that is stopped anywhere resumes from its last checkpoint and ends the same, bit for bit: the loop's state holds
+all that the next update depends on, torch's global generators included.
 """
 
 import contextlib
@@ -26,28 +26,29 @@ from rl_det.training.interrupts import Interrupted, deferred
 from rl_det.training.schedules import SCHEDULES, ScheduleName
 
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
-"""Why a run ended: all updates are made; validation made no progress; it fell far; no update had a gradient or an advantage;
-a loss was NaN; a callback stopped it; a signal did."""
+"""Why a run ended. budget: all updates are made; patience: validation made no progress; collapse: it fell far; nothing
+to learn: no update had a gradient or an advantage; not finite: a loss was NaN; stopped: by a callback; interrupted:
+by a signal."""
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """What a strategy gives the loop."""
+    """The part of the loop that a strategy supplies."""
 
     @property
     def trainable(self) -> nn.Module:
-        """All that is trained. Its state_dict is what is averaged, kept as the best, and put into checkpoints."""
+        """All that is trained. Its state_dict is averaged, kept as the best, and written to checkpoints."""
         ...
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
-        """Make update `number`, counted from 1, by one or several `descent.step(loss)`; returns what happened in it.
+        """Make update `number`, counted from 1, by one or several `descent.step(loss)`; return its metrics.
 
-        "signal", where it is among the metrics, is 0 where the update had nothing to learn from.
+        The metric "signal", if there is one, is 0 if the update had nothing to learn from.
         """
         ...
 
     def validate(self) -> Mapping[str, float]:
-        """The figures of the validation split, by name."""
+        """The figures on the validation split, by name."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,42 +56,42 @@ class Learner(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state."""
+        """Restore a saved state."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long a learner learns, how fast, and what decides what is best."""
+    """The length and rate of training, and the rules that select the best weights."""
 
     num_updates: int
-    """Updates, each of one or several steps of the optimiser."""
+    """The number of updates; each makes one or several optimiser steps."""
     learning_rate: float
     """AdamW's peak rate, after a short linear warm-up."""
     weight_decay: float = 0.01
-    """AdamW's."""
+    """AdamW's weight decay."""
     schedule: ScheduleName = "cosine"
-    """From the peak down to 0, or by a tenth of it after two thirds and after eight ninths of the updates."""
+    """cosine: from the peak down to 0; steps: times a tenth after two thirds and after eight ninths of the updates."""
     max_grad_norm: float = 1.0
-    """The gradient is scaled down to this norm."""
+    """The maximum norm of the gradient; a larger gradient is scaled down."""
     mixed: bool = False
     """Mixed precision: float16 with a scaled loss on CUDA, bfloat16 on a CPU."""
     ema: float = 0.0
-    """The decay of the weights' running mean, which is then what is validated and kept; 0: none."""
+    """The decay of the weights' running mean, which is then validated and kept; 0: none."""
     validate_every: int | Fraction = 50
-    """Updates between two validations; there is one at the end in any case."""
+    """Updates between two validations; there is always one at the end."""
     validate_start: bool = True
-    """Whether the start is validated too, so that training is only kept where it is better."""
+    """Whether the start is validated too, so that training is kept only if it is better."""
     monitor: str = "AP"
-    """The figure of the validation that decides what is best."""
+    """The validation figure that selects the best weights."""
     patience: int | None = None
-    """Validations without progress before the run ends; None: never."""
+    """The run ends after this many validations without progress; None: never."""
     min_delta: float = 0.0
-    """How much better than the best a figure must be to count as progress."""
+    """The figure must beat the best by more than this to count as progress."""
     warm_up: int = 0
-    """So many validations at first do not count."""
+    """The number of first validations that do not count."""
     collapse_margin: float | None = None
-    """The run ends where the figure falls this far under the start's; None: never."""
+    """The run ends if the figure falls this far below the start's; None: never."""
 
     def __post_init__(self) -> None:
         if self.num_updates < 1:
@@ -113,7 +114,7 @@ class LoopConfig:
         self.stopping()  # which refuses what it cannot use
 
     def stopping(self) -> EarlyStopping:
-        """What decides what is best, and when to stop."""
+        """The early stopping that selects the best weights and ends the run."""
         return EarlyStopping(patience=self.patience, min_delta=self.min_delta, warm_up=self.warm_up)
 
     def is_due(self, update: int) -> bool:
@@ -124,7 +125,7 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a run ended: the reason, the update, and the best figure of the validation (None where there was none)."""
+    """How a run ended: the reason, the update, and the best validation figure (None if there was none)."""
 
     reason: Reason
     update: int = 0
@@ -133,19 +134,19 @@ class Ending:
 
 
 class Callback:
-    """What happens around the updates of a run; every method does nothing unless it is overridden."""
+    """Hooks around the updates of a run; every hook does nothing unless it is overridden."""
 
     def on_start(self, run: "FitRun") -> None:
-        """Before the first update; `run.load_state_dict` goes on from a kept state."""
+        """Called before the first update; `run.load_state_dict` resumes from a saved state."""
 
     def on_step(self, run: "FitRun", metrics: dict[str, float]) -> None:
-        """After update `run.update`; a validation's figures are among the metrics, as val_NAME. 0 is the start."""
+        """Called after update `run.update` (0 is the start); the metrics include a validation's figures, as val_NAME."""
 
     def on_validation(self, run: "FitRun", figures: Mapping[str, float]) -> None:
-        """After a validation and its `on_step`; the loop's state is whole."""
+        """Called after a validation and its `on_step`, when the loop's state is complete."""
 
     def on_end(self, run: "FitRun", ending: Ending) -> None:
-        """After the last update."""
+        """Called after the last update."""
 
 
 class FitRun:
@@ -176,21 +177,21 @@ class FitRun:
         self.end("stopped", detail)
 
     def end(self, reason: Reason, detail: str = "") -> None:
-        """Note why the run ends; the first reason stays."""
+        """Record why the run ends; the first reason stays."""
         self.ending = self.ending or Ending(reason=reason, update=self.update, best=self.best_figure, detail=detail)
 
     @property
     def best_figure(self) -> float | None:
-        """The monitored figure at its best."""
+        """The best value of the monitored figure."""
         return None if math.isinf(self.stopping.best) else self.sign * self.stopping.best
 
     @property
     def sign(self) -> float:
-        """-1 where the monitored figure is an error, which should fall."""
+        """-1 if the monitored figure is an error, which should fall, else 1."""
         return -1.0 if self.config.monitor in LOWER_IS_BETTER else 1.0
 
     def validate(self) -> dict[str, float]:
-        """Validate, keep the weights if they are the best yet, and decide whether the run ends."""
+        """Validate, keep the weights if they are the best so far, and decide whether the run ends."""
         with self.averaged_weights():
             figures = dict(self.learner.validate())
             figure = figures.get(self.config.monitor)
@@ -215,7 +216,7 @@ class FitRun:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """While it lasts, the learner has the running mean of its weights, if there is one."""
+        """A context in which the learner has the running mean of its weights, if there is one."""
         average, trainable = self.descent.average, self.learner.trainable
         if average is None:
             yield
@@ -228,7 +229,7 @@ class FitRun:
             trainable.load_state_dict(own)
 
     def finish(self) -> None:
-        """Leave the learner at its best weights, or where no validation brought a figure at its last."""
+        """Give the learner its best weights; its last weights stay if no validation gave a figure."""
         if self.best is not None:
             self.learner.trainable.load_state_dict(self.best)
         elif self.descent.average is not None:
@@ -253,7 +254,7 @@ class FitRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a kept state, torch's global generators too."""
+        """Restore a saved state, torch's global generators included."""
         self.update, self.begun, self.signal = state["update"], state["begun"], state["signal"]
         self.start_figure = state["start_figure"]
         self.ending = None if state["ending"] is None else Ending(**state["ending"])
@@ -268,9 +269,9 @@ class FitRun:
 
 
 def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[Callback] = ()) -> Ending:
-    """Train the learner and leave it at its best validation; says how the run ended.
+    """Train the learner, leave it at its best validation weights, and return how the run ended.
 
-    A signal (Ctrl-C, SIGTERM) lets the update end and the callbacks save; then `Interrupted` is raised.
+    On a signal (Ctrl-C, SIGTERM), the update is finished, the callbacks save, and then `Interrupted` is raised.
     """
     run = FitRun(learner, config, name)
     for callback in callbacks:
@@ -301,7 +302,7 @@ def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[
 
 
 def _tell(run: FitRun, callbacks: Sequence[Callback], metrics: dict[str, float], *, validated: bool) -> None:
-    """Validate where it is time to, and tell the callbacks."""
+    """Validate if it is due, and call the callbacks."""
     if validated:
         figures = run.validate()
         metrics = {**metrics, **{f"val_{name}": value for name, value in figures.items()}}

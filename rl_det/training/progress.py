@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of long work: bars that go on moving, and single lines between them."""
+"""Progress on a terminal: bars for long work, and single lines above them."""
 
 import sys
 import threading
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 REFRESHED_EVERY = 1.0
-"""Seconds between two looks at the clock: a bar moves too while its work is compiled or waits."""
+"""Seconds between two refreshes; a bar moves also while its work compiles or waits."""
 
 
 def tell(text: str) -> None:
-    """One line on the standard error stream, above a bar if there is one."""
+    """Print one line on the standard error stream, above a bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
 class Bar:
-    """A progress bar with the time left, which a thread of its own keeps up to date."""
+    """A progress bar with the remaining time, which its own thread refreshes."""
 
     def __init__(self, name: str, total: int | None = None, initial: int = 0) -> None:
         self.bar = tqdm(total=total, initial=initial, desc=name, dynamic_ncols=True, file=sys.stderr)
@@ -26,19 +26,19 @@ class Bar:
         self._thread.start()
 
     def advance(self, count: int = 1) -> None:
-        """So many further."""
+        """Advance the bar by `count`."""
         self.bar.update(count)
 
     def reach(self, place: int) -> None:
-        """At this place."""
+        """Move the bar to this place."""
         self.bar.update(place - self.bar.n)
 
     def note(self, text: str) -> None:
-        """Stand this behind the bar."""
+        """Write this text after the bar."""
         self.bar.set_postfix_str(text, refresh=False)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar; its last state stays visible."""
         self._ended.set()
         self._thread.join()
         self.bar.close()
@@ -50,7 +50,7 @@ class Bar:
 
 @contextmanager
 def bar(name: str, total: int | None = None) -> Iterator[Bar]:
-    """A bar while the work lasts."""
+    """A context with a bar, which is closed at the end."""
     shown = Bar(name, total)
     try:
         yield shown

@@ -1,4 +1,4 @@
-"""An optimizer and a number of steps -> the learning rate's course: a short linear warm-up, then a cosine to 0, or steps."""
+"""Learning rate schedules: a short linear warm-up, then a cosine to 0, or steps."""
 
 import math
 from bisect import bisect_right
@@ -15,7 +15,7 @@ DROP = 0.1
 
 
 def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
-    """Every group's rate times min(1, step / warm-up) * (1 + cos(pi * step / num_steps)) / 2, for every method alike."""
+    """Multiply every group's rate by min(1, step / warm-up) * (1 + cos(pi * step / num_steps)) / 2, for all strategies."""
 
     warm_up = max(1.0, WARM_UP_SHARE * num_steps)
 
@@ -26,7 +26,7 @@ def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
 
 
 def warm_steps(optimizer: Optimizer, num_steps: int) -> LambdaLR:
-    """Every group's rate times min(1, step / warm-up), and at each of `DROPS` times `DROP`."""
+    """Multiply every group's rate by min(1, step / warm-up), and by `DROP` at each of `DROPS`."""
 
     warm_up = max(1.0, WARM_UP_SHARE * num_steps)
     drops = [share * num_steps for share in DROPS]
