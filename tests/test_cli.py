@@ -240,7 +240,7 @@ def test_detect_draws_and_writes_coco_results(
     assert capsys.readouterr().out == f"the pictures and detections.json are in {out}\n"
     assert sorted(file.name for file in out.iterdir()) == ["detections.json", "one.png", "two.png"]
     with Image.open(out / "two.png") as picture:
-        assert picture.size == (200, 90)
+        assert picture.size == (600, 270), "three times as large, so that the names can be read"
     rows = json.loads((out / "detections.json").read_text())
     assert {row["image_id"] for row in rows} == {"one.png", "two.jpg"}
     assert {row["category_id"] for row in rows} <= set(range(1, 11))

@@ -16,6 +16,8 @@ from rl_det.types import Detections
 
 RESULTS = "detections.json"
 IMAGES_AT_A_TIME = 16
+READABLE_SIDE = 640
+"""Pixels; a picture has about so many on its longer side at least."""
 COLOURS = ("deepskyblue", "orange", "lime", "magenta", "yellow", "red", "cyan", "white")
 
 
@@ -96,9 +98,13 @@ def coco_rows(image_id: str | int, found: Detections, category_ids: Sequence[int
 
 
 def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[str], threshold: float) -> Image.Image:
-    """The image with the detections of at least this score; each class has its colour, with name and score."""
+    """The image with the detections of at least this score; each class has its colour, with name and score.
+
+    A small image is enlarged by a whole number, so that the names can be read.
+    """
+    times = max(1, round(READABLE_SIDE / max(image.shape[1:])))
     shown = (found["scores"] >= threshold) & (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
-    canvas = (255 * image).round().to(torch.uint8)
+    canvas = (255 * image).round().to(torch.uint8).repeat_interleave(times, 1).repeat_interleave(times, 2)
     labels = found["labels"][shown].tolist()
     if labels:
         texts = [
@@ -106,5 +112,14 @@ def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[st
             for label, score in zip(labels, found["scores"][shown].tolist(), strict=True)
         ]
         colours = [COLOURS[label % len(COLOURS)] for label in labels]
-        canvas = draw_bounding_boxes(canvas, found["boxes"][shown], labels=texts, colors=colours, width=2)
+        canvas = draw_bounding_boxes(
+            canvas,
+            times * found["boxes"][shown],
+            labels=texts,
+            colors=colours,
+            width=2,
+            label_colors="black",
+            label_background_colors=colours,
+            fill_labels=True,
+        )
     return Image.fromarray(canvas.permute(1, 2, 0).numpy())
