@@ -41,7 +41,7 @@ def test_a_recalibrated_copy_is_better_calibrated_at_no_cost_and_the_policy_stay
     name: PolicyName, val: EncodedDataset
 ) -> None:
     policy = policy_named(name)
-    policy.recalibrate(3.0, 1.0)  # far too sure of itself
+    policy.recalibrate(0.3, -1.0)  # far too unsure of itself
     before = copied(policy.trainable.state_dict())
 
     def validation_ap(one: Policy) -> float:

@@ -23,12 +23,12 @@ class Told(Callback):
         self.lines.append((run.update, metrics))
 
 
-def shipped() -> Detector:
-    return build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+def shipped(input_size: int | None = None) -> Detector:
+    return build_detector("tiny", num_classes=len(CLASSES), input_size=input_size, weights=SHIPPED_WEIGHTS)
 
 
-def train_data() -> EncodedDataset:
-    return encode_dataset(shipped(), DigitScenes("train", num_scenes=NUM_SCENES))
+def train_data(detector: Detector | None = None) -> EncodedDataset:
+    return encode_dataset(detector or shipped(), DigitScenes("train", num_scenes=NUM_SCENES))
 
 
 def a_task(
