@@ -99,8 +99,7 @@ def image_moves(
     """The change of the mAP if one image had `after`; `worth` receives what each box's move alone is worth."""
     scores, boxes, moved = before.scores[image], before.boxes[image], after.boxes
     num_candidates = len(scores)
-    related = copied(image, pooled, target)
-    near, partners, passes, crowds = related
+    near, partners, passes, crowds = copied(image, pooled, target)
     near_before, partners_before, passes_before, _ = related_of(image, pooled)
     starts, _, sides, _ = target.truths
     places, overlaps, bits = target.wishes
@@ -123,7 +122,9 @@ def image_moves(
                 partners[i], passes[i],
             )  # fmt: skip
             kept = suppress(order, 0, count, near, None, pooled.nms_iou, survivors, 0)
-            worth[i] = scale * list_change(image, survivors[:kept], scores, related, old, own_list, room)
+            worth[i] = scale * list_change(
+                image, survivors[:kept], scores, partners, passes, crowds, old, own_list, room
+            )
             for j in members:
                 near[i, j] = near[j, i] = near_before[i, j]
             partners[i, length:] = -1
@@ -136,7 +137,9 @@ def image_moves(
             )  # fmt: skip
         count = sort_group(after.scores, members, order)
         kept = suppress(order, 0, count, near, None, pooled.nms_iou, survivors, 0)
-        total += scale * list_change(image, survivors[:kept], after.scores, related, old, own_list, room)
+        total += scale * list_change(
+            image, survivors[:kept], after.scores, partners, passes, crowds, old, own_list, room
+        )
     return total
 
 
