@@ -16,6 +16,7 @@ from rl_det.ap.candidate_pool import (
     Related,
     list_change,
     members_of,
+    related_of,
     room_for,
     share_of_class,
     sort_group,
@@ -98,11 +99,11 @@ def image_moves(
     """The change of the mAP if one image had `after`; `worth` receives what each box's move alone is worth."""
     scores, boxes, moved = before.scores[image], before.boxes[image], after.boxes
     num_candidates = len(scores)
-    related = copied(image, pooled, target)
-    near, partners, passes, crowds = related
+    near, partners, passes, crowds = copied(image, pooled, target)
+    near_before, partners_before, passes_before, _ = related_of(image, pooled)
     starts, _, sides, _ = target.truths
     places, overlaps, bits = target.wishes
-    needed_iou = target.needed_iou
+    needed_iou, length = target.needed_iou, pooled.partners.shape[2]
     order, survivors = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
     room = room_for(num_candidates, len(crowds), standing.keys.shape[1])
     total = 0.0
@@ -121,9 +122,13 @@ def image_moves(
                 partners[i], passes[i],
             )  # fmt: skip
             kept = suppress(order, 0, count, near, None, pooled.nms_iou, survivors, 0)
-            worth[i] = scale * list_change(image, survivors[:kept], scores, related, old, own_list, room)
-            copy_overlaps(i, members, pooled.overlap[image], near)
-            copy_partners(i, pooled.partners[image], pooled.passes[image], partners, passes)
+            worth[i] = scale * list_change(
+                image, survivors[:kept], scores, partners, passes, crowds, old, own_list, room
+            )
+            for j in members:
+                near[i, j] = near[j, i] = near_before[i, j]
+            partners[i, length:] = -1
+            partners[i, :length], passes[i, :length] = partners_before[i], passes_before[i]
         for i in members:
             place(i, moved[i], moved, members, near)
             list_partners(
@@ -132,7 +137,9 @@ def image_moves(
             )  # fmt: skip
         count = sort_group(after.scores, members, order)
         kept = suppress(order, 0, count, near, None, pooled.nms_iou, survivors, 0)
-        total += scale * list_change(image, survivors[:kept], after.scores, related, old, own_list, room)
+        total += scale * list_change(
+            image, survivors[:kept], after.scores, partners, passes, crowds, old, own_list, room
+        )
     return total
 
 
@@ -153,18 +160,3 @@ def place(i: int, box: Any, others: Any, members: Any, overlap: Any) -> None:
     for j in members:
         if j != i:
             overlap[i, j] = overlap[j, i] = suppression_iou(box, others[j])
-
-
-@compiled
-def copy_overlaps(i: int, members: Any, source: Any, overlap: Any) -> None:
-    """Write whom candidate i overlaps in another table."""
-    for j in members:
-        overlap[i, j] = overlap[j, i] = source[i, j]
-
-
-@compiled
-def copy_partners(i: int, partners_before: Any, passes_before: Any, partners: Any, passes: Any) -> None:
-    """Write whom candidate i could match before."""
-    length = partners_before.shape[1]
-    partners[i, length:] = -1
-    partners[i, :length], passes[i, :length] = partners_before[i], passes_before[i]

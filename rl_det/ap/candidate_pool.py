@@ -275,10 +275,11 @@ def image_change(
 ) -> float:
     """The change of the mAP if one image had these scores; `credit` receives each candidate's part in it."""
     num_candidates = len(scores)
-    own, related = scores.copy(), related_of(image, pooled)
+    own = scores.copy()
+    overlap, partners, passes, crowd = related_of(image, pooled)
     order, other = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
     survivors, others = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-    room = room_for(num_candidates, len(related.crowd), standing.keys.shape[1])
+    room = room_for(num_candidates, len(crowd), standing.keys.shape[1])
     total = 0.0
     for c in range(len(ranked.positives)):
         members = members_of(image, c, pooled)
@@ -286,8 +287,8 @@ def image_change(
             continue
         old, own_list = group_of(image, c, standing), list_of(c, ranked)
         count = sort_group(own, members, order)
-        kept = suppress(order, 0, count, related.overlap, None, pooled.nms_iou, survivors, 0)
-        change = list_change(image, survivors[:kept], own, related, old, own_list, room)
+        kept = suppress(order, 0, count, overlap, None, pooled.nms_iou, survivors, 0)
+        change = list_change(image, survivors[:kept], own, partners, passes, crowd, old, own_list, room)
         total += change * scale
         for i in members:
             if alternatives[i] == scores[i]:
@@ -297,11 +298,13 @@ def image_change(
             while other_kept < kept and precedes(survivors[other_kept], i, own, alternatives[i]):
                 others[other_kept] = survivors[other_kept]
                 other_kept += 1
-            other_kept = suppress(other, first, size, related.overlap, None, pooled.nms_iou, others, other_kept)
+            other_kept = suppress(other, first, size, overlap, None, pooled.nms_iou, others, other_kept)
             if same(survivors, kept, others, other_kept) and not among(i, survivors, kept):
                 continue  # suppressed before and after: most candidates
             own[i] = alternatives[i]
-            credit[i] = (change - list_change(image, others[:other_kept], own, related, old, own_list, room)) * scale
+            credit[i] = (
+                change - list_change(image, others[:other_kept], own, partners, passes, crowd, old, own_list, room)
+            ) * scale
             own[i] = scores[i]
     return total
 
@@ -316,19 +319,17 @@ def precedes(j: int, i: int, scores: Any, score: float) -> bool:
 
 
 @compiled
-def list_change(image: int, survivors: Any, scores: Any, related: Any, old: Any, own_list: Any, room: Any) -> float:
+def list_change(
+    image: int, survivors: Any, scores: Any, partners: Any, passes: Any, crowd: Any, old: Any, own_list: Any, room: Any
+) -> float:
     """The change of a class's AP, summed over the thresholds, if these are the image's survivors of the class."""
-    match_survivors(
-        survivors, scores, related.partners, related.passes, related.crowd, room.taken, room.scores, room.hits,
-        room.ignored,
-    )  # fmt: skip
+    taken, listed_scores, hits, ignored, edits = room
+    match_survivors(survivors, scores, partners, passes, crowd, taken, listed_scores, hits, ignored)
     kept = len(survivors)
-    new = Group(room.scores[:kept], room.hits[:kept], room.ignored[:kept])
+    new = Group(listed_scores[:kept], hits[:kept], ignored[:kept])
     listed, images, found, found_before, counted_before, weights, ranks, envelopes, gains = own_list
-    count = edit(image, old, new, listed, images, room.edits)
-    change: float = class_change(
-        count, room.edits, found, found_before, counted_before, weights, ranks, envelopes, gains
-    )
+    count = edit(image, old, new, listed, images, edits)
+    change: float = class_change(count, edits, found, found_before, counted_before, weights, ranks, envelopes, gains)
     return change
 
 

@@ -72,8 +72,10 @@ def leave_one_out(
 @compiled_in_parallel
 def _leave_one_out(detections: Any, truths: Any, num_classes: int, rules: Any, table: Any) -> Any:
     """`leave_one_out` for all images, in chunks that have their scratch memory to themselves."""
-    num_images, num_detections = detections.labels.shape
-    num_truths, num_thresholds = truths.labels.shape[1], len(rules.needed_iou)
+    boxes, labels, scores, mask = detections
+    needed_iou, area_ranges, max_detections = rules
+    num_images, num_detections = labels.shape
+    num_truths, num_thresholds = truths.labels.shape[1], len(needed_iou)
     aps, worth = np.full(num_images, np.nan), np.zeros((num_images, num_detections))
     chunk = (num_images + NUM_CHUNKS - 1) // NUM_CHUNKS
     for first in prange(NUM_CHUNKS):
@@ -84,22 +86,22 @@ def _leave_one_out(detections: Any, truths: Any, num_classes: int, rules: Any, t
         uncounted, positives = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_classes + 1, dtype=np.int32)
         for b in range(first * chunk, min((first + 1) * chunk, num_images)):
             class_truths(b, truths, classed)
-            count_positives(b, truths, classed, rules.area_ranges[0], uncounted, positives)
+            count_positives(b, truths, classed, area_ranges[0], uncounted, positives)
             present = (positives > 0).sum()
             if present == 0:
                 continue
-            group_by_label(detections.labels[b], detections.mask[b], starts, grouped)
+            group_by_label(labels[b], mask[b], starts, grouped)
             total = 0.0
             for label in range(1, num_classes + 1):
                 start, end = starts[label], starts[label + 1]
                 if start == end or positives[label] == 0:
                     continue
-                sort_by_score(grouped, detections.scores[b], start, end, order, ranked, keys)
+                sort_by_score(grouped, scores[b], start, end, order, ranked, keys)
                 total += leave_out_of_class(
-                    detections.boxes[b], order[start : min(end, start + rules.max_detections + 1)],
+                    boxes[b], order[start : min(end, start + max_detections + 1)],
                     own_truths(label, classed, uncounted), rules, table[positives[label]], values,
                 )  # fmt: skip
-                for place in range(start, min(end, start + rules.max_detections)):
+                for place in range(start, min(end, start + max_detections)):
                     worth[b, order[place]] = values[place - start] / present / num_thresholds
             aps[b] = total / present / num_thresholds
     return aps, worth
@@ -149,7 +151,7 @@ def leave_out_of_class(boxes: Any, order: Any, own: Any, rules: Any, weights: An
 def match_class(boxes: Any, order: Any, own: Any, rules: Any) -> Any:
     """Match a class's ranked detections: what they choose, and their hits and ignored, as bits."""
     sides, crowds, uncounted = own
-    low, high = rules.area_ranges[0, 0], rules.area_ranges[0, 1]
+    needed_iou, low, high = rules.needed_iou, rules.area_ranges[0, 0], rules.area_ranges[0, 1]
     count, num_truths = len(order), len(crowds)
     partners = np.empty((count, num_truths), dtype=np.int32)
     passes, got = np.empty((count, num_truths), dtype=np.uint32), np.empty((count, num_truths), dtype=np.uint32)
@@ -160,7 +162,7 @@ def match_class(boxes: Any, order: Any, own: Any, rules: Any) -> Any:
         box = box_of(boxes, order[place])
         area = (box[2] - box[0]) * (box[3] - box[1])
         outside[place] = area < low or area > high
-        num_close = prefer(box, 0, num_truths, sides, crowds, rules.needed_iou, candidates, overlaps, close)
+        num_close = prefer(box, 0, num_truths, sides, crowds, needed_iou, candidates, overlaps, close)
         needed = ALL_BITS
         for wanted in (False, True):
             for k in range(num_close):

@@ -100,7 +100,8 @@ def match_ranges(
 @compiled_in_parallel
 def _match(detections: Any, truths: Any, num_classes: int, rules: Any) -> Any:
     """`match_ranges` for all images, in chunks that have their scratch memory to themselves."""
-    num_images, num_detections = detections.labels.shape
+    boxes, labels, scores, mask = detections
+    num_images, num_detections = labels.shape
     needed_iou, area_ranges, max_detections = rules
     num_truths, num_ranges = truths.labels.shape[1], len(area_ranges)
     order = np.zeros((num_images, num_detections), dtype=np.int32)
@@ -121,18 +122,18 @@ def _match(detections: Any, truths: Any, num_classes: int, rules: Any) -> Any:
             for a in range(num_ranges):
                 count_positives(b, truths, classed, area_ranges[a], uncounted[a], positives[a, b])
             taken[:] = 0
-            group_by_label(detections.labels[b], detections.mask[b], starts[b], grouped)
+            group_by_label(labels[b], mask[b], starts[b], grouped)
             for label in range(1, num_classes + 1):
                 start, end = starts[b, label], starts[b, label + 1]
                 if start == end:
                     continue
-                sort_by_score(grouped, detections.scores[b], start, end, order[b], ranked[b], keys)
+                sort_by_score(grouped, scores[b], start, end, order[b], ranked[b], keys)
                 true_start, true_end = classed.starts[label], classed.starts[label + 1]
                 for place in range(start, end):
                     if place >= start + max_detections:
                         ignored[:, b, place] = ALL_BITS
                         continue
-                    box, count = box_of(detections.boxes[b], order[b, place]), 0
+                    box, count = box_of(boxes[b], order[b, place]), 0
                     if true_start < true_end:
                         count = prefer(box, true_start, true_end, sides, crowds, needed_iou, places, overlaps, passes)
                     own = (box[2] - box[0]) * (box[3] - box[1])

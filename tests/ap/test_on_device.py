@@ -9,7 +9,7 @@ from ap.hostile import NUM_CLASSES, hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_det.ap import average_precision, matching, on_device
+from rl_det.ap import average_precision, matching, on_device, preference
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.options import COCO, CocoOptions
 
@@ -129,7 +129,7 @@ def test_iou_is_the_cpu_paths_to_the_last_bit(device: str) -> None:
     areas = (true_boxes[:, 2] - true_boxes[:, 0]) * (true_boxes[:, 3] - true_boxes[:, 1])
     truths = np.vstack([true_boxes.T, areas])
     expected = [
-        [matching.overlap(tuple(box), (box[2] - box[0]) * (box[3] - box[1]), truths, g, crowds[g]) for g in range(40)]
+        [preference.overlap(tuple(box), (box[2] - box[0]) * (box[3] - box[1]), truths, g, crowds[g]) for g in range(40)]
         for box in boxes
     ]
     found = on_device.overlaps(*(torch.as_tensor(v, device=device)[None] for v in (boxes, true_boxes, crowds)))
