@@ -27,7 +27,7 @@ BUDGET = Budget(
     validated_candidates=64,
     supervised_steps=2,
     supervised_validations=1,
-    warm_start_share=0.02,
+    warm_start_share=0.004,
 )
 TWO = {3: "low", 7: "high"}
 """Categories of digits up to 4, and of the others, with ids of their own."""

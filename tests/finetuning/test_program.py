@@ -86,13 +86,13 @@ def test_a_model_of_other_classes_is_warm_started_which_is_announced_and_kept(
     first = capsys.readouterr().err
     (kept,) = (tmp_path / "cache" / "warm_starts").iterdir()
     assert same_state(detector.plain().state_dict(), untouched), "the detector that was given is still untrained"
-    told = "FasterRCNN does not know the classes of Pairs yet. Supervised training of all of it on 6 images (12 steps of 8)"
+    told = "FasterRCNN does not know the classes of Pairs yet. Supervised training of all of it on 6 images (2 steps of 8)"
     assert told in first
     assert f"about 1 min; kept in {kept}" in first
     rl_det.finetune(detector, data, rl_det.HandSetVotes(), budget=BUDGET, out=tmp_path / "two", baselines=False)
     assert f"warm start: found, as an earlier run has trained it: {kept}" in capsys.readouterr().err
     one, two = (rl_det.load_results(tmp_path / name).methods for name in ("one", "two"))
-    assert one == two
+    assert str(one) == str(two)  # NaN is not equal to itself
 
 
 def test_a_folder_of_other_classes_runs_by_tiny_with_its_own_category_ids(tmp_path: Path) -> None:
