@@ -86,7 +86,9 @@ def test_a_model_of_other_classes_is_warm_started_which_is_announced_and_kept(
     first = capsys.readouterr().err
     (kept,) = (tmp_path / "cache" / "warm_starts").iterdir()
     assert same_state(detector.plain().state_dict(), untouched), "the detector that was given is still untrained"
-    told = "FasterRCNN does not know the classes of Pairs yet. Supervised training of all of it on 6 images (2 steps of 8)"
+    told = (
+        "FasterRCNN does not know the classes of Pairs yet. Supervised training of all of it on 6 images (2 steps of 8)"
+    )
     assert told in first
     assert f"about 1 min; kept in {kept}" in first
     rl_det.finetune(detector, data, rl_det.HandSetVotes(), budget=BUDGET, out=tmp_path / "two", baselines=False)
