@@ -138,7 +138,7 @@ def test_results_of_another_reward_are_refused_before_any_process_is_started(
 ) -> None:
     name, own = "ppo_rescore", tmp_path / "out" / folder_name("ppo_rescore", 0)
     data, detector = REQUEST.open()
-    job = prepare(detector, data, [strategy_of(name, "pool_ap")], SMALL, 0, baselines=False)
+    job = plan_run(detector, data, [strategy_of(name, "pool_ap")], SMALL, recipe_for(data), 0, baselines=False)
     with Run(own, job.identity) as begun:
         begun.log(0, name, {"val_AP": 0.5})
     names = started(monkeypatch)
