@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rl_det.data.augment import Augmentations
-from rl_det.data.digit_scenes import CLASSES as DIGITS
+from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
 
 BudgetName = Literal["smoke", "short", "full"]
@@ -159,4 +159,4 @@ PHOTO_RECIPE = Recipe(
 
 def recipe_for(data: Splits) -> Recipe:
     """The recipe for digits, which must not be mirrored and come in thousands; or the one for all other data."""
-    return DIGIT_RECIPE if data.classes == DIGITS else PHOTO_RECIPE
+    return DIGIT_RECIPE if isinstance(data.train, DigitScenes) else PHOTO_RECIPE

@@ -16,6 +16,7 @@ from rl_det.storage.files import write_with
 from rl_det.storage.weights import save_state
 
 MODULE = "module.safetensors"
+CONTEXT_PROGRAM, VOTING_PROGRAM = "context.pt2", "voting.pt2"
 
 
 def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
@@ -31,15 +32,17 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
     and logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for former in (MODULE, CONTEXT_PROGRAM, VOTING_PROGRAM):  # of a policy that was exported here before
+        (folder / former).unlink(missing_ok=True)
     files = [folder / DETECTOR]
     save_state(policy.detector.plain(), files[0])
     if isinstance(policy, ContextPolicy | VotingPolicy):
         files.append(folder / MODULE)
         save_state(policy.module, files[1])
     if isinstance(policy, ContextPolicy):
-        files.append(_export_context(policy, num_candidates, folder / "context.pt2"))
+        files.append(_export_context(policy, num_candidates, folder / CONTEXT_PROGRAM))
     if isinstance(policy, VotingPolicy):
-        files.append(_export_voting(policy, folder / "voting.pt2"))
+        files.append(_export_voting(policy, folder / VOTING_PROGRAM))
     return files
 
 

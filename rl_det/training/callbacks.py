@@ -25,6 +25,9 @@ class ProgressBar(Callback):
     def on_end(self, run: FitRun, ending: Ending) -> None:
         self.bar.close()
 
+    def on_error(self, run: FitRun) -> None:
+        self.bar.close()
+
 
 class MetricsLog(Callback):
     """Write a line of the run folder's `metrics.jsonl` for each update; a resumed run first drops the lines after its start."""
@@ -55,6 +58,9 @@ class TensorBoardLog(Callback):
             self.writer.add_scalar(name, value, run.update)
 
     def on_end(self, run: FitRun, ending: Ending) -> None:
+        self.writer.close()
+
+    def on_error(self, run: FitRun) -> None:
         self.writer.close()
 
 

@@ -22,7 +22,7 @@ from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
 from rl_det.training.averaging import averaged, copied
 from rl_det.training.descent import Descent, NotFiniteError
 from rl_det.training.early_stopping import EarlyStopping
-from rl_det.training.interrupts import Interrupted, deferred
+from rl_det.training.interrupts import Interrupted, Pending, deferred
 from rl_det.training.schedules import SCHEDULES, ScheduleName
 
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
@@ -147,6 +147,9 @@ class Callback:
 
     def on_end(self, run: "FitRun", ending: Ending) -> None:
         """Called after the last update."""
+
+    def on_error(self, run: "FitRun") -> None:
+        """Called in place of `on_end` if an exception ends the run."""
 
 
 class FitRun:
@@ -277,20 +280,12 @@ def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[
     for callback in callbacks:
         callback.on_start(run)
     with deferred() as pending:
-        if not run.begun and config.validate_start:
-            run.begun = True
-            _tell(run, callbacks, {}, validated=True)
-        run.begun = True
-        while run.ending is None and pending.number is None:
-            run.update += 1
-            try:
-                metrics = learner.update(run.update, run.descent)
-            except NotFiniteError as error:
-                run.end("not finite", f"{error} in update {run.update}")
-                break
-            run.descent.end_update()
-            run.signal += abs(metrics.get("signal", metrics.get("grad_norm", 1.0)))
-            _tell(run, callbacks, metrics, validated=config.is_due(run.update))
+        try:
+            _update_all(run, callbacks, pending)
+        except BaseException:
+            for callback in callbacks:
+                callback.on_error(run)
+            raise
         ending = run.ending or Ending(reason="interrupted", update=run.update, best=run.best_figure)
         for callback in callbacks:
             callback.on_end(run, ending)
@@ -299,6 +294,24 @@ def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[
     run.finish()
     pending.raise_if_any()
     return ending
+
+
+def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) -> None:
+    """Make the updates that are left, until the run ends or a signal comes."""
+    if not run.begun and run.config.validate_start:
+        run.begun = True
+        _tell(run, callbacks, {}, validated=True)
+    run.begun = True
+    while run.ending is None and pending.number is None:
+        run.update += 1
+        try:
+            metrics = run.learner.update(run.update, run.descent)
+        except NotFiniteError as error:
+            run.end("not finite", f"{error} in update {run.update}")
+            return
+        run.descent.end_update()
+        run.signal += abs(metrics.get("signal", metrics.get("grad_norm", 1.0)))
+        _tell(run, callbacks, metrics, validated=run.config.is_due(run.update))
 
 
 def _tell(run: FitRun, callbacks: Sequence[Callback], metrics: dict[str, float], *, validated: bool) -> None:

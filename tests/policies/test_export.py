@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rl_det.candidates import observe
 from rl_det.detectors import build_detector
+from rl_det.policies.build import build_policy
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
 from rl_det.policies.export import export
@@ -200,3 +201,11 @@ def train_a_little(policy: ContextPolicy) -> None:
         optimizer.zero_grad()
         policy.logits(seen, policy.detector.head(encoded)).square().sum().backward()
         optimizer.step()
+
+
+def test_a_policy_that_is_exported_where_another_was_leaves_nothing_of_it(tmp_path: Path) -> None:
+    detector = build_detector("tiny", num_classes=3)
+    export(build_policy("voting", detector), tmp_path, 10)
+    assert (tmp_path / "voting.pt2").exists()
+    export(build_policy("rescore", detector), tmp_path, 10)
+    assert [file.name for file in tmp_path.iterdir()] == ["detector.pt"]

@@ -182,3 +182,16 @@ def test_an_ending_that_was_kept_is_the_same(tmp_path: Path) -> None:
     ended = outcome(replace(LOOP, patience=1), [0.3, 0.2], Checkpoint(file))
     assert ended[0] == Ending(reason="patience", update=2, best=0.3)
     assert outcome(replace(LOOP, patience=1), [], Checkpoint(file))[0] == ended[0]
+
+
+def test_the_bar_and_tensorboard_are_closed_where_an_update_raises(tmp_path: Path) -> None:
+    def broken(number: int) -> None:
+        if number == 2:
+            raise KilledError
+
+    learner, bar = ToyLearner([0.1]), ProgressBar()
+    learner.before = broken
+    callbacks = [bar, TensorBoardLog(tmp_path)]
+    with pytest.raises(KilledError):
+        fit(learner, config(validate_every=4), name="toy", callbacks=callbacks)
+    assert not bar.bar._thread.is_alive()
