@@ -23,6 +23,7 @@ from rl_det.policies.build import PolicyName
 from rl_det.program import one_line, program
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
+from rl_det.storage.run import CONFIG
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
 from rl_det.strategies.ppo import PPO
@@ -134,9 +135,8 @@ class CompareFlags(Request):
     """The number of processes at a time; the cores are divided among them."""
     out: Path | None = None
     """The folder; left out: one in runs/, named after the comparison."""
-    resume: bool = True
-    """Continue a stopped comparison. A comparison always does: it reuses results of the same configuration, data and
-    weights."""
+    resume: bool = False
+    """Go on with the comparison that the folder holds: results of the same configuration, data and weights are reused."""
     overwrite: bool = False
     """Run a strategy and seed again if the folder holds it with another configuration, other data or other weights."""
 
@@ -192,6 +192,11 @@ def run_compare(flags: CompareFlags) -> None:
     """`rl-det compare`."""
     request = Request(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Request)})
     out = flags.folder()
+    if not (flags.resume or flags.overwrite) and any(out.glob(f"*/{CONFIG}")):
+        raise ValueError(
+            f"{out}: holds a comparison already; --resume goes on with it, --overwrite runs again what differs, "
+            "and another folder (--out) leaves it alone"
+        )
     compare(
         request,
         strategies=flags.strategies,

@@ -196,6 +196,22 @@ def test_a_folder_that_holds_a_run_is_refused_and_named(
     assert (run / CONFIG).read_text() == before
 
 
+def test_a_folder_that_holds_a_comparison_is_refused_unless_it_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "warm_start-seed0").mkdir()
+    (tmp_path / "warm_start-seed0" / CONFIG).write_text("{}")
+    begun: list[Path] = []
+    monkeypatch.setattr(cli, "compare", lambda *_, out, **__: begun.append(out))
+    assert f"{tmp_path}: holds a comparison already" in error_of(capsys, "compare", "--out", tmp_path)
+    assert begun == []
+    (tmp_path / "comparison.md").write_text("the table\n")
+    for flag in ("--resume", "--overwrite"):
+        cli.main(["compare", "--out", str(tmp_path), flag])
+        assert "the table" in capsys.readouterr().out
+    assert begun == [tmp_path, tmp_path]
+
+
 def test_to_resume_a_run_that_has_ended_gives_the_same(run: Path, data: Path) -> None:
     before = json.loads((run / RESULTS).read_text())
     cli.main([*finetune(data, run), "--ppo.samples-per-image", "2", "--strategies", "ppo", "--resume"])

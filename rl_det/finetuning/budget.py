@@ -1,7 +1,7 @@
 """The budget of a run, and the recipe for training a detector from labels: every constant outside strategies."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rl_det.data.augment import Augmentations
@@ -113,18 +113,8 @@ class Recipe:
 
     def scaled(self, share: float) -> "Recipe":
         """The recipe with this share of its steps, with the same number of validations."""
-        steps, head_steps = (max(1, round(share * steps)) for steps in (self.num_steps, self.head_steps))
-        every = max(1, round(share * self.validate_every))
-        head_every = max(1, round(share * self.head_validate_every))
-        return Recipe(
-            **{
-                **vars(self),
-                "num_steps": steps,
-                "head_steps": head_steps,
-                "validate_every": every,
-                "head_validate_every": head_every,
-            }
-        )
+        counts = ("num_steps", "validate_every", "head_steps", "head_validate_every")
+        return replace(self, **{name: max(1, round(share * getattr(self, name))) for name in counts})
 
 
 DIGIT_RECIPE = Recipe(

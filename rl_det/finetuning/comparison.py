@@ -24,7 +24,7 @@ from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, write_whole
-from rl_det.storage.run import CONFIG, RESULTS, read_identity
+from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, check_names
 from rl_det.strategies.labels import CONTROL
 from rl_det.training.progress import bar
@@ -149,10 +149,7 @@ def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
     except ValueError:
         if not overwrite:
             raise
-        (folder / CONFIG).unlink()
-        (folder / RESULTS).unlink(missing_ok=True)
-        for kept in (folder / "checkpoints").glob("*.pt"):
-            kept.unlink()
+        remove_run(folder)
         return False
     return (folder / RESULTS).exists()
 

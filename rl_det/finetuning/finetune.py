@@ -9,7 +9,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, r
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tested
 from rl_det.finetuning.pages import PAGES, Findings
-from rl_det.finetuning.plan import VOTED, WARM_START, Plan, plan_run
+from rl_det.finetuning.plan import VOTED, Plan, plan_run
 from rl_det.finetuning.results import Results, Row, write_detections
 from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
@@ -29,12 +28,12 @@ from rl_det.policies.voting import VotingPolicy
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
 from rl_det.storage.run import TENSORBOARD, Run, check_run_folder
-from rl_det.strategies.hand_set import set_best_votes
+from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
-from rl_det.training.loop import Callback, Ending, fit
+from rl_det.training.loop import Callback, Ending
 from rl_det.training.progress import bar, tell
 
 
@@ -100,8 +99,7 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     if not plan.detector.is_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
     rows = _Rows()
-    is_control = [plan.baselines and strategy == Labels() for strategy in plan.strategies]
-    own = [strategy for strategy, twice in zip(plan.strategies, is_control, strict=True) if not twice]
+    own = [strategy for strategy in plan.strategies if not (plan.baselines and strategy == Labels())]
     of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]
     torch.manual_seed(plan.seed)
     warm = of_heads[0].start(plan.detector)
@@ -138,7 +136,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         *callbacks,
     ]
     started = time.perf_counter()
-    ending = strategy.tune(policy, plan.task(partial(fit, name=name, callbacks=around)))
+    ending = strategy.tune(policy, plan.task(name, around))
     seconds = time.perf_counter() - started
     write_checkpoint(
         done,
@@ -155,7 +153,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
 
 def _add_voted(rows: _Rows, plan: Plan) -> None:
     """Add the warm start and the control with hand-set votes, before the strategies' rows: the gain without training."""
-    task = plan.task(lambda learner, config: Ending(reason="budget"))
+    task = plan.task()
     voted = _Rows()
     for name in [name for name in (WARM_START, CONTROL) if name in rows.policies]:
         started = time.perf_counter()
@@ -171,7 +169,7 @@ def _add_voted(rows: _Rows, plan: Plan) -> None:
 
 def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     """Recalibrate, test, and write the results and the detectors."""
-    task = plan.task(lambda learner, config: Ending(reason="budget"))
+    task = plan.task()
     final = calibrated(rows.policies, task)
     found, targets = tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
     control = CONTROL if CONTROL in final else next(iter(final))

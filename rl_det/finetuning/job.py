@@ -12,12 +12,12 @@ from typing import Any
 from rl_det.finetuning.budget import Budget
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.request import Request
+from rl_det.program import program
 from rl_det.rewards import check_reward
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.strategy import Strategy
-from rl_det.training.interrupts import Interrupted, interruptible
 
 WATCHED_EVERY = 0.5  # seconds
 
@@ -93,14 +93,8 @@ def end_with_parent() -> None:
 def main() -> None:
     """Run the job; a user's mistake prints one line and ends with exit code 2."""
     end_with_parent()
-    try:
-        with interruptible():
-            run(JobFile.read(Path(sys.argv[1])))
-    except Interrupted as interrupted:
-        sys.exit(interrupted.exit_code)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with program(again=""):
+        run(JobFile.read(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The plan of a run: all that its results depend on, checked before any image is decoded."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,12 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.storage.run import PARTS
 from rl_det.storage.weights import state_fingerprint
+from rl_det.strategies.hand_set import WARM_START
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.strategy import FromLabels, Strategy, Task, settings_of
-from rl_det.training.loop import Ending, Learner, LoopConfig
+from rl_det.training.loop import Callback, fit
 from rl_det.training.progress import bar
 
-WARM_START = "warm_start"
 VOTED = "_voted"
 """The suffix of a row's name for the same head with hand-set votes."""
 
@@ -70,8 +71,8 @@ class Plan:
                 self.encoded[split] = encode_dataset(self.detector, images, folder=folder, on_batch=shown.advance)
         return self.encoded[split]
 
-    def task(self, tune: Callable[[Learner, LoopConfig], Ending]) -> Task:
-        """The task for a strategy."""
+    def task(self, name: str = "", callbacks: Sequence[Callback] = ()) -> Task:
+        """The task for a strategy, whose learner runs in the loop under this name and with these callbacks."""
         budget, recipe, num_images = self.budget, self.recipe, len(self.images("train"))
         updates, each = budget.updates(num_images), budget.epochs_per_update
         supervised_steps = min(
@@ -97,7 +98,7 @@ class Plan:
                 validate_every=-(-supervised_steps // budget.supervised_validations),
             ),
             seed=self.seed,
-            fit=tune,
+            fit=partial(fit, name=name, callbacks=callbacks),
         )
 
 

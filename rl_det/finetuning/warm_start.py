@@ -22,14 +22,13 @@ from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
-from rl_det.strategies.supervised import BatchPlan, SupervisedLearner
+from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner
 from rl_det.training.callbacks import Checkpoint, ProgressBar
 from rl_det.training.loop import LoopConfig, fit
 from rl_det.training.progress import bar, tell
 
 NUM_CANDIDATES = 100
 """The candidates of an image in validations."""
-WEIGHT_DECAY, MAX_GRAD_NORM = 0.02, 5.0
 TIMED_IMAGES = 4
 FORWARD_AND_BACKWARD = 3
 """A training step takes about this many times as long as encoding its images."""
@@ -95,15 +94,8 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         generator=generator,
         validate=lambda: {"AP": mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES)},
     )
-    config = LoopConfig(
-        num_updates=recipe.num_steps,
-        learning_rate=recipe.learning_rate,
-        weight_decay=WEIGHT_DECAY,
-        max_grad_norm=MAX_GRAD_NORM,
-        validate_every=recipe.validate_every,
-        validate_start=False,
-        patience=recipe.patience,
-    )
+    settings = Supervised(ema=0.0, validate_start=False, patience=recipe.patience)
+    config = settings.loop(first.plan, recipe.learning_rate, recipe.validate_every, len(images))
     fit(first, config, name="warm start", callbacks=[Checkpoint(_checkpoint(file, 1)), ProgressBar()])
     with bar("encode", min(len(images), recipe.head_images) + len(val)) as shown:
         encoded = encode_dataset(detector, images, num_images=recipe.head_images, on_batch=shown.advance)

@@ -39,7 +39,7 @@ class Run:
         self.folder, self.checkpoints = folder, folder / CHECKPOINTS
         try:
             if overwrite and not resume:
-                _remove_run(folder)
+                remove_run(folder)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not (folder / CONFIG).exists():
                 write_whole(folder / CONFIG, as_json({"run": identity, "circumstances": circumstances or {}}))
@@ -56,7 +56,7 @@ class Run:
         """Close the files; a run that fails before it has done anything, as on a broken image, leaves nothing."""
         self._metrics.close()
         if isinstance(error, Exception) and not self._has_begun():
-            _remove_run(self.folder)
+            remove_run(self.folder)
             with contextlib.suppress(OSError):  # where the folder holds what is not the run's
                 self.folder.rmdir()
 
@@ -120,7 +120,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
     return identity
 
 
-def _remove_run(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     """Remove only the files of a run; the configuration last, so that a half removed run still counts as one."""
     if not (folder / CONFIG).exists():
         return

@@ -24,6 +24,7 @@ from rl_det.strategies.labels import Labels
 from rl_det.strategies.strategy import Task
 from rl_det.training.loop import Ending
 
+WARM_START = "warm_start"
 PLAIN_VOTES = ((1.0, 0.0), (1.0, 0.35), (1.0, 0.5), (1.0, 0.75))
 """The settings among which hand-set votes are chosen: step of the boxes, share of the mean logit."""
 NMS_IOUS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 1.0)
@@ -35,7 +36,7 @@ DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 class WarmStart:
     """The detector as it is: the strategy changes nothing."""
 
-    name: str = "warm_start"
+    name: str = WARM_START
     """The name of its row in the table."""
 
     @property

@@ -125,7 +125,7 @@ class PPO:
             set_best_votes(policy, task.validation_ap)
         learner = PpoLearner(
             policy,
-            environment_of(self, policy, task),
+            make_environment(self, policy, task),
             self,
             generator=torch.Generator().manual_seed(task.seed),
             validate=lambda: task.validation_ap(policy),
@@ -144,20 +144,6 @@ class PPO:
             patience=self.patience,
             collapse_margin=self.collapse_margin,
         )
-
-
-def environment_of(config: PPO, policy: Policy, task: Task) -> Any:
-    """The policy's own environment, with credit if the advantage is each candidate's own."""
-    return make_environment(
-        config.policy,
-        policy,
-        task,
-        reward=config.reward,
-        samples_per_image=config.samples_per_image,
-        num_candidates=config.num_candidates,
-        context_candidates=config.context_candidates,
-        credit=config.advantage == "counterfactual",
-    )
 
 
 class PpoLearner:

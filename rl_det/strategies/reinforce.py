@@ -86,19 +86,9 @@ class Reinforce:
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment, with as many gradient steps as the control."""
-        envs = make_environment(
-            self.policy,
-            policy,
-            task,
-            reward=self.reward,
-            samples_per_image=self.samples_per_image,
-            num_candidates=self.num_candidates,
-            context_candidates=self.context_candidates,
-            credit=self.advantage == "counterfactual",
-        )
         learner = ReinforceLearner(
             policy,
-            envs,
+            make_environment(self, policy, task),
             self,
             generator=torch.Generator().manual_seed(task.seed),
             validate=lambda: task.validation_ap(policy),

@@ -6,7 +6,7 @@ further epochs, for which the weights have changed, run the head again.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import rl_det_envs  # noqa: F401  (registers the environments)
@@ -50,29 +50,45 @@ class Rollout:
         return float(self.advantage.abs().mean())
 
 
-def make_environment(
-    name: PolicyName,
-    policy: Policy,
-    task: Task,
-    *,
-    reward: str | Reward,
-    samples_per_image: int,
-    num_candidates: int,
-    context_candidates: int,
-    credit: bool,
-) -> Any:
-    """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch."""
+@runtime_checkable
+class Paid(Protocol):
+    """The settings of a strategy that learns from a reward in its policy's environment."""
+
+    @property
+    def policy(self) -> PolicyName: ...
+
+    @property
+    def reward(self) -> str | Reward: ...
+
+    @property
+    def advantage(self) -> Advantage: ...
+
+    @property
+    def samples_per_image(self) -> int: ...
+
+    @property
+    def num_candidates(self) -> int: ...
+
+    @property
+    def context_candidates(self) -> int: ...
+
+
+def make_environment(config: Paid, policy: Policy, task: Task) -> Any:
+    """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch.
+
+    It gives credit if the advantage is each candidate's own.
+    """
     envs = gymnasium.make_vec(
-        POLICIES[name].environment,
-        num_envs=task.batch_size * samples_per_image,
+        POLICIES[config.policy].environment,
+        num_envs=task.batch_size * config.samples_per_image,
         vectorization_mode="vector_entry_point",
         detector=policy.detector,
         dataset=task.train,
-        num_candidates=num_candidates,
-        context_candidates=context_candidates,
-        samples_per_image=samples_per_image,
-        reward=reward,
-        credit=credit,
+        num_candidates=config.num_candidates,
+        context_candidates=config.context_candidates,
+        samples_per_image=config.samples_per_image,
+        reward=config.reward,
+        credit=config.advantage == "counterfactual",
         device=policy.detector.device,
     )
     envs.reset(seed=task.seed)

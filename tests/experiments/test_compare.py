@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from rl_det.finetuning.job import JobFile, strategy_of
 from rl_det.finetuning.plan import plan_run
 from rl_det.finetuning.request import Request
 from rl_det.storage.run import Run
-from rl_det.training.loop import fit
 
 CONTROL = "continued_supervised"
 QUICK = ("post_processing_by_grid", CONTROL)
@@ -188,7 +186,7 @@ def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
 def test_a_strategy_that_trains_runs(name: str) -> None:
     data, strategy = small_data(), strategy_of(name, "pool_ap")
     job = plan_run(tiny(data), data, [strategy], SMALL, recipe_for(data), 0, baselines=False)
-    policy, task = strategy.start(job.detector).copy(), job.task(partial(fit, name=name))
+    policy, task = strategy.start(job.detector).copy(), job.task(name)
     assert strategy.tune(policy, task).reason in ("budget", "collapse")  # of validation, on these few images
     assert 0 < task.validation_ap(policy) < 1
 
