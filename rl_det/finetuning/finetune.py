@@ -214,7 +214,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             results.rows[name].export(run.folder / name)
             shown.advance()
     for page in PAGES.values():
-        page(Findings(results=results, curves=curves, folder=run.folder))
+        page(Findings(results=results, curves=curves, run=run))
     run.write_results(results.to_json())
     tell(
         f"the tuned detectors, the metrics and results.json are in {run.folder}; "

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from rl_det.finetuning.results import Results
-from rl_det.report.precision_recall import Curves, draw_curves
-from rl_det.storage.run import DETECTIONS
+from rl_det.report.precision_recall import Curves, draw_curves, log_curves
+from rl_det.storage.run import DETECTIONS, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +15,15 @@ class Findings:
     results: Results
     curves: Mapping[str, Curves]
     """Each row's precision-recall curves on the test split."""
-    folder: Path
-    """The run's folder."""
+    run: Run
+    """The open run folder."""
 
 
 def precision_recall(findings: Findings) -> None:
-    """Draw each row's precision-recall curves, in a file beside its detections."""
+    """Write each row's precision-recall curves to the metrics, and draw them in a file beside its detections."""
     for name, curves in findings.curves.items():
-        draw_curves(curves, findings.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
+        log_curves(findings.run, findings.results.rows[name].ending.update, f"{name}_test", curves)
+        draw_curves(curves, findings.run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
 
 
 PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall}

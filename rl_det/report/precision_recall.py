@@ -16,6 +16,7 @@ from rl_det.ap.matching import match
 from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.storage.files import write_with
+from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
 
 MOST_COLOURS = 10
@@ -44,6 +45,19 @@ def curves_of_batch(detections: DetectionBatch, targets: Sequence[Target], class
 def curves_of(detections: Sequence[Detections], targets: Sequence[Target], classes: Sequence[str]) -> Curves:
     """The curves over all images together."""
     return curves_of_batch(pad_detections(detections), targets, classes)
+
+
+def log_curves(run: Run, step: int, stage: str, curves: Curves) -> None:
+    """Write three lines of metrics: each class's AP, its curve at IoU 0.5, and the mean of its curves at all ten thresholds.
+
+    A curve is a list, precision at recall 0, 0.01, ..., 1. Lines of the same stage that the run has already are replaced.
+    """
+    lines: dict[str, dict[str, float | list[float]]] = {f"{stage}_AP": dict(curves.class_ap)}
+    for name, precision in (("precision_50", curves.precision[0]), ("precision", curves.precision.mean(0))):
+        lines[f"{stage}_{name}"] = dict(zip(curves.classes, precision.T.tolist(), strict=True))
+    for name, metrics in lines.items():
+        run.drop_metrics_after(name, -1)
+        run.log(step, name, metrics)
 
 
 def draw_curves(curves: Curves, path: Path, title: str) -> None:

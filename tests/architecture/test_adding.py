@@ -157,7 +157,7 @@ def test_a_data_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Sp
 
 def test_a_report_page(monkeypatch: pytest.MonkeyPatch, detector: Detector, data: Splits, tmp_path: Path) -> None:
     def best(findings: pages.Findings) -> None:
-        (findings.folder / "best.txt").write_text(findings.results.best.name)
+        (findings.run.folder / "best.txt").write_text(findings.results.best.name)
 
     monkeypatch.setitem(pages.PAGES, "best", best)
     rl_det.finetune(detector, data, Shrink(), budget=BUDGET, out=tmp_path, baselines=False)

@@ -49,7 +49,8 @@ def test_a_run_leaves_its_whole_folder_and_says_what_each_method_gave(tmp_path: 
     assert {"ppo/voting.pt2", "ppo/module.safetensors", "continued_supervised/detector.pt"} <= written
     assert "ppo/context.pt2" not in written
     assert any(file.startswith("tensorboard/") for file in written)
-    assert {line["stage"] for line in lines(folder)} == {"continued_supervised", "ppo"}
+    curves = {f"{name}_test_{part}" for name in told["methods"] for part in ("AP", "precision_50", "precision")}
+    assert {line["stage"] for line in lines(folder)} == {"continued_supervised", "ppo"} | curves
     assert any("val_AP" in line for line in lines(folder))
     assert "continued_supervised" in found.table()
 

@@ -1,5 +1,6 @@
 """Precision-recall curves of a split, and their picture."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from rl_det.metrics.coco import coco_summary
-from rl_det.report.precision_recall import Curves, curves_of, draw_curves
+from rl_det.report.precision_recall import Curves, curves_of, draw_curves, log_curves
+from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
 
 CLASSES = ("cat", "dog", "unseen")
@@ -41,6 +43,26 @@ def test_the_mean_of_the_classes_ap_is_cocos(found: tuple[list[Detections], list
     summary = coco_summary(*found, num_classes=3)
     assert (by_class["cat"] + by_class["dog"]) / 2 == pytest.approx(summary["AP"], abs=1e-12)
     assert np.nanmean(curves.precision[0]) == pytest.approx(summary["AP50"], abs=1e-12)
+
+
+def test_a_run_has_each_classs_ap_and_curves_in_its_metrics_once(
+    tmp_path: Path, found: tuple[list[Detections], list[Target]]
+) -> None:
+    curves = curves_of(*found, CLASSES)
+    with Run(tmp_path, {}) as run:
+        for _ in range(2):  # a run that is resumed after its end says it again
+            log_curves(run, 7, "test", curves)
+    written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(written) == 3
+    lines = {line["stage"]: line for line in written}
+    assert set(lines) == {"test_AP", "test_precision_50", "test_precision"}
+    assert lines["test_AP"]["step"] == 7
+    assert lines["test_AP"]["unseen"] is None
+    for name in ("cat", "dog"):
+        assert len(lines["test_precision_50"][name]) == 101
+        assert lines["test_precision_50"][name] == sorted(lines["test_precision_50"][name], reverse=True)
+        assert np.mean(lines["test_precision"][name]) == pytest.approx(lines["test_AP"][name], abs=1e-12)
+    assert max(lines["test_precision_50"]["cat"]) > max(lines["test_precision"]["cat"])
 
 
 @pytest.mark.parametrize("num_classes", [1, 30])
