@@ -32,14 +32,22 @@ class Tested:
     detections: DetectionBatch
 
 
-def calibrated(policies: Mapping[str, Policy], task: Task) -> dict[str, Policy]:
-    """Each policy, recalibrated on validation."""
+def calibrated(policies: Mapping[str, Policy], task: Task) -> tuple[dict[str, Policy], dict[str, float]]:
+    """Each policy, recalibrated on validation; and its validation AP."""
+    found, aps = {}, {}
     with bar("calibrate", len(policies)) as shown:
-        found = {}
         for name, policy in policies.items():
-            found[name] = recalibrated(policy, task.val, task.evaluated_candidates, task.validation_ap)
+            measured: dict[int, float] = {}
+
+            def validation_ap(one: Policy, measured: dict[int, float] = measured) -> float:
+                if id(one) not in measured:
+                    measured[id(one)] = task.validation_ap(one)
+                return measured[id(one)]
+
+            found[name] = recalibrated(policy, task.val, task.evaluated_candidates, validation_ap)
+            aps[name] = validation_ap(found[name])
             shown.advance()
-    return found
+    return found, aps
 
 
 def tested(

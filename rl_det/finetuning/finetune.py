@@ -170,7 +170,7 @@ def _add_voted(rows: _Rows, plan: Plan) -> None:
 def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     """Recalibrate, test, and write the results and the detectors."""
     task = plan.task()
-    final = calibrated(rows.policies, task)
+    final, validation_aps = calibrated(rows.policies, task)
     found, targets = tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
     control = CONTROL if CONTROL in final else next(iter(final))
     spread = intervals(
@@ -187,7 +187,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
                 f1_at_validations_threshold=f1_at_validations_best(
                     policy, task.val, found[name].detections, targets, plan.budget.evaluated_candidates
                 ),
-                validation_ap=task.validation_ap(policy),
+                validation_ap=validation_aps[name],
                 class_ap=curves[name].class_ap,
                 ap=spread[name]["AP"],
                 over_control=spread[name]["over_control"],

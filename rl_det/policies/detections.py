@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.padding import candidate_relations
-from rl_det.candidates.postprocessing import detections_of
+from rl_det.ap.data_set import class_ap
+from rl_det.ap.matching import match
+from rl_det.ap.padding import candidate_relations, pad_targets
+from rl_det.candidates.postprocessing import PostProcessing, detections_of, ranked
 from rl_det.data import Dataset
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.policy import Policy, apply_policy
@@ -38,13 +40,21 @@ def candidates_of(
 
 
 def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int) -> float:
-    """COCO's AP of the policy's detections after hard NMS, in [0, 1]; exact, and fast enough between updates."""
-    candidates = candidates_of(policy, data, num_candidates)
+    """COCO's AP of the policy's detections after its own NMS, in [0, 1]; exact, and fast with hard NMS."""
+    candidates, how = candidates_of(policy, data, num_candidates), policy.postprocessing
+    if not how.is_hard:
+        return ranked_ap(candidates, how, data.targets, num_classes=policy.detector.num_classes)
     related = candidate_relations(candidates, data.targets, num_classes=policy.detector.num_classes)
     scores = candidates.logits.double().numpy()
-    found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=policy.postprocessing.nms_iou).mean_ap
+    found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=how.nms_iou).mean_ap
     give_back()
     return found
+
+
+def ranked_ap(candidates: Candidates, how: PostProcessing, targets: Sequence[Target], *, num_classes: int) -> float:
+    """COCO's AP, in [0, 1], of all images' candidates after this post-processing."""
+    matches = match(ranked(candidates, how), pad_targets(targets), num_classes=num_classes)
+    return float(np.nanmean(class_ap(matches)[0]))
 
 
 def detections(policy: Policy, encoded: Encoded, num_candidates: int) -> list[Detections]:

@@ -10,13 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from rl_det.ap.data_set import class_ap
-from rl_det.ap.matching import match
-from rl_det.ap.padding import pad_targets
-from rl_det.candidates.postprocessing import PostProcessing, ranked
+from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors import Detector
 from rl_det.policies.build import build_policy
-from rl_det.policies.detections import candidates_of
+from rl_det.policies.detections import candidates_of, ranked_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
 from rl_det.policies.voting import VotingPolicy
@@ -101,11 +98,10 @@ class PostProcessingGrid:
         ending = self.after.tune(policy, task)
         calibrated = recalibrated(policy, task.val, task.evaluated_candidates, task.validation_ap)
         policy.trainable.load_state_dict(calibrated.trainable.state_dict())
-        candidates, truths = candidates_of(policy, task.val, task.evaluated_candidates), pad_targets(task.val.targets)
+        candidates = candidates_of(policy, task.val, task.evaluated_candidates)
 
         def worth(choice: PostProcessing) -> float:
-            aps = class_ap(match(ranked(candidates, choice), truths, num_classes=policy.detector.num_classes))[0]
-            return float(np.nanmean(aps))
+            return ranked_ap(candidates, choice, task.val.targets, num_classes=policy.detector.num_classes)
 
         choices = [PostProcessing.soft(iou, decay) for iou, decay in product(NMS_IOUS, DECAYS)]
         policy.postprocessing = max(choices, key=worth)

@@ -43,11 +43,19 @@ def test_on_all_pairs_it_detects_what_the_plain_model_detects(policy: Policy, de
         assert torch.equal(found["labels"], expected["labels"])
 
 
-@pytest.mark.parametrize("nms_iou", [0.3, 0.5])
-def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, nms_iou: float) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        PostProcessing(nms_iou=0.3),
+        PostProcessing(nms_iou=0.5),
+        PostProcessing.soft(1.0, 2.0),
+        PostProcessing.soft(0.7, 0.5),
+    ],
+)
+def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, how: PostProcessing) -> None:
     data = encode_dataset(detector, SCENES)
     policy = policy.copy()
-    policy.postprocessing = PostProcessing(nms_iou=nms_iou)
+    policy.postprocessing = how
     found = detections(policy, data.encoded.to("cpu", torch.float32), 64)
     expected = coco_summary(found, data.targets, num_classes=len(CLASSES))["AP"]
     assert mean_ap(policy, data, 64) == pytest.approx(expected, abs=1e-9)
