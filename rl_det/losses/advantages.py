@@ -1,4 +1,9 @@
-"""Compute the advantages of a policy gradient from the rewards of an image's samples, or from candidates' credits."""
+"""Compute the advantages of a policy gradient from the rewards of an image's samples, or from candidates' credits.
+
+A group is the K samples of one image. If all its rewards are the same, its advantages are exactly 0. Rewards count as
+the same if they differ by rounding alone (`same_but_for_rounding`), as divided by their spread, or by the batch's,
+rounding would be as large as any true advantage.
+"""
 
 from typing import Literal
 
@@ -11,17 +16,25 @@ Advantage = Literal["counterfactual", "leave_one_out", "group"]
 other samples of the image (leave_one_out); or its image's reward minus the mean of all samples, over their standard
 deviation (group)."""
 
+ROUNDINGS = 7
+"""Rewards are the same within this many roundings of the largest of their group. For float32 these are 8e-7 of it: the
+sums of a hundred equal terms, each in its own order, differ by less, and two mAPs that differ by 1e-6 by more."""
+NEGLIGIBLE = 1e-12
+"""Rewards are also the same within this: exact changes of mAP, which are differences of float64, differ by 1e-15 where
+nothing has changed."""
+
 
 def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """Each sample's reward minus the mean of the other K - 1 samples of its image (Kool et al. 2019).
 
     This is unbiased, because the baseline does not depend on the sample's own action. It is not divided by the group's
-    spread, which would give weight to images on which nothing matters. Raises ValueError for K = 1.
+    spread, which would give weight to images on which nothing matters. If all samples have the same reward, it is 0.
+    Raises ValueError for K = 1.
     """
     num_samples = reward.shape[1]
     if num_samples < 2:
         raise ValueError(f"leave-one-out needs at least 2 samples per image; got {num_samples}; 4 is usual")
-    return (reward - reward.mean(1, keepdim=True)) * num_samples / (num_samples - 1)
+    return from_mean(reward) * num_samples / (num_samples - 1)
 
 
 def group_normalised(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
@@ -32,8 +45,21 @@ def group_normalised(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """
     if reward.shape[1] < 2:
         raise ValueError(f"a group needs at least 2 samples per image; got {reward.shape[1]}; 8 is usual")
-    away = reward - reward.mean(1, keepdim=True)
-    return away / reward.std(1, keepdim=True).clamp(min=1e-12)
+    away = from_mean(reward)
+    return away / away.std(1, keepdim=True).clamp(min=NEGLIGIBLE)
+
+
+def from_mean(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """Each sample's reward minus the mean of its group; exactly 0 if all samples have the same reward."""
+    above_least = reward - reward.amin(1, keepdim=True)  # small before the mean is taken, so that its rounding is small
+    return (above_least - above_least.mean(1, keepdim=True)).masked_fill(same_but_for_rounding(reward), 0.0)
+
+
+def same_but_for_rounding(reward: Float[Tensor, "B K"]) -> Bool[Tensor, "B 1"]:
+    """Whether a group's rewards are all the same, within `ROUNDINGS` and `NEGLIGIBLE`."""
+    least, most = reward.amin(1, keepdim=True), reward.amax(1, keepdim=True)
+    rounding = ROUNDINGS * torch.finfo(reward.dtype).eps * torch.maximum(least.abs(), most.abs())
+    return most - least <= rounding.clamp(min=NEGLIGIBLE)
 
 
 def scaled(advantage: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -42,7 +68,7 @@ def scaled(advantage: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> 
     There is one scale for the whole batch, so images keep their weights. All zeros stay zeros.
     """
     size = (advantage.square() * mask).sum().div(mask.sum().clamp(min=1)).sqrt()
-    return advantage / size.clamp(min=1e-12) * mask
+    return advantage / size.clamp(min=NEGLIGIBLE) * mask
 
 
 def factors(values: Float[Tensor, "B K N *F"]) -> tuple[Float[Tensor, "B K N"], ...]:

@@ -1,6 +1,7 @@
 """Advantages: a baseline that is fair, and one scale for all."""
 
 from collections.abc import Callable
+from functools import reduce
 
 import pytest
 import torch
@@ -22,7 +23,50 @@ def test_a_group_is_measured_by_its_own_spread() -> None:
     assert not found[2].any()
 
 
-@pytest.mark.parametrize("fair", [leave_one_out, group_normalised])
+GROUPS = pytest.mark.parametrize("fair", [leave_one_out, group_normalised])
+
+
+@GROUPS
+@pytest.mark.parametrize("num_samples", [2, 3, 5, 8, 16])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 30.0])
+def test_equal_rewards_of_a_group_give_exactly_nothing(
+    fair: Callable[[Tensor], Tensor], num_samples: int, size: float
+) -> None:
+    equal = size * (2 * torch.rand(5000, 1, generator=torch.Generator().manual_seed(0)) - 1)
+    found = fair(equal.expand(5000, num_samples).contiguous())
+    assert not found.any()
+    assert not scaled(found, torch.ones_like(found, dtype=torch.bool)).any()
+
+
+@GROUPS
+def test_rewards_that_differ_by_rounding_alone_are_equal(fair: Callable[[Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.rand(2000, 30, generator=generator)
+    orders = [torch.randperm(30, generator=generator) for _ in range(8)]
+    summed = torch.stack([reduce(torch.add, terms[:, order].unbind(1)) for order in orders], 1)
+    assert (summed != summed[:, :1]).any(1).float().mean() > 0.5
+    assert not fair(summed).any()
+    assert not fair(1e-15 * torch.randn(100, 8, generator=generator)).any(), "differences of equal mAPs"
+
+
+@GROUPS
+@pytest.mark.parametrize("level", [0.0, 0.01, 0.5, 0.995, 0.999999])
+def test_a_millionth_of_ap_counts(fair: Callable[[Tensor], Tensor], level: float) -> None:
+    reward = level + torch.tensor([[0.0, 0.0, 0.0, 1e-6]], dtype=torch.float64)
+    expected = fair(reward)
+    torch.testing.assert_close(fair(reward.float()), expected.float(), rtol=0.1, atol=0)
+
+
+@GROUPS
+def test_groups_without_a_difference_leave_the_others_as_they_are(fair: Callable[[Tensor], Tensor]) -> None:
+    differing = torch.tensor([[0.7, 0.7, 0.7001, 0.69, 0.7, 0.7, 0.7, 0.7]])
+    equal = torch.rand(500, 1, generator=torch.Generator().manual_seed(0)).expand(500, 8)
+    found = fair(torch.cat([differing, equal]))
+    torch.testing.assert_close(found[:1], fair(differing.double()).float(), rtol=1e-4, atol=1e-6)
+    assert not found[1:].any()
+
+
+@GROUPS
 def test_one_sample_has_no_others(fair: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ValueError, match="at least 2"):
         fair(torch.zeros(3, 1))
