@@ -7,6 +7,7 @@ The update of an error-driven loss is not a derivative of its value, because ran
 and gradient are both computed without a graph, in chunks that bound the memory, and then joined (`with_gradient`).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -120,9 +121,11 @@ def check_finite(name: str, values: Tensor) -> None:
 
 
 def check_delta(delta: float) -> None:
-    """Raise ValueError if the width of the step is negative or not a number."""
-    if not delta >= 0:
-        raise ValueError(f"delta must not be negative; got {delta}; 0.5 and 1 are usual, and 0 is the exact step")
+    """Raise ValueError if the width of the step is negative, infinite or not a number."""
+    if not 0 <= delta < math.inf:
+        raise ValueError(
+            f"delta must not be negative or infinite; got {delta}; 0.5 and 1 are usual, and 0 is the exact step"
+        )
 
 
 def every_entry(lists: RankedLists) -> Columns:

@@ -62,14 +62,44 @@ def test_with_the_exact_step_buckets_lose_nothing(name: str, lists: Listing) -> 
     assert_same(bucketed, value_and_gradient(EXACT[name], lists), 1e-6)
 
 
-def test_with_a_wide_step_buckets_are_near() -> None:
+@pytest.mark.parametrize("name", ["ap", "rank_sort"])
+@pytest.mark.parametrize("delta", [0.1, 0.5, 1.0, 3.0])
+@settings(max_examples=40, deadline=None)
+@given(lists=listings())
+def test_with_a_wide_step_buckets_keep_the_value_and_only_share_the_gradient_of_negatives(
+    name: str, delta: float, lists: Listing
+) -> None:
+    value, gradient = value_and_gradient(PAIRWISE[f"bucketed_{name}"], lists, delta=delta)
+    full, expected = value_and_gradient(PAIRWISE[name], lists, delta=delta)
+    assert_same((value, gradient[lists.positive]), (full, expected[lists.positive]))
+    negatives = (part.masked_fill(lists.positive, 0.0).sum(-1) for part in (gradient, expected))
+    torch.testing.assert_close(*negatives, rtol=1e-5, atol=1e-5)
+
+
+def test_with_a_wide_step_the_gradient_of_buckets_is_near() -> None:
     lists = listing(1, 1, 400, share=0.1)
     for name in ("ap", "rank_sort"):
-        bucketed, gradient = value_and_gradient(PAIRWISE[f"bucketed_{name}"], lists)
-        full, expected = value_and_gradient(PAIRWISE[name], lists)
-        assert float(bucketed) == pytest.approx(float(full), rel=0.02)
-        assert float(bucketed) != float(full)
-        assert float(torch.cosine_similarity(gradient, expected)) > 0.99
+        gradients = [value_and_gradient(PAIRWISE[kind], lists)[1] for kind in (name, f"bucketed_{name}")]
+        assert float(torch.cosine_similarity(*gradients)) > 0.999
+
+
+@pytest.mark.parametrize("name", ["ap", "rank_sort"])
+@pytest.mark.parametrize("positives", [[0.0], [0.0, -30.0], [40.0, 0.0, -30.0]], ids=["lowest", "upper", "between"])
+def test_negatives_out_of_reach_do_not_hide_those_below_a_positive(name: str, positives: list[float]) -> None:
+    scores = torch.tensor([[*positives, -0.1, -0.2, *[-20.0] * 97]])
+    positive = torch.zeros_like(scores, dtype=torch.bool)
+    positive[:, : len(positives)] = True
+    lists = Listing(scores, positive, torch.ones_like(scores), torch.ones_like(positive))
+    value, gradient = value_and_gradient(PAIRWISE[f"bucketed_{name}"], lists, delta=1.0, num_positives=1.0)
+    assert_same((value, gradient[positive]), tuple(
+        part if part.ndim == 0 else part[positive]
+        for part in value_and_gradient(PAIRWISE[name], lists, delta=1.0, num_positives=1.0)
+    ))  # fmt: skip
+    near = gradient[0, len(positives) : len(positives) + 2]
+    assert (near > 0.1).all()
+    if len(positives) == 1:
+        assert float(value) == pytest.approx(0.459, abs=1e-3)
+        assert not gradient[0, 3:].any()
 
 
 def test_smooth_ap_becomes_ap_as_its_temperature_falls() -> None:

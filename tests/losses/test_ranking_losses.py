@@ -165,8 +165,9 @@ def test_as_many_numbers_of_positives_as_lists_are_wanted(loss: Loss) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ap", {"delta": -1.0}, "delta must not be negative; got -1.0"),
-        ("rank_sort", {"delta": math.nan}, "delta must not be negative; got nan"),
+        ("ap", {"delta": -1.0}, "delta must not be negative or infinite; got -1.0"),
+        ("rank_sort", {"delta": math.nan}, "delta must not be negative or infinite; got nan"),
+        ("bucketed_ap", {"delta": math.inf}, "delta must not be negative or infinite; got inf"),
         ("smooth_ap", {"temperature": 0.0}, "temperature must be positive; got 0.0"),
         ("list_net", {"temperature": 0.0}, "temperature must be positive; got 0.0"),
         ("blackbox", {"interpolation": 0.0}, "interpolation must be positive; got 0.0"),
