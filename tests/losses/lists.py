@@ -153,6 +153,20 @@ def slow_ap(row: Slow, gradient: list[float]) -> float:
     return loss
 
 
+def slow_interpolated_ap(row: Slow, gradient: list[float]) -> float:
+    """As the authors' code goes: from the lowest positive up, with the highest precision so far."""
+    loss, highest = 0.0, 0.0
+    for i in sorted(row.positives, key=lambda i: row.scores[i]):
+        precision = 1 - row.num_false(i) / row.rank(i)
+        shrunk = (1 - highest) / (1 - precision) if precision < highest else 1.0
+        highest = max(highest, precision)
+        loss += 1 - highest
+        gradient[i] -= 1 - highest
+        for j in row.negatives:
+            gradient[j] += shrunk * row.above(i, j) / row.rank(i)
+    return loss
+
+
 def slow_rank_sort(row: Slow, gradient: list[float]) -> float:
     loss = slow_ap(row, gradient)
     for i in row.positives:

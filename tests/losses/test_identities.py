@@ -13,11 +13,13 @@ from losses.lists import (
     by_hand,
     listing,
     listings,
+    slow_interpolated_ap,
     value_and_gradient,
 )
 from torch import Tensor
 
 from rl_det.losses.alrp import alrp_loss
+from rl_det.losses.ranked_lists import MAX_PAIRS
 
 
 def mean_precision(lists: Listing) -> float:
@@ -43,6 +45,29 @@ def test_with_the_exact_step_the_ap_loss_is_what_precision_lacks(name: str) -> N
     lists = listing(0)
     value, _ = value_and_gradient(PAIRWISE[name], lists, delta=0.0)
     assert float(value) == pytest.approx(1 - mean_precision(lists), abs=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("max_pairs", [1, MAX_PAIRS])
+@settings(max_examples=15, deadline=None)
+@given(lists=listings())
+def test_the_interpolated_ap_loss_and_its_update_are_those_of_the_authors_loop(
+    delta: float, max_pairs: int, lists: Listing
+) -> None:
+    found = value_and_gradient(PAIRWISE["ap"], lists, delta=delta, interpolated=True, max_pairs=max_pairs)
+    assert_same(found, by_hand(lists, slow_interpolated_ap, delta), 3e-5)
+
+
+def test_interpolation_takes_the_precision_of_lower_positives_if_that_is_higher() -> None:
+    lists = Listing(
+        torch.tensor([3.0, 2.0, 1.0, 0.0]), torch.tensor([False, True, True, True]), torch.ones(4), torch.ones(4) > 0
+    )
+    value, gradient = value_and_gradient(EXACT["ap"], lists)
+    assert float(value) == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
+    interpolated, shrunk = value_and_gradient(EXACT["ap"], lists, interpolated=True)
+    assert float(interpolated) == pytest.approx(1 / 4)
+    torch.testing.assert_close(shrunk, torch.tensor([3.0, -1.0, -1.0, -1.0]) / 12)
+    assert gradient[0] > shrunk[0]
 
 
 @settings(max_examples=25, deadline=None)
