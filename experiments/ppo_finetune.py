@@ -26,4 +26,4 @@ class Flags(PolicyFlags):
 if __name__ == "__main__":
     with program():
         flags = parse(Flags)
-        flags.run(flags.shared(flags.ppo))
+        flags.run(*flags.shared(flags.ppo))

@@ -8,18 +8,24 @@ PPO, started at the grid's settings, at its best validation and at its end. The 
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import tyro
-
-from rl_det.cli import RunFlags
+from rl_det.cli import parse
+from rl_det.finetuning.request import Request
 from rl_det.finetuning.settings_by_image import SEARCHES, compare_settings, settings_text
 from rl_det.program import program
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(RunFlags):
+class Flags(Request):
     """Choose post-processing settings by a grid, and image by image."""
 
+    seed: int = 0
+    """The seed of everything that is drawn."""
+    out: Path | None = None
+    """The run's folder; left out: one in runs/, named after the run."""
+    overwrite: bool = False
+    """Replace the run in the folder, if there is one; SB3's PPO cannot go on where it was stopped."""
     reward: str = "f1"
     """What settings are chosen and judged by: f1, lrp, cost or another; in AP the lowest threshold is never beaten."""
     num_steps: int | None = None
@@ -28,8 +34,6 @@ class Flags(RunFlags):
 
 def main(flags: Flags) -> None:
     """Default, grid, PPO; the table is written whatever it says."""
-    if flags.resume:
-        raise ValueError("SB3's PPO cannot go on where it was stopped (--resume); --overwrite begins anew")
     search = SEARCHES[flags.budget]
     if flags.num_steps is not None:
         search = replace(search, ppo=replace(search.ppo, num_steps=flags.num_steps))
@@ -49,4 +53,4 @@ def main(flags: Flags) -> None:
 
 if __name__ == "__main__":
     with program(again="--overwrite"):
-        main(tyro.cli(Flags))
+        main(parse(Flags))

@@ -25,4 +25,4 @@ class Flags(PolicyFlags):
 if __name__ == "__main__":
     with program():
         flags = parse(Flags)
-        flags.run(flags.shared(flags.surrogate))
+        flags.run(*flags.shared(flags.surrogate))

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
 from rl_det.data.open import open_data
+from rl_det.detectors.loading import Device
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
@@ -23,6 +24,7 @@ from rl_det.policies.build import PolicyName
 from rl_det.program import one_line, program
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
+from rl_det.settings import at_least, check_settings, within
 from rl_det.storage.run import CONFIG
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -55,6 +57,10 @@ class RunFlags(Request):
     """How to train a detector of the data from labels, in a warm start and as the control; each number can be set by
     itself."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(self, seed=at_least(0))
+
     def run(self, *strategies: Strategy, baselines: bool = True) -> Results:
         """Open the data and the detector, tune, and print the table."""
         data, detector = self.open()
@@ -83,12 +89,17 @@ class PolicyFlags(RunFlags):
     reward: str | None = None
     """The reward of all strategies that have one; left out: each strategy's own (pool_ap)."""
 
-    def shared(self, strategy: Strategy) -> Strategy:
-        """The strategy with the given flags that it has a field for."""
-        known = {f.name for f in dataclasses.fields(strategy)}  # type: ignore[arg-type]
-        given = {name: getattr(self, name) for name in ("policy", "reward")}
-        kept = {name: value for name, value in given.items() if value is not None and name in known}
-        return dataclasses.replace(strategy, **kept)  # type: ignore[type-var]
+    def shared(self, *strategies: Strategy) -> list[Strategy]:
+        """The strategies with the given flags that they have fields for; ValueError for a flag that none has a field for."""
+        given = {name: getattr(self, name) for name in ("policy", "reward") if getattr(self, name) is not None}
+        for name, value in given.items():
+            if not any(hasattr(strategy, name) for strategy in strategies):
+                names = ", ".join(strategy.name for strategy in strategies)
+                raise ValueError(f"{name} must go with a strategy that has one; got {value} with {names}")
+        return [
+            dataclasses.replace(strategy, **{name: value for name, value in given.items() if hasattr(strategy, name)})  # type: ignore[type-var]
+            for strategy in strategies
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +120,14 @@ class FinetuneFlags(PolicyFlags):
     """Supervised training of the whole detector."""
 
     def chosen(self) -> list[Strategy]:
-        """The strategies, with the flags that they share."""
-        return [self.shared(getattr(self, name)) for name in self.strategies]
+        """The strategies, with the flags that they share. Raises ValueError for settings of a strategy that does not run."""
+        usual = type(self)()
+        for name in get_args(StrategyName):
+            if name not in self.strategies and getattr(self, name) != getattr(usual, name):
+                raise ValueError(
+                    f"settings of {name} must go with --strategies {name}; got --strategies {' '.join(self.strategies)}"
+                )
+        return self.shared(*(getattr(self, name) for name in self.strategies))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +156,10 @@ class CompareFlags(Request):
     """Go on with the comparison that the folder holds: results of the same configuration, data and weights are reused."""
     overwrite: bool = False
     """Run a strategy and seed again if the folder holds it with another configuration, other data or other weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(self, seeds=at_least(0), workers=at_least(1))
 
     def folder(self) -> Path:
         """The default folder, named after the comparison."""
@@ -174,8 +195,11 @@ class DetectFlags:
     """The folder to write to."""
     threshold: float = 0.5
     """The pictures show detections of at least this score; the JSON has all detections."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """The device of the network."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, threshold=within("[0, 1]"))
 
 
 def run_finetune(flags: FinetuneFlags) -> None:

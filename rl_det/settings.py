@@ -31,7 +31,7 @@ class Rule:
     """Whether infinity is allowed too."""
 
 
-def at_least(low: float, *, usual: str | None = None, infinite: bool = False) -> Rule:
+def at_least(low: int | float, *, usual: str | None = None, infinite: bool = False) -> Rule:
     """The rule that a number must be `low` or more."""
     words = "not be negative" if low == 0 else f"be at least {low}"
     return Rule(words=words, holds=lambda value: value >= low, usual=usual, infinite=infinite)

@@ -132,6 +132,19 @@ def test_help_names_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None
         ("--policy context --ppo.begin hand_set_votes", "only the voting policy can begin at hand-set votes"),
         ("--strategies ppo ppo", "'ppo' is there twice"),
         ("--supervised.monitor mAP", "a training is led by one of AP, "),
+        ("--seed -1", "seed must not be negative; got -1; 0 is usual"),
+        ("--input-size 0", "input_size must be at least 1; got 0"),
+        (
+            "--strategies labels --ppo.clip 0.3",
+            "settings of ppo must go with --strategies ppo; got --strategies labels",
+        ),
+        (
+            "--strategies supervised --policy context",
+            "policy must go with a strategy that has one; got context with supe",
+        ),
+        ("--strategies surrogate --reward f1", "reward must go with a strategy that has one; got f1 with surrogate"),
+        ("--supervised.validate-unit epochs", "validate_every must be given if its unit is epochs"),
+        ("--recipe.patience 0", "patience must be at least 1; got 0"),
     ],
 )
 def test_a_wrong_flag_costs_one_line_and_nothing_is_decoded_or_written(
@@ -153,6 +166,13 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
     assert "there is no such image file" in error_of(capsys, "detect", run / "ppo", tmp_path / "a.png")
     assert "detect needs an image at least" in error_of(capsys, "detect", run / "ppo")
     assert "the strategies must hold continued_supervised" in error_of(capsys, "compare", "--strategies", "ppo_voting")
+    assert "workers must be at least 1; got 0" in error_of(capsys, "compare", "--workers", "0")
+    assert "seeds must be different numbers, one at least; got (1, 1)" in error_of(
+        capsys, "compare", "--seeds", "1", "1", "--out", tmp_path / "comparison"
+    )
+    assert "threshold must lie in [0, 1]; got 2.0; 0.5 is usual" in error_of(
+        capsys, "detect", run / "ppo", tmp_path / "a.png", "--threshold", "2"
+    )
 
 
 def test_a_traceback_is_kept_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
+from rl_det.settings import at_least, check_settings
+
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's ten IoU thresholds, by COCO's own expression."""
 
@@ -35,6 +37,7 @@ class CocoOptions:
     recall_points: tuple[float, ...] = tuple(RECALL_POINTS.tolist())
 
     def __post_init__(self) -> None:
+        check_settings(self, area_range=at_least(0, infinite=True), max_detections=at_least(1))
         thresholds = self.iou_thresholds
         if not 0 < len(thresholds) <= MAX_THRESHOLDS or not _rise_within(thresholds, 1e-9, 1.0):
             raise ValueError(
@@ -44,8 +47,6 @@ class CocoOptions:
         low, high = self.area_range
         if not 0 <= low <= high:
             raise ValueError(f"area_range must be 0 <= low <= high, in square pixels; got {self.area_range}")
-        if self.max_detections < 1:
-            raise ValueError(f"max_detections must be at least 1; got {self.max_detections}; COCO's is 100")
         if not self.recall_points or not _rise_within(self.recall_points, 0.0, 1.0):
             raise ValueError(
                 f"recall_points must rise within [0, 1]; got {self.recall_points}; COCO's are 0, 0.01, ..., 1"

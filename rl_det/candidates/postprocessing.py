@@ -8,6 +8,7 @@ import torch
 from rl_det.ap.batch import DetectionBatch
 from rl_det.candidates.nms import nms
 from rl_det.candidates.soft_nms import Settings, soft_nms
+from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.types import Candidates, Detections
 
 
@@ -23,8 +24,12 @@ class PostProcessing:
     """The maximum number of detections of an image."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.nms_iou <= 1 and self.sigma > 0 and self.max_detections > 0):
-            raise ValueError(f"nms_iou must lie in [0, 1], sigma and max_detections must be positive; got {self}")
+        check_settings(
+            self,
+            nms_iou=within("[0, 1]", usual="0.5"),
+            sigma=positive(usual="0.5", infinite=True),
+            max_detections=at_least(1),
+        )
 
     @classmethod
     def soft(cls, nms_iou: float, decay: float) -> "PostProcessing":

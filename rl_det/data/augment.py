@@ -12,6 +12,8 @@ from torchvision.ops import box_area
 from torchvision.transforms import v2
 
 from rl_det.data import Dataset
+from rl_det.errors import UserError
+from rl_det.settings import check_settings
 from rl_det.types import Sample, Target
 
 SMALLEST_SIDE = 2.0
@@ -32,14 +34,20 @@ class Augmentations:
     """Whether brightness, contrast, saturation, hue and the order of the colours change."""
 
     def __post_init__(self) -> None:
-        low, high = self.scale
-        if not 0.1 <= low <= high <= 10:
-            raise ValueError(f"scale must be two factors that rise within [0.1, 10]; got {self.scale}; 0.5 2 is usual")
+        check_settings(self)
+        check_scale("scale", self.scale, usual="0.5 2")
 
     @property
     def any(self) -> bool:
         """Whether any augmentation is switched on."""
         return self.scale != (1.0, 1.0) or self.crop or self.photometric
+
+
+def check_scale(name: str, scale: tuple[float, float], *, usual: str) -> None:
+    """Raise UserError unless these are two factors by which images can be enlarged."""
+    low, high = scale
+    if not 0.1 <= low <= high <= 10:
+        raise UserError(f"{name} must be two factors that rise within [0.1, 10]; got {scale}; {usual} is usual")
 
 
 class Augmented:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ def load_detector(
     training. Raises ValueError, in one sentence, for any other input.
     """
     splits = open_data(data)
+    if input_size is not None and input_size < 1:
+        raise ValueError(f"input_size must be at least 1; got {input_size}; the detector's own (None) is usual")
     with torch.random.fork_rng(
         devices=[]
     ):  # fresh weights are always the same, and the user's generator stays as it was
@@ -74,6 +76,8 @@ def load_detector(
 
 def device_named(device: Device) -> torch.device:
     """The device; "auto" is CUDA if it is available. Raises ValueError if CUDA is asked for and not available."""
+    if device not in get_args(Device):
+        raise ValueError(f"device must be one of {', '.join(get_args(Device))}; got {device!r}; auto is usual")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,12 +1,13 @@
 """The budget of a run, and the recipe for training a detector from labels: every constant outside strategies."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from rl_det.data.augment import Augmentations
+from rl_det.data.augment import Augmentations, check_scale
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
+from rl_det.settings import at_least, check_settings, positive, within
 
 BudgetName = Literal["smoke", "short", "full"]
 
@@ -25,7 +26,7 @@ class Budget:
     """The maximum passes over the training images, epochs included, each view counted as an image; more would memorise
     a small data set."""
     num_validations: int = 12
-    """The number of validations in a run."""
+    """The maximum number of validations in a run."""
     enough_images: int = 1200
     """With fewer training images, each is seen in several views."""
     max_views: int = 6
@@ -41,19 +42,16 @@ class Budget:
     supervised_passes: int = 60
     """The maximum passes over the training images in supervised training of the whole detector."""
     supervised_validations: int = 20
-    """The number of validations in supervised training of the whole detector."""
+    """The maximum number of validations in supervised training of the whole detector."""
     warm_start_share: float = 1.0
     """The share of the recipe's steps that a warm start makes, if the detector is not trained yet."""
     num_draws: int = 200
     """The number of redrawn test sets for the intervals of the table."""
 
     def __post_init__(self) -> None:
-        for name in ("num_updates", "epochs_per_update", "images_per_update", "max_passes", "num_validations",
-                     "max_views", "evaluated_candidates", "validated_candidates", "supervised_steps", "num_draws"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not 0 < self.warm_start_share <= 10:
-            raise ValueError(f"warm_start_share must lie in (0, 10]; got {self.warm_start_share}; 1 is usual")
+        counts = [f.name for f in fields(self) if f.type is int]
+        check_settings(self, warm_start_share=within("(0, 10]"), **dict.fromkeys(counts, at_least(1)))
+        check_scale("view_scale", self.view_scale, usual="0.85 1.18")
 
     def updates(self, num_images: int) -> int:
         """The number of updates that the budget allows for this many images."""
@@ -110,6 +108,11 @@ class Recipe:
     head_validate_every: int
     head_images: int
     """The maximum number of images on which the head alone is trained; their encodings are kept in memory."""
+
+    def __post_init__(self) -> None:
+        counts = [f.name for f in fields(self) if f.type is int]
+        rules = dict.fromkeys(counts, at_least(1)) | {"num_workers": at_least(0)}
+        check_settings(self, learning_rate=positive(usual="2e-3"), head_learning_rate=positive(usual="2e-3"), **rules)
 
     def scaled(self, share: float) -> "Recipe":
         """The recipe with this share of its steps, with the same number of validations."""

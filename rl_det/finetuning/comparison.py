@@ -50,6 +50,10 @@ def compare(
     `workers` processes.
     """
     check_names(strategies)
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}; the number of cores is usual")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
     check_writable(out)
     data, detector = request.open()
     budget = budget or budget_named(request.budget)

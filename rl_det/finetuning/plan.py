@@ -13,6 +13,7 @@ from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.finetuning.budget import Budget, Recipe
+from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import WARM_START
@@ -39,6 +40,9 @@ class Plan:
     identity: dict[str, Any]
     encodings: Path | None = None
     encoded: dict[str, EncodedDataset] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_settings(self, seed=at_least(0, usual="0"))
 
     def default_folder(self) -> Path:
         """The default folder: in `runs/`, named after strategies, data, detector, updates and seed."""

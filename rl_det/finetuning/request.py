@@ -8,6 +8,7 @@ from rl_det.data.splits import Splits
 from rl_det.detectors import Detector, load_detector
 from rl_det.detectors.loading import Device, device_named
 from rl_det.finetuning.budget import BudgetName
+from rl_det.settings import at_least, check_settings
 
 NUM_SCENES: dict[BudgetName, dict[str, int]] = {
     "smoke": {"train": 64, "val": 32, "test": 32},
@@ -35,6 +36,7 @@ class Request:
     """The device of the networks."""
 
     def __post_init__(self) -> None:
+        check_settings(self, input_size=at_least(1))
         device_named(self.device)
 
     def open(self) -> tuple[Splits, Detector]:

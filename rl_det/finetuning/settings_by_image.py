@@ -36,6 +36,7 @@ from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.metrics.outcomes import image_counts
 from rl_det.rewards import check_reward
+from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import Run, check_run_folder
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.fixed_settings import as_action, best_on_grid, judged
@@ -58,6 +59,9 @@ class Search:
     """Every `stride`-th point of the grid is tried."""
     ppo: SettingsByImage = field(default_factory=SettingsByImage)
     """The settings of SB3's PPO."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, refinements=at_least(0), stride=at_least(1))
 
 
 SEARCHES: dict[BudgetName, Search] = {
@@ -85,6 +89,7 @@ def compare_settings(
     fit together.
     """
     check_reward(reward)
+    share = budget_named(budget).warm_start_share
     splits, search = open_data(data), search or SEARCHES[budget]
     identity = {
         "experiment": "settings by image",
@@ -95,7 +100,7 @@ def compare_settings(
     folder = out or Path("runs") / f"settings-{splits.name}-{detector.architecture.name}-{budget}-seed{seed}"
     check_run_folder(folder, identity, resume=False, overwrite=overwrite)
     if not detector.is_trained:
-        warm_start(detector, splits, recipe_for(splits).scaled(budget_named(budget).warm_start_share))
+        warm_start(detector, splits, recipe_for(splits).scaled(share))
     train, val, test = (environment(detector, splits, split, reward) for split in ("train", "val", "test"))
     with Run(folder, identity, circumstances(), overwrite=overwrite) as run:
         choices, seconds = chosen(train, val, search, seed, run)

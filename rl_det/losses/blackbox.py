@@ -1,5 +1,7 @@
 """1 - AP at the exact ranks, with the gradient of blackbox differentiation."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -30,6 +32,8 @@ def blackbox_ap(
     """
     if not interpolation > 0:
         raise ValueError(f"interpolation must be positive; got {interpolation}; 4, in logits, is usual")
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must not be negative or infinite; got {margin}; 1, in logits, is usual")
     lists = ranked_lists(scores, positive, mask, num_positives)
     real = lists.positive | lists.negative
     true = lists.positive.to(lists.scores.dtype)

@@ -14,6 +14,7 @@ from rl_det.ap.batch import check
 from rl_det.ap.relations import pairwise_iou, reach
 from rl_det.metrics.outcomes import ImageCounts, image_counts
 from rl_det.rewards.edits import Edits
+from rl_det.settings import at_least, check_settings
 
 
 def image_ap_value(edits: Edits) -> Float64[np.ndarray, " R"]:
@@ -67,6 +68,7 @@ class Cost:
     missed: float = -1.0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not (self.found >= 0 >= self.spurious and self.missed <= 0):
             raise ValueError(f"prices must be >= 0 for found and <= 0 for spurious and missed; got {self}")
 
@@ -87,6 +89,9 @@ class MatchedSum:
 
     class_weights: Float64[np.ndarray, " C"] | None = None
     duplicate_price: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_settings(self, duplicate_price=at_least(0))
 
     @classmethod
     def weighted(cls, objects: Int64[np.ndarray, " C"], *, duplicate_price: float = 0.3) -> "MatchedSum":

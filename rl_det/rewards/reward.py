@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from rl_det.rewards.edits import Edits, Step
+from rl_det.settings import check_settings
 
 Value = Callable[[Edits], Float64[np.ndarray, " R"]]
 """(edits) -> the value of each edit's detections."""
@@ -46,6 +47,9 @@ class Worth(Reward):
 
     value: Value
     paid: Literal["at_the_end", "by_change"] = "at_the_end"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
         if self.paid == "by_change":

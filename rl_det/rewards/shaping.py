@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from rl_det.rewards.edits import Edits, Step
 from rl_det.rewards.image_values import best_iou, true_over_displayed
 from rl_det.rewards.reward import Reward, Value
+from rl_det.settings import check_settings, within
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class PotentialShaping(Reward):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must lie in (0, 1], and be the return's own; got {self.gamma}; 1 is usual here")
+        check_settings(self, gamma=within("(0, 1]"))
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
         later = 0.0 if ended else self.gamma * self.potential(after)
@@ -55,6 +55,9 @@ class StepCost(Reward):
     """
 
     price: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
         return np.full(len(after), -self.price)
@@ -84,6 +87,9 @@ class SignOfIouChange(Reward):
     """
 
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
         signs: Float64[np.ndarray, " R"] = self.weight * np.sign(best_iou(after) - best_iou(before))

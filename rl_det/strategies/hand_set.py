@@ -17,6 +17,7 @@ from rl_det.policies.detections import candidates_of, ranked_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
 from rl_det.policies.voting import VotingPolicy
+from rl_det.settings import check_settings
 from rl_det.strategies.labels import Labels
 from rl_det.strategies.strategy import Task
 from rl_det.training.loop import Ending
@@ -35,6 +36,9 @@ class WarmStart:
 
     name: str = WARM_START
     """The name of its row in the table."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def trains(self) -> Literal["head"]:
@@ -58,6 +62,9 @@ class HandSetVotes:
     """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
     """The strategy that runs first."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def trains(self) -> Literal["head"]:
@@ -83,6 +90,9 @@ class PostProcessingGrid:
     """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
     """The strategy that runs first."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def trains(self) -> Literal["head"]:

@@ -18,6 +18,7 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
+from rl_det.settings import check_settings, positive
 from rl_det.strategies.strategy import Task, given
 from rl_det.training.batches import ShuffledBatches
 from rl_det.training.descent import Descent
@@ -43,7 +44,7 @@ class Labels:
     """The maximum norm of the gradient; a larger gradient is scaled down."""
 
     def __post_init__(self) -> None:
-        check_descent(self.learning_rate, self.max_grad_norm)
+        check_settings(self, learning_rate=positive(usual="2e-3"), max_grad_norm=positive(infinite=True))
 
     @property
     def trains(self) -> Literal["head"]:
@@ -82,11 +83,6 @@ def control_loop(task: Task, learning_rate: float | None, max_grad_norm: float) 
         max_grad_norm=max_grad_norm,
         validate_every=task.validate_every,
     )
-
-
-def check_descent(learning_rate: float | None, max_grad_norm: float) -> None:
-    """Raise ValueError for a rate or a norm that the loop would refuse."""
-    LoopConfig(num_updates=1, learning_rate=given(learning_rate, 1.0), max_grad_norm=max_grad_norm)
 
 
 class LabelsLearner:

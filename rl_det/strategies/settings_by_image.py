@@ -21,6 +21,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
+from rl_det.settings import at_least, check_settings
 from rl_det.strategies.fixed_settings import judged
 from rl_det.training.progress import Bar, bar
 
@@ -47,9 +48,7 @@ class SettingsByImage:
     """The number of validations during training."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_validations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_settings(self, num_steps=at_least(1), num_validations=at_least(1))
 
 
 class Standardised(BaseFeaturesExtractor):

@@ -10,6 +10,7 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.policy import Policy
+from rl_det.settings import at_least, check_settings, positive
 from rl_det.training.loop import Ending, Learner, LoopConfig
 
 Value = TypeVar("Value")
@@ -27,6 +28,16 @@ class FromLabels:
     flip: bool
     num_workers: int
     validate_every: int
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            num_steps=at_least(1),
+            batch_size=at_least(1),
+            learning_rate=positive(usual="2e-3"),
+            num_workers=at_least(0),
+            validate_every=at_least(1),
+        )
 
 
 @dataclass(kw_only=True)

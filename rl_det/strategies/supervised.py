@@ -16,15 +16,20 @@ from torch.utils.data import DataLoader
 from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.metrics.evaluation import quick_evaluate
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_dataset
 from rl_det.policies.policy import Policy
+from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies.strategy import Task, given
 from rl_det.training.descent import Descent, NotFiniteError
 from rl_det.training.loop import Ending, LoopConfig
 from rl_det.training.schedules import ScheduleName
 from rl_det.types import Sample
+
+MANY = 10**9
+"""More steps than any training has: what is not known when settings are made refuses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class Supervised:
     """AdamW's peak rate, after a short linear warm-up; left out: the recipe's, or a quarter of it for a trained
     detector."""
     schedule: ScheduleName = "cosine"
-    """cosine: from the peak down to 0; steps: times a tenth after two thirds and after eight ninths of the steps."""
+    """cosine: from the peak down to 0; step: times a tenth after two thirds and after eight ninths of the steps."""
     weight_decay: float = 0.02
     """AdamW's weight decay."""
     max_grad_norm: float = 5.0
@@ -72,8 +77,18 @@ class Supervised:
     """The number of first validations that do not count."""
 
     def __post_init__(self) -> None:
-        plan = BatchPlan(num_steps=given(self.num_steps, 1), batch_size=given(self.batch_size, 1))
-        self.loop(plan, 1.0, 1, 1)  # refuses what is wrong
+        check_settings(
+            self,
+            num_steps=at_least(1),
+            batch_size=at_least(1),
+            learning_rate=positive(usual="2e-3"),
+            num_workers=at_least(0),
+            validate_every=at_least(1),
+        )
+        if self.validate_unit == "epochs" and self.validate_every is None:
+            raise UserError("validate_every must be given if its unit is epochs; got None; 1 is usual")
+        plan = BatchPlan(num_steps=given(self.num_steps, MANY), batch_size=given(self.batch_size, 1))
+        self.loop(plan, 1.0, 1, 1)  # refuses what is wrong in any run
 
     @property
     def trains(self) -> Literal["all"]:
@@ -136,9 +151,7 @@ class BatchPlan:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_settings(self, num_steps=at_least(1), batch_size=at_least(1), num_workers=at_least(0))
 
 
 class SupervisedLearner:

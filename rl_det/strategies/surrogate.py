@@ -36,8 +36,9 @@ from rl_det.losses.rank_sort import rank_sort_loss
 from rl_det.losses.smooth_ap import smooth_ap
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
+from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies.class_lists import ClassLists, class_lists, match_candidates
-from rl_det.strategies.labels import check_descent, control_loop, labels_learner, supervised_loss
+from rl_det.strategies.labels import control_loop, labels_learner, supervised_loss
 from rl_det.strategies.strategy import Task
 from rl_det.strategies.supervised import labelled
 from rl_det.training.loop import Ending
@@ -76,11 +77,14 @@ class Surrogate:
     """The maximum norm of the gradient; a larger gradient is scaled down."""
 
     def __post_init__(self) -> None:
-        if self.loss not in SURROGATES:
-            raise ValueError(f"loss must be one of {', '.join(SURROGATES)}; got {self.loss!r}")
-        if self.num_candidates < 1:
-            raise ValueError(f"num_candidates must be at least 1; got {self.num_candidates}; 96 is usual")
-        check_descent(self.learning_rate, self.max_grad_norm)
+        weights = "surrogate_weight", "supervised_weight", "box_weight", "residual_penalty"
+        check_settings(
+            self,
+            num_candidates=at_least(1),
+            learning_rate=positive(usual="2e-3"),
+            max_grad_norm=positive(infinite=True),
+            **dict.fromkeys(weights, at_least(0)),
+        )
 
     @property
     def trains(self) -> Literal["head"]:

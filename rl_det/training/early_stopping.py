@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from rl_det.settings import at_least, check_settings
+
 
 @dataclass(kw_only=True)
 class EarlyStopping:
@@ -21,12 +23,7 @@ class EarlyStopping:
     told: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1 evaluation; got {self.patience}; 5 is usual")
-        if not self.min_delta >= 0:
-            raise ValueError(f"min_delta must not be negative; got {self.min_delta}; 0 is usual")
-        if self.warm_up < 0:
-            raise ValueError(f"warm_up must not be negative; got {self.warm_up} evaluations; 0 is usual")
+        check_settings(self, patience=at_least(1, usual="5"), min_delta=at_least(0), warm_up=at_least(0))
 
     def improved(self, metric: float | None) -> bool:
         """Record one value; return True if it is the best so far, so that the caller keeps a checkpoint."""

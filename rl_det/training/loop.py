@@ -18,12 +18,15 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rl_det.errors import UserError
 from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
+from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.training.averaging import averaged, copied
 from rl_det.training.descent import Descent, NotFiniteError
 from rl_det.training.early_stopping import EarlyStopping
 from rl_det.training.interrupts import Interrupted, Pending, deferred
-from rl_det.training.schedules import SCHEDULES, ScheduleName
+from rl_det.training.progress import tell
+from rl_det.training.schedules import ScheduleName
 
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
 """Why a run ended. budget: all updates are made; patience: validation made no progress; collapse: it fell far; nothing
@@ -71,7 +74,7 @@ class LoopConfig:
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     schedule: ScheduleName = "cosine"
-    """cosine: from the peak down to 0; steps: times a tenth after two thirds and after eight ninths of the updates."""
+    """cosine: from the peak down to 0; step: times a tenth after two thirds and after eight ninths of the updates."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
     mixed: bool = False
@@ -94,28 +97,38 @@ class LoopConfig:
     """The run ends if the figure falls this far below the start's; None: never."""
 
     def __post_init__(self) -> None:
-        if self.num_updates < 1:
-            raise ValueError(f"num_updates must be at least 1; got {self.num_updates}")
-        if not self.validate_every > 0:
-            raise ValueError(f"validate_every must be positive; got {self.validate_every}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}; 2e-3 is usual")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}; 0.01 is usual")
-        if not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive; got {self.max_grad_norm}; 1 is usual")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in [0, 1); got {self.ema}; 0.999 is usual, 0 is without")
-        if self.collapse_margin is not None and not self.collapse_margin > 0:
-            raise ValueError(f"collapse_margin must be positive; got {self.collapse_margin}; 0.03 is usual")
+        check_settings(
+            self,
+            num_updates=at_least(1),
+            learning_rate=positive(usual="2e-3"),
+            weight_decay=at_least(0),
+            max_grad_norm=positive(infinite=True),
+            ema=within("[0, 1)", usual="0.999"),
+            validate_every=positive(),
+            collapse_margin=positive(usual="0.03", infinite=True),
+        )
         check_monitor(self.monitor)
-        self.stopping()  # which refuses what it cannot use
+        self.stopping()  # refuses what it cannot use
+        if self.warm_up >= self.num_validations:
+            raise UserError(
+                f"warm_up must leave a validation that counts, of {self.num_validations}; got {self.warm_up}; 0 is usual"
+            )
 
     def stopping(self) -> EarlyStopping:
         """The early stopping that selects the best weights and ends the run."""
         return EarlyStopping(patience=self.patience, min_delta=self.min_delta, warm_up=self.warm_up)
+
+    @property
+    def num_validations(self) -> int:
+        """The number of validations of a run to its end, the start's included."""
+        every = max(1, self.validate_every)  # several in one update are one
+        before_last, all_due = (self.num_updates - 1) // every, self.num_updates // every
+        return int(self.validate_start) + all_due + int(all_due == before_last)
+
+    @property
+    def patience_can_end(self) -> bool:
+        """Whether validations without progress could end the run; the first that counts is progress."""
+        return self.patience is not None and self.warm_up + 1 + self.patience <= self.num_validations
 
     def is_due(self, update: int) -> bool:
         """Whether there is a validation after this update."""
@@ -279,6 +292,11 @@ def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[
     run = FitRun(learner, config, name)
     for callback in callbacks:
         callback.on_start(run)
+    if config.patience is not None and not config.patience_can_end and not run.begun:
+        tell(
+            f"{name}: a patience of {config.patience} cannot end this run, which has {config.num_validations} validations; "
+            "more of them, or a smaller patience, can"
+        )
     with deferred() as pending:
         try:
             _update_all(run, callbacks, pending)

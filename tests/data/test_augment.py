@@ -121,7 +121,7 @@ def test_a_data_set_is_asked_by_image_and_seed() -> None:
 
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (2.0, 1.0), (1.0, float("nan")), (1.0, 50.0)])
 def test_impossible_scales_are_refused(scale: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match=r"0\.5 2 is usual"):
+    with pytest.raises(ValueError, match="scale must be"):
         Augmentations(scale=scale)
 
 

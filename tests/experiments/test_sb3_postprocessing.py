@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Refusals, lines, results, run_script, small_data, tiny
+from small_runs import Refusals, lines, results, small_data, tiny
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
 
@@ -99,13 +99,11 @@ def test_settings_and_actions_are_each_others_inverse() -> None:
     torch.testing.assert_close(as_action(environment, 0.0, 1.0, 0.125, 1), torch.tensor([-1.0, 1.0, -0.75, -1.0]))
 
 
-def test_what_it_cannot_do_and_an_unknown_reward_are_refused_before_any_work(
-    tmp_path: Path, refused: Refusals, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        run_script("sb3_postprocessing.py", "--policy", "select", monkeypatch=refused.monkeypatch)
-    assert "policy" in capsys.readouterr().err
-    assert "--overwrite" in refused("--resume", "--out", tmp_path / "run")
+def test_what_it_cannot_do_and_an_unknown_reward_are_refused_before_any_work(tmp_path: Path, refused: Refusals) -> None:
+    for flag, value in (("--policy", "select"), ("--limits.num-updates", "3"), ("--recipe.num-steps", "3")):
+        assert f"Unrecognized options: {flag}" in refused(flag, value)
+    assert "Unrecognized options: --resume" in refused("--resume", "--out", tmp_path / "run")
+    assert "num_steps must be at least 1; got 0" in refused("--num-steps", 0, "--out", tmp_path / "run")
     assert "'f1'" in refused("--reward", "map", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -105,6 +105,7 @@ told(detector.plain(), data, rl_det.PPO())
 told(detector, data, rl_det.PPO(), budget="tiny")
 told(detector, "nowhere", rl_det.PPO())
 told(detector, data, rl_det.PPO(), budget=3)
+told(detector, data, rl_det.PPO(), seed=-1)
 """
 
 
@@ -119,6 +120,7 @@ def test_what_is_no_strategy_no_detector_or_no_budget_costs_one_sentence(tmp_pat
         "nowhere/train.json: the file: cannot be read (No such file or directory); a COCO-format folder holds images/, "
         "train.json, val.json and test.json",
         "budget must be one of smoke, short, full, or a Budget; got 3",
+        "seed must not be negative; got -1; 0 is usual",
     ]
     assert not list(tmp_path.iterdir())
 

@@ -207,6 +207,9 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_next_one_is_
         {"validate_every": 0},
         {"weight_decay": -0.1},
         {"patience": 0},
+        {"num_workers": -1},
+        {"warm_up": 4},
+        {"validate_every": None, "validate_unit": "epochs"},
     ],
 )
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from training.toy import StopAt, ToyLearner, Watch, config
 from unchecked import unchecked
 
@@ -225,3 +227,35 @@ def test_impossible_settings_are_refused_by_name(wrong: dict[str, Any]) -> None:
 def test_an_unknown_figure_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"AP, AP50.*moLRP; got 'mAP'"):
         LoopConfig(num_updates=1, learning_rate=0.1, monitor="mAP")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    num_updates=st.integers(1, 60),
+    validate_every=st.one_of(st.integers(1, 70), st.fractions(Fraction(1, 8), 70, max_denominator=8)),
+    validate_start=st.booleans(),
+)
+def test_the_number_of_validations_is_known_beforehand(
+    num_updates: int, validate_every: int | Fraction, validate_start: bool
+) -> None:
+    loop = config(num_updates=num_updates, validate_every=validate_every, validate_start=validate_start)
+    due = sum(loop.is_due(update) for update in range(1, num_updates + 1))
+    assert loop.num_validations == due + validate_start
+
+
+@pytest.mark.parametrize(("patience", "warm_up"), [(3, 0), (2, 1), (100, 0)])
+def test_a_patience_that_cannot_end_the_run_is_told_at_its_start(
+    capsys: pytest.CaptureFixture[str], patience: int, warm_up: int
+) -> None:
+    run(ToyLearner([0.4, 0.3, 0.2, 0.1]), patience=patience, warm_up=warm_up)
+    told = f"toy: a patience of {patience} cannot end this run, which has 4 validations"
+    assert (told in capsys.readouterr().err) == (patience + warm_up > 3)
+    assert config(patience=patience, warm_up=warm_up).patience_can_end == (patience + warm_up <= 3)
+    ending = run(ToyLearner([0.4, 0.3, 0.2, 0.1]), patience=patience, warm_up=warm_up)
+    assert ending.reason == ("patience" if patience + warm_up <= 3 else "budget")
+
+
+def test_a_warm_up_after_which_no_validation_counts_is_refused() -> None:
+    config(warm_up=3)
+    with pytest.raises(ValueError, match="warm_up must leave a validation that counts, of 4; got 4; 0 is usual"):
+        config(warm_up=4)
