@@ -230,7 +230,7 @@ def run_compare(flags: CompareFlags) -> None:
         out=out,
         overwrite=flags.overwrite,
     )
-    print((out / "comparison.md").read_text(), end="")
+    print((out / "comparison.md").read_text(encoding="utf-8"), end="")
     print(f"The comparison, its picture and all runs are in {out}")
 
 

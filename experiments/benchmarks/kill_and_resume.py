@@ -145,7 +145,10 @@ def run(job: str, out: Path, moment: float | None = None) -> bool:
 
 def figures(out: Path) -> dict[str, Any]:
     """The figures of all methods of a run, or of all runs of a comparison."""
-    return {str(file.relative_to(out)): json.loads(file.read_text())["methods"] for file in sorted(out.rglob(RESULTS))}
+    return {
+        str(file.relative_to(out)): json.loads(file.read_text(encoding="utf-8"))["methods"]
+        for file in sorted(out.rglob(RESULTS))
+    }
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def _compared(
         redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
     methods = {}
     for name in matches:
-        runs = [json.loads((folder / folder_name(name, seed) / RESULTS).read_text()) for seed in seeds]
+        runs = [json.loads((folder / folder_name(name, seed) / RESULTS).read_text(encoding="utf-8")) for seed in seeds]
         methods[name] = {
             "seconds": [run["seconds"][name] for run in runs],
             "figures": [{**run["methods"][name], "F1": run["F1_at_validations_threshold"][name]} for run in runs],

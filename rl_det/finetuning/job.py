@@ -41,7 +41,7 @@ class JobFile:
     @classmethod
     def read(cls, file: Path) -> "JobFile":
         """Read what `to_json` wrote."""
-        told: dict[str, Any] = json.loads(file.read_text())
+        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         request = told["request"] | {"data": told["request"]["data"] and Path(told["request"]["data"])}
         scale = tuple(told["budget"]["view_scale"])
         return cls(

@@ -23,7 +23,7 @@ class PoolAp(Reward):
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
         """The reward and the credit, by exact changes, without recomputing the image for each candidate."""
-        if not step.from_the_scene or "scores" not in step.factors:
+        if not step.from_the_scene or step.factors not in (("scores",), ("scores", "boxes")):
             return super().credited(step, ended=ended)
         pool, images = step.scene.candidates, step.images
         _, without = pool.what_if(images, step.scene.scores[images], step.scores)

@@ -11,5 +11,5 @@ def give_back() -> None:
     quite fit. Without this call, encoding 4,000 images, or a validation from time to time, would hold a gigabyte of
     unused memory.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # on Windows, no library has the name None
         ctypes.CDLL(None).malloc_trim(0)

@@ -53,7 +53,7 @@ def test_who_may_match_whom_is_pycocotools_iou_within_a_class(seed: int) -> None
         wanted.sort(key=lambda g: (crowd[g], -iou[i, g]))
         partners = [g for g in found.partners[0, i].tolist() if g >= 0]
         assert partners == wanted
-        for g, passes in zip(partners, found.passes[0, i].tolist(), strict=False):
+        for g, passes in zip(partners, found.passes[0, i].tolist()[: len(partners)], strict=True):
             assert passes == sum(1 << t for t, threshold in enumerate(IOU_THRESHOLDS) if iou[i, g] >= threshold)
     counted = target.labels[~target.iscrowd]
     assert found.positives[0].tolist() == [int((counted == label).sum()) for label in (1, 2)]

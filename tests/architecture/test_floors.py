@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted([*ROOT.glob("rl_det/**/*.py"), *ROOT.glob("envs/**/*.py"), *ROOT.glob("experiments/*.py")])
+MODULES = sorted([*ROOT.glob("rl_det/**/*.py"), *ROOT.glob("envs/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 
 
 def test_a_floor_imports_only_what_stands_below_it() -> None:
@@ -24,6 +24,17 @@ def test_a_file_opens_with_a_sentence(file: Path) -> None:
     docstring = ast.get_docstring(ast.parse(file.read_text()))
     assert docstring
     assert docstring.splitlines()[0].rstrip().endswith((".", "?")) or "\n" in docstring
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_is_dropped_in_silence_and_text_is_the_same_on_all_systems(file: Path) -> None:
+    for call in (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if name == "zip":
+            assert given.get("strict") == "True", f"line {call.lineno}: a zip that stops at the shorter one"
+        if name in ("read_text", "write_text"):
+            assert "encoding" in given, f"line {call.lineno}: a text in the system's own encoding"
 
 
 def test_envs_is_a_folder_and_no_package() -> None:

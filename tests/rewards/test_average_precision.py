@@ -61,7 +61,7 @@ def test_pool_ap_is_the_change_of_the_pools_mean_ap(seed: int, factors: tuple[Fa
     assert np.abs(reward).max() > 0
 
 
-@pytest.mark.parametrize("factors", [("scores",), ("boxes",), ("scores", "boxes")])
+@pytest.mark.parametrize("factors", [("scores",), ("boxes",), ("scores", "boxes"), ("boxes", "scores")])
 @pytest.mark.parametrize("name", sorted(set(REWARDS) - {"batch_ap"}))
 def test_credit_is_what_a_candidates_action_alone_would_earn(name: str, factors: tuple[Factor, ...]) -> None:
     some, images, reward = scene(1), np.array([1, 3, 3]), reward_named(name, np.array([4, 7]))

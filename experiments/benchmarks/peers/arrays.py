@@ -176,5 +176,5 @@ def _ultrafast(dictionary: dict[str, Any]) -> Any:
     """Through a file: what it reads from one it keeps as arrays, what it is given as dictionaries it reads in each call."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "truths.json"
-        path.write_text(json.dumps(dictionary))
+        path.write_text(json.dumps(dictionary), encoding="utf-8")
         return ultrafast_pycocotools.COCO(path, verbose=False)

@@ -119,9 +119,10 @@ class FasterCocoEval:
             dataset.append_ref(1, category, box)
         corners = np.ascontiguousarray(rows[:, 1:5])
         starts = np.searchsorted(rows[:, 6], np.arange(1, len(scene) + 2)).tolist()
+        of_class = boxes[: len(scene)], crowds[: len(scene)]
         ious = [
             faster_mask.iou(corners[start : min(end, start + MOST)], theirs, crowd) if end > start else []
-            for start, end, theirs, crowd in zip(starts[:-1], starts[1:], boxes, crowds, strict=False)
+            for start, end, theirs, crowd in zip(starts[:-1], starts[1:], *of_class, strict=True)
         ]
         answer = faster_native.COCOevalEvaluateAccumulate(
             params, [ious], table, dataset, params.imgIds, params.catIds, True
