@@ -87,7 +87,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         steps = torch.full((self.num_envs, 1), self._step or 0, dtype=torch.int64, device=self.device)
         return {**self._seen, "step": steps}
 
-    def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
+    def set_baseline(self, action: Float[Tensor, " B *one"]) -> None:
         """Measure this episode's rewards and credits against this action, instead of against doing nothing."""
         self._pool_actions[: self.num_images] = self.checked(action)[:: self.samples_per_image]
 

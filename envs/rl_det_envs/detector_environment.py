@@ -228,7 +228,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             drawn.append(fresh)
         return drawn
 
-    def checked(self, given: Any) -> Float[Tensor, "B *one"]:
+    def checked(self, given: Any) -> Float[Tensor, " B *one"]:
         """The actions as a tensor; ValueError if the shape is wrong, or a number is not finite or outside the action space."""
         actions: Tensor = torch.as_tensor(given, device=self.device).to(torch.float32)
         if actions.shape != self.action_space.shape:
@@ -261,7 +261,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
 
     @abstractmethod
     def outcome(
-        self, actions: Float[Tensor, "B *one"], *, ended: bool
+        self, actions: Float[Tensor, " B *one"], *, ended: bool
     ) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
         """Apply the actions; return the rewards and `info`."""
 

@@ -45,7 +45,7 @@ class RefineBoxesVector(CandidateVectorEnv):
         self._image_size = self.encoded.image_size[images]
         return info
 
-    def set_baseline(self, action: Float[Tensor, "B *one"]) -> None:
+    def set_baseline(self, action: Float[Tensor, " B *one"]) -> None:
         """Raise ValueError: this environment has no baseline, because each step is compared with the boxes before it."""
         raise ValueError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
 

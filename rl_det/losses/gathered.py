@@ -6,7 +6,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 
-def gathered(values: Shaped[Tensor, "M *rest"]) -> Shaped[Tensor, "N *rest"]:
+def gathered(values: Shaped[Tensor, " M *rest"]) -> Shaped[Tensor, " N *rest"]:
     """The values of all processes, in order of rank; each process may have a different number. With one process, its own.
 
     Gradient flows only to this process's own values. So if every process computes the same loss of the gathered values,

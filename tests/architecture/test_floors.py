@@ -37,6 +37,27 @@ def test_nothing_is_dropped_in_silence_and_text_is_the_same_on_all_systems(file:
             assert "encoding" in given, f"line {call.lineno}: a text in the system's own encoding"
 
 
+@pytest.mark.parametrize("folder", ["rl_det", "envs/rl_det_envs", "experiments", "tests"])
+def test_a_name_that_there_is_not_is_found(folder: str) -> None:
+    planted = 'def planted(boxes: Float[Tensor, "B N 4"]) -> Float[Tensor, " B"]:\n    return boxess\n'
+    imports = "from jaxtyping import Float\nfrom torch import Tensor\n\n\n"
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--output-format",
+        "concise",
+        "--stdin-filename",
+        f"{folder}/planted.py",
+        "-",
+    ]
+    ended = subprocess.run(command, cwd=ROOT, input=imports + planted, capture_output=True, text=True, check=False)
+    found = [line for line in ended.stdout.splitlines() if "planted.py:" in line]
+    assert len(found) == 1, ended.stdout + ended.stderr
+    assert "F821 Undefined name `boxess`" in found[0]
+
+
 def test_envs_is_a_folder_and_no_package() -> None:
     assert not (ROOT / "envs" / "__init__.py").exists()
 
