@@ -13,13 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import rl_det
-from rl_det.program import program
+from rl_det.program import ProgramFlags, program
 from rl_det.report.pictures import draw_outcome
 from rl_det.storage.files import write_with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(ProgramFlags):
     """What is drawn, and where to."""
 
     before: Path

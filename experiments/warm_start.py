@@ -14,11 +14,11 @@ import rl_det
 from rl_det.detectors import save_state
 from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.finetuning.warm_start import warm_start
-from rl_det.program import program
+from rl_det.program import ProgramFlags, program
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(ProgramFlags):
     """Where to."""
 
     out: Path

@@ -13,6 +13,7 @@ import tyro
 
 from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
@@ -21,7 +22,7 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
-from rl_det.program import one_line, program
+from rl_det.program import ProgramFlags, one_line, program
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
 from rl_det.settings import at_least, check_settings, within
@@ -40,7 +41,7 @@ StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFlags(Request):
+class RunFlags(Request, ProgramFlags):
     """The flags of every command that trains."""
 
     seed: int = 0
@@ -95,11 +96,19 @@ class PolicyFlags(RunFlags):
         for name, value in given.items():
             if not any(hasattr(strategy, name) for strategy in strategies):
                 names = ", ".join(strategy.name for strategy in strategies)
-                raise ValueError(f"{name} must go with a strategy that has one; got {value} with {names}")
+                raise UserError(f"{name} must go with a strategy that has one; got {value} with {names}")
         return [
-            dataclasses.replace(strategy, **{name: value for name, value in given.items() if hasattr(strategy, name)})  # type: ignore[type-var]
+            _with(strategy, {name: value for name, value in given.items() if hasattr(strategy, name)})
             for strategy in strategies
         ]
+
+
+def _with(strategy: Strategy, settings: dict[str, Any]) -> Strategy:
+    """The strategy with these settings; what its class refuses of them is a mistake of the user's."""
+    try:
+        return dataclasses.replace(strategy, **settings)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +133,7 @@ class FinetuneFlags(PolicyFlags):
         usual = type(self)()
         for name in get_args(StrategyName):
             if name not in self.strategies and getattr(self, name) != getattr(usual, name):
-                raise ValueError(
+                raise UserError(
                     f"settings of {name} must go with --strategies {name}; got --strategies {' '.join(self.strategies)}"
                 )
         return self.shared(*(getattr(self, name) for name in self.strategies))
@@ -139,7 +148,7 @@ class SupervisedFlags(RunFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareFlags(Request):
+class CompareFlags(Request, ProgramFlags):
     """Run each strategy and seed in its own process, and compare them."""
 
     strategies: tuple[str, ...] = tuple(CATALOGUE)
@@ -168,7 +177,7 @@ class CompareFlags(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckFlags:
+class CheckFlags(ProgramFlags):
     """Read a data set once, and report its contents and its faults."""
 
     path: tyro.conf.Positional[Path]
@@ -176,7 +185,7 @@ class CheckFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportFlags:
+class ReportFlags(ProgramFlags):
     """Print the table of finished runs: one run's, or several seeds' means with the lowest and the highest."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
@@ -184,7 +193,7 @@ class ReportFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectFlags:
+class DetectFlags(ProgramFlags):
     """Run a tuned detector on images: write pictures with boxes, and detections as COCO results JSON."""
 
     detector: tyro.conf.Positional[Path]
@@ -217,7 +226,7 @@ def run_compare(flags: CompareFlags) -> None:
     request = Request(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Request)})
     out = flags.folder()
     if not (flags.resume or flags.overwrite) and any(out.glob(f"*/{CONFIG}")):
-        raise ValueError(
+        raise UserError(
             f"{out}: holds a comparison already; --resume goes on with it, --overwrite runs again what differs, "
             "and another folder (--out) leaves it alone"
         )
@@ -242,7 +251,7 @@ def run_check(flags: CheckFlags) -> None:
 def run_report(flags: ReportFlags) -> None:
     """`rl-det report`."""
     if not flags.folders:
-        raise ValueError("report needs a folder at least")
+        raise UserError("report needs a folder at least")
     runs = [load_results(folder) for folder in flags.folders]
     print(runs[0].table() if len(runs) == 1 else markdown_table([run.to_json() for run in runs]) + "\n", end="")
 
@@ -309,11 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given and given[0] in COMMANDS:
         flags_type, run = COMMANDS[given[0]]
         resumes = "resume" in {f.name for f in dataclasses.fields(flags_type)}
-        with program(again="--resume" if resumes else ""):
+        with program(again="--resume" if resumes else "", arguments=given):
             run(parse(flags_type, given[1:], prog=f"rl-det {given[0]}"))
         return
     commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}
-    with program(again=""), one_line("rl-det"):
+    with program(again="", arguments=given), one_line("rl-det"):
         tyro.extras.subcommand_cli_from_dict(commands, prog="rl-det", description=__doc__, args=given)
 
 

@@ -1,6 +1,7 @@
 """What surrounds the work of every program: one line for a user's mistake, and for a signal the command that goes on."""
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -8,27 +9,49 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rl_det.errors import UserError
 from rl_det.training.interrupts import Interrupted, interruptible
 from rl_det.training.progress import tell
 
 COMMAND = Path(__file__).with_name("cli.py")
 
 
-class UsageError(ValueError):
+DEBUG = "RL_DET_DEBUG"
+"""The environment variable that keeps the traceback of a user's mistake, for this program and its processes."""
+FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a file system answers that refuses the user, or is full."""
+
+
+class UsageError(UserError):
     """Flags that cannot be read."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProgramFlags:
+    """The flag that every command has."""
+
+    traceback: bool = False
+    """Show where in the code a mistake was found; the environment variable RL_DET_DEBUG=1 does so too."""
+
+
 @contextlib.contextmanager
-def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> Iterator[None]:
+def program(
+    *, again: Literal["--resume", "--overwrite", ""] = "--resume", arguments: Sequence[str] | None = None
+) -> Iterator[None]:
     """A context that ends the program in one line: a user's mistake with exit code 2, a signal with the command to resume.
 
-    `again` is the flag that this command needs: --overwrite if it can only begin again, "" if it needs none. All other
-    errors keep their traceback, and with RL_DET_DEBUG=1 a user's mistake does too. Warnings are one line.
+    A user's mistake is a `UserError`, or an OSError of a file system that refuses the user or is full. All other errors
+    keep their traceback, ValueErrors too, as they are mistakes of the code; with --traceback among the arguments
+    (`ProgramFlags`), or RL_DET_DEBUG=1, a user's mistake keeps it too. `again` is the flag that this command needs to go
+    on: --overwrite if it can only begin again, "" if it needs none. Warnings are one line.
     """
+    if "--traceback" in (sys.argv if arguments is None else arguments):
+        os.environ[DEBUG] = "1"
     try:
         with interruptible(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
@@ -38,8 +61,9 @@ def program(*, again: Literal["--resume", "--overwrite", ""] = "--resume") -> It
         kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
         print(f"\nstopped; {kept}: {command}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
-    except (ValueError, OSError) as error:
-        if os.environ.get("RL_DET_DEBUG") and not isinstance(error, UsageError):
+    except (UserError, OSError) as error:
+        is_users = isinstance(error, UserError) or error.errno in FAULTS_OF_THE_MACHINE
+        if not is_users or (os.environ.get(DEBUG) and not isinstance(error, UsageError)):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rl_det.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -147,7 +149,7 @@ def concatenate(
         whole = whole or tuple(empty(tensor) for tensor in tensors)
         shapes = {tuple(tensor.shape[1:] for tensor in those) for those in (whole, tensors)}
         if len(shapes) != 1:
-            raise ValueError(
+            raise UserError(
                 f"encodings to concatenate must agree in shape beyond the image axis; got {sorted(shapes)}; "
                 "give the detector a fixed image size, or encode one batch at a time"
             )

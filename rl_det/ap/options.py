@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
+from rl_det.errors import UserError
 from rl_det.settings import at_least, check_settings
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -40,15 +41,15 @@ class CocoOptions:
         check_settings(self, area_range=at_least(0, infinite=True), max_detections=at_least(1))
         thresholds = self.iou_thresholds
         if not 0 < len(thresholds) <= MAX_THRESHOLDS or not _rise_within(thresholds, 1e-9, 1.0):
-            raise ValueError(
+            raise UserError(
                 f"iou_thresholds must be 1 to {MAX_THRESHOLDS} numbers that rise within (0, 1]; got {thresholds}; "
                 "COCO's are 0.50, 0.55, ..., 0.95"
             )
         low, high = self.area_range
         if not 0 <= low <= high:
-            raise ValueError(f"area_range must be 0 <= low <= high, in square pixels; got {self.area_range}")
+            raise UserError(f"area_range must be 0 <= low <= high, in square pixels; got {self.area_range}")
         if not self.recall_points or not _rise_within(self.recall_points, 0.0, 1.0):
-            raise ValueError(
+            raise UserError(
                 f"recall_points must rise within [0, 1]; got {self.recall_points}; COCO's are 0, 0.01, ..., 1"
             )
 

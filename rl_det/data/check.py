@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from rl_det.errors import UserError
+
 Corners = tuple[float, float, float, float]
 
 HAIR = 0.01
 """The precision of boxes in files, in pixels: boxes may leave the image by less, and thinner boxes count as empty."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A fault in a user's file: `DataError(path, entry, message)` reads "path: entry: message".
 
     The parts stay plain `args`, so the error can be sent back from a DataLoader's worker.

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from rl_det.data import Split
+from rl_det.errors import UserError
 from rl_det.types import Sample, Target
 
 CLASSES = tuple("0123456789")
@@ -26,9 +27,9 @@ class DigitScenes:
 
     def __init__(self, split: Split, *, num_scenes: int, seed: int = 0) -> None:
         if split not in SOURCE_FRACTIONS:
-            raise ValueError(f"split must be one of {list(SOURCE_FRACTIONS)}; got {split!r}")
+            raise UserError(f"split must be one of {list(SOURCE_FRACTIONS)}; got {split!r}")
         if num_scenes < 1:
-            raise ValueError(f"num_scenes must be at least 1; got {num_scenes}")
+            raise UserError(f"num_scenes must be at least 1; got {num_scenes}")
         self.split, self.num_scenes, self.seed = split, num_scenes, seed
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from rl_det.data.check import DataError
+from rl_det.errors import UserError
 
 TURNED_SIDEWAYS = (5, 6, 7, 8)
 """The EXIF orientations that swap width and height."""
@@ -47,7 +48,7 @@ def read_image(path: Path, entry: str) -> Float[Tensor, "3 H W"]:
 def rgb(image: Image.Image) -> Float[Tensor, "3 H W"]:
     """A picture of any Pillow mode as RGB in [0, 1], except "F" (floats without a known range), which raises ValueError."""
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save the image with 8 or 16 bits")
+        raise UserError("floating-point pixels have no known range; save the image with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits of grey: Pillow's own conversion would cut them off at 255
         grey = np.asarray(image, dtype=np.float32) / 65535
         return torch.from_numpy(grey).clamp(0, 1).expand(3, -1, -1).contiguous()

@@ -9,6 +9,7 @@ from rl_det.data.coco import open_coco
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import PairDataset, TorchDataset, classes_of
+from rl_det.errors import UserError
 from rl_det.types import Sample
 
 DIGIT_SCENES = "digit_scenes"
@@ -47,7 +48,7 @@ def open_data(source: Source, *, classes: Sequence[str] | None = None, name: str
         return known.open(path, name)  # COCO's reader says best what is missing
     datasets = tuple(source)
     if len(datasets) != 3:
-        raise ValueError(f"data must be a folder, or three data sets (train, val, test); got {len(datasets)} of them")
+        raise UserError(f"data must be a folder, or three data sets (train, val, test); got {len(datasets)} of them")
     return _of_objects(datasets, classes, name)
 
 
@@ -67,14 +68,14 @@ def _of_objects(datasets: tuple[Any, ...], classes: Sequence[str] | None, name: 
     splits: dict[str, Any] = dict(zip(("train", "val", "test"), datasets, strict=True))
     for split, dataset in splits.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise ValueError(f"{split}: must be a data set with a length and an index; got {type(dataset).__name__}")
+            raise UserError(f"{split}: must be a data set with a length and an index; got {type(dataset).__name__}")
         if not len(dataset):
-            raise ValueError(f"{split}: must hold one image at least; it is empty")
+            raise UserError(f"{split}: must hold one image at least; it is empty")
     if not all(isinstance(dataset[0], Sample) for dataset in datasets):
         names = tuple(classes) if classes is not None else classes_of(splits)
         splits = {split: TorchDataset(dataset, names, split) for split, dataset in splits.items()}
     train, val, test = splits.values()
     if not train.classes == val.classes == test.classes:
-        raise ValueError(f"the splits must agree in their classes; got {train.classes}, {val.classes}, {test.classes}")
+        raise UserError(f"the splits must agree in their classes; got {train.classes}, {val.classes}, {test.classes}")
     ids = tuple(range(1, len(train.classes) + 1))
     return Splits(train=train, val=val, test=test, name=name or type(datasets[0]).__name__, category_ids=ids)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl_det.data.check import brief
 from rl_det.data.images import rgb
+from rl_det.errors import UserError
 from rl_det.types import Sample, Target
 
 
@@ -48,18 +49,18 @@ class TorchDataset:
         boxes, labels = boxes_and_labels(given, where)
         sides = boxes[:, 2:] - boxes[:, :2]
         if not (torch.isfinite(boxes).all() and (sides > 0).all()):
-            raise ValueError(f"{where}: boxes must be finite xyxy corners with a positive size; got {boxes.tolist()}")
+            raise UserError(f"{where}: boxes must be finite xyxy corners with a positive size; got {boxes.tolist()}")
         if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= len(self.classes):
-            raise ValueError(
+            raise UserError(
                 f"{where}: labels must lie in 1..{len(self.classes)}, 0 being torchvision's background; got {labels.tolist()}"
             )
         area = numbers(given.get("area", sides.prod(-1)), where, "area").reshape(-1).to(torch.float32)
         iscrowd = numbers(given.get("iscrowd", torch.zeros(len(boxes))), where, "iscrowd").reshape(-1).to(torch.bool)
         if not len(boxes) == len(area) == len(iscrowd):
-            raise ValueError(f"{where}: area and iscrowd must have one entry for each of the {len(boxes)} boxes")
+            raise UserError(f"{where}: area and iscrowd must have one entry for each of the {len(boxes)} boxes")
         image_id = numbers(given.get("image_id", index), where, "image_id").reshape(-1)
         if len(image_id) != 1:
-            raise ValueError(f"{where}: image_id must be one number; got {image_id.tolist()}")
+            raise UserError(f"{where}: image_id must be one number; got {image_id.tolist()}")
         return Target(boxes=boxes, labels=labels, area=area, iscrowd=iscrowd, image_id=int(image_id))
 
 
@@ -68,9 +69,9 @@ def pair_of(pairs: PairDataset, index: int, where: str) -> tuple[Any, dict[str, 
     entry = pairs[index]
     if not (isinstance(entry, Sequence) and len(entry) == 2 and isinstance(entry[1], dict)):
         wanted = "(image, {'boxes', 'labels'}), as torchvision's detectors take it"
-        raise ValueError(f"{where}: must be {wanted}; got a {type(entry).__name__}")
+        raise UserError(f"{where}: must be {wanted}; got a {type(entry).__name__}")
     if missing := {"boxes", "labels"} - entry[1].keys():
-        raise ValueError(f"{where}: the target must have 'boxes' and 'labels'; it lacks {sorted(missing)}")
+        raise UserError(f"{where}: the target must have 'boxes' and 'labels'; it lacks {sorted(missing)}")
     return entry[0], entry[1]
 
 
@@ -78,17 +79,17 @@ def boxes_and_labels(target: dict[str, Any], where: str) -> tuple[Float[Tensor, 
     """Boxes in float32 and labels in int64; ValueError where their shapes do not fit."""
     form = getattr(target["boxes"], "format", None)  # of torchvision's own BoundingBoxes
     if form is not None and form.name != "XYXY":
-        raise ValueError(f"{where}: boxes must be xyxy corners; these say that they are {form.name}")
+        raise UserError(f"{where}: boxes must be xyxy corners; these say that they are {form.name}")
     boxes = numbers(target["boxes"], where, "boxes").to(torch.float32)
     boxes = boxes if boxes.numel() else torch.zeros(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{where}: boxes must be xyxy corners [G, 4]; got the shape {tuple(boxes.shape)}")
+        raise UserError(f"{where}: boxes must be xyxy corners [G, 4]; got the shape {tuple(boxes.shape)}")
     told = numbers(target["labels"], where, "labels").reshape(-1)
     labels = told.to(torch.int64)
     if (labels != told).any():
-        raise ValueError(f"{where}: labels must be whole numbers; got {told.tolist()}")
+        raise UserError(f"{where}: labels must be whole numbers; got {told.tolist()}")
     if len(boxes) != len(labels):
-        raise ValueError(f"{where}: must have a label for each box; got {len(boxes)} boxes and {len(labels)} labels")
+        raise UserError(f"{where}: must have a label for each box; got {len(boxes)} boxes and {len(labels)} labels")
     return boxes, labels
 
 
@@ -97,7 +98,7 @@ def numbers(value: Any, where: str, name: str) -> Tensor:
     try:
         return torch.as_tensor(value).as_subclass(Tensor)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{where}: {name} must be numbers; got {brief(value)}") from error
+        raise UserError(f"{where}: {name} must be numbers; got {brief(value)}") from error
 
 
 def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
@@ -108,11 +109,11 @@ def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
         image = torch.from_numpy(image).movedim(-1, 0)
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
         shape = tuple(image.shape) if hasattr(image, "shape") else type(image).__name__
-        raise ValueError(f"{where}: the image must be a tensor [3, H, W] or a PIL image; got {shape}")
+        raise UserError(f"{where}: the image must be a tensor [3, H, W] or a PIL image; got {shape}")
     whole = image.dtype == torch.uint8
     pixels = image.as_subclass(Tensor).to(torch.float32) / (255 if whole else 1)
     if not whole and not 0 <= float(pixels.min()) <= float(pixels.max()) <= 1:
-        raise ValueError(f"{where}: a floating-point image must lie in [0, 1]; got up to {float(pixels.abs().max()):g}")
+        raise UserError(f"{where}: a floating-point image must lie in [0, 1]; got up to {float(pixels.abs().max()):g}")
     return pixels.expand(3, -1, -1)
 
 
@@ -128,5 +129,5 @@ def classes_of(splits: Mapping[str, PairDataset]) -> tuple[str, ...]:
             _, labels = boxes_and_labels(pair_of(dataset, index, where)[1], where)
             highest = max(highest, *labels.tolist(), 0)
     if highest < 1:
-        raise ValueError("the data sets must hold a labelled box at least; torchvision counts labels from 1")
+        raise UserError("the data sets must hold a labelled box at least; torchvision counts labels from 1")
     return tuple(str(label) for label in range(1, highest + 1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from rl_det.data import Dataset
 from rl_det.detectors import encodings_on_disk
 from rl_det.detectors.protocol import Detector
+from rl_det.errors import UserError
 from rl_det.storage.memory import give_back
 from rl_det.types import Encoded, Target, concatenate
 
@@ -91,7 +92,7 @@ def _check_kept(kept: EncodedDataset, folder: Path, detector: Detector, dataset:
             )
             same = same and not far
     if not same:
-        raise ValueError(
+        raise UserError(
             f"{folder}: must hold this detector's encodings of these {end} images; it holds others, of {len(kept)}; "
             "give another folder, or delete it to have it made anew"
         )

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from rl_det.errors import PathError, UserError
 from rl_det.types import Encoded, Target, concatenate
 
 TARGETS = "targets.safetensors"
@@ -42,7 +43,7 @@ def write(folder: Path, parts: Iterator[Encoded], targets: list[Target], num_ima
         safetensors.torch.save_file({**joined, "counts": counts, "image_ids": ids}, beside / TARGETS)
         beside.replace(folder)
     except OSError as error:
-        raise OSError(f"{folder}: the encodings could not be written; got {error}") from error
+        raise PathError(f"{folder}: the encodings could not be written; got {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -54,7 +55,7 @@ def read(folder: Path) -> tuple[Encoded, list[Target]]:
         *levels, reference, mask, input_size, image_size = tensors
         told = safetensors.torch.load_file(folder / TARGETS)
     except Exception as error:  # whatever the bytes of a broken file provoke
-        raise ValueError(
+        raise UserError(
             f"{folder}: must be a folder of encodings; got {error!r}; delete it to have it made anew"
         ) from error
     encoded = Encoded(

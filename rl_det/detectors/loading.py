@@ -22,6 +22,7 @@ from rl_det.detectors.torchvision.two_stage import (
     replace_predictor,
     torchvision_faster_rcnn,
 )
+from rl_det.errors import UserError
 from rl_det.storage.weights import check_state, load_state, read_state, state_file
 
 DETECTORS: tuple[str, ...] = ("tiny", *FASTER_RCNNS)
@@ -57,7 +58,7 @@ def load_detector(
     """
     splits = open_data(data)
     if input_size is not None and input_size < 1:
-        raise ValueError(f"input_size must be at least 1; got {input_size}; the detector's own (None) is usual")
+        raise UserError(f"input_size must be at least 1; got {input_size}; the detector's own (None) is usual")
     with torch.random.fork_rng(
         devices=[]
     ):  # fresh weights are always the same, and the user's generator stays as it was
@@ -77,9 +78,9 @@ def load_detector(
 def device_named(device: Device) -> torch.device:
     """The device; "auto" is CUDA if it is available. Raises ValueError if CUDA is asked for and not available."""
     if device not in get_args(Device):
-        raise ValueError(f"device must be one of {', '.join(get_args(Device))}; got {device!r}; auto is usual")
+        raise UserError(f"device must be one of {', '.join(get_args(Device))}; got {device!r}; auto is usual")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
+        raise UserError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -105,14 +106,14 @@ def build_detector(
     if file is not None:
         load_state(model, file)
     elif is_trained:
-        raise ValueError(f"the weights of tiny must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
+        raise UserError(f"the weights of tiny must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
     return TwoStage(model, architecture=architecture, is_trained=is_trained)
 
 
 def build_model(architecture: Architecture) -> FasterRCNN:
     """The library's model with random weights. Raises ValueError for an unknown name."""
     if architecture.name not in DETECTORS:
-        raise ValueError(f"the detector must be one of {', '.join(DETECTORS)}; got {architecture.name!r}")
+        raise UserError(f"the detector must be one of {', '.join(DETECTORS)}; got {architecture.name!r}")
     size = architecture.input_size
     if architecture.name != "tiny":
         return torchvision_faster_rcnn(architecture.name, num_classes=architecture.num_classes, input_size=size)
@@ -127,7 +128,7 @@ def of_model(model: nn.Module, num_classes: int) -> Detector:
             break
     else:
         known = ", ".join(f"{family.__module__}.{family.__name__}" for family in FAMILIES)
-        raise ValueError(f"a model must be one of {known}; got a {type(model).__module__}.{type(model).__name__}")
+        raise UserError(f"a model must be one of {known}; got a {type(model).__module__}.{type(model).__name__}")
     return _knowing(num_classes, detector)
 
 
@@ -136,7 +137,7 @@ def _knowing(num_classes: int, detector: Detector) -> Detector:
     if detector.num_classes == num_classes:
         return detector
     if not isinstance(detector, TwoStage):
-        raise ValueError(
+        raise UserError(
             f"the model must know the {num_classes} classes of the data; it knows {detector.num_classes}; "
             "give it a head for them"
         )
@@ -190,7 +191,7 @@ def _of_path(path: Path, num_classes: int, input_size: int | None) -> Detector:
         _refuse(input_size=input_size)
         return _exported(folder, num_classes)
     if state_file(path) is None or not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .safetensors), "
             f"a folder that was exported, or a model; {'it is none' if path.exists() else 'there is no such file'}"
         )
@@ -201,7 +202,7 @@ def _exported(folder: Path, num_classes: int) -> Detector:
     """The detector in an exported folder, at its own input size."""
     architecture = read_card(folder / MODEL_CARD)[1]
     if architecture.library == "own":
-        raise ValueError(
+        raise UserError(
             f"{folder}: the detector is a {architecture.name} of your own code; load its {DETECTOR} into such a model, and "
             "give load_detector the model"
         )
@@ -219,12 +220,12 @@ def _architecture_of(path: Path, num_classes: int) -> str:
             model = build_model(Architecture(library="torchvision", name=name, num_classes=known, input_size=None))
         try:
             check_state(model, state, path)
-        except ValueError:
+        except UserError:
             continue
         fitting.append(name)
     if len(fitting) != 1:
         found = f"it fits {' and '.join(fitting)}" if fitting else "it fits none of them"
-        raise ValueError(
+        raise UserError(
             f"{path}: must hold the weights of one of {', '.join(DETECTORS)}; {found}; "
             "name the detector, and give the file as its weights"
         )
@@ -237,13 +238,13 @@ def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
         told = json.loads(card.read_text(encoding="utf-8"))
         return told, Architecture(**told["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{card}: must be a model.json that rl_det has exported; got {error!r}") from error
+        raise UserError(f"{card}: must be a model.json that rl_det has exported; got {error!r}") from error
 
 
 def _refuse(**given: object) -> None:
     """Raise ValueError for arguments that have no meaning here."""
     for name, value in given.items():
         if value is not None:
-            raise ValueError(
+            raise UserError(
                 f"{name} goes with the name of a detector only, as a model or a file has its own; got {value!r}"
             )

@@ -7,6 +7,7 @@ from typing import Literal
 from rl_det.data.augment import Augmentations, check_scale
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
+from rl_det.errors import UserError
 from rl_det.settings import at_least, check_settings, positive, within
 
 BudgetName = Literal["smoke", "short", "full"]
@@ -83,7 +84,7 @@ def budget_named(budget: BudgetName | Budget) -> Budget:
     if isinstance(budget, Budget):
         return budget
     if budget not in BUDGETS:
-        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, or a Budget; got {budget!r}")
+        raise UserError(f"budget must be one of {', '.join(BUDGETS)}, or a Budget; got {budget!r}")
     return BUDGETS[budget]
 
 

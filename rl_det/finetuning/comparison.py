@@ -14,6 +14,7 @@ import numpy as np
 
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, budget_named, recipe_for
 from rl_det.finetuning.job import JobFile, strategy_of
 from rl_det.finetuning.plan import Plan, plan_run
@@ -51,9 +52,9 @@ def compare(
     """
     check_names(strategies)
     if workers < 1:
-        raise ValueError(f"workers must be at least 1; got {workers}; the number of cores is usual")
+        raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
+        raise UserError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
     check_writable(out)
     data, detector = request.open()
     budget = budget or budget_named(request.budget)
@@ -116,7 +117,7 @@ class _Processes:
         self.lock, self.stopped = threading.Lock(), False
 
     def run(self, job: JobFile) -> None:
-        """Run one process to its end; ValueError, with the last lines that it printed, if it fails."""
+        """Run one process to its end; UserError for a mistake of the user's or a kill, RuntimeError for one of ours."""
         job.out.mkdir(parents=True, exist_ok=True)
         file = job.out / "job.json"
         write_whole(file, job.to_json())
@@ -133,8 +134,10 @@ class _Processes:
         with self.lock:
             self.alive.discard(process)
         if process.returncode and not self.stopped:
-            command_line = " ".join(command[1:])
-            raise ValueError(f"{job.out}: {command_line} ended with {process.returncode}; {printed.strip()[-500:]}")
+            told = f"{job.out}: {' '.join(command[1:])} ended with {process.returncode}"
+            if process.returncode == 1:  # an error of ours, with its traceback
+                raise RuntimeError(f"{told}\n{printed.strip()}")
+            raise UserError(f"{told}; {' '.join(printed.split())[-500:]}")
 
     def stop(self) -> None:
         """Stop all processes; each keeps what it has done."""
@@ -150,7 +153,7 @@ def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
         return False
     try:
         check_same(folder / CONFIG, read_identity(folder), plan.identity)
-    except ValueError:
+    except UserError:
         if not overwrite:
             raise
         remove_run(folder)

@@ -27,6 +27,7 @@ from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
+from rl_det.storage.files import check_writable
 from rl_det.storage.run import TENSORBOARD, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
@@ -74,7 +75,9 @@ def finetune(
     )
     folder = Path(out) if out is not None else plan.default_folder()
     check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
-    plan.encodings = None if encodings is None else Path(encodings)
+    if encodings is not None:
+        plan.encodings = Path(encodings)
+        check_writable(plan.encodings)
     plan.check_test_images()
     with Run(folder, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run:
         return _run(plan, run, callbacks)

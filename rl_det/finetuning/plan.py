@@ -12,6 +12,7 @@ from rl_det.data.augment import Views
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
@@ -120,7 +121,7 @@ def plan_run(
     _check_kinds(detector, strategies)
     _check_names(strategies, baselines=baselines)
     if detector.num_classes != len(data.classes):
-        raise ValueError(
+        raise UserError(
             f"the detector must know the data's classes; it knows {detector.num_classes}, and {data.name} has "
             f"{len(data.classes)}; load_detector(model, data) gives it a box predictor for them"
         )
@@ -148,29 +149,27 @@ def plan_run(
 def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
     """Raise ValueError for a model that is not a Detector, and for a strategy's name or class instead of an object."""
     if not isinstance(detector, Detector):
-        raise ValueError(
+        raise UserError(
             f"the detector must be what load_detector gives; got a {type(detector).__name__}; "
             "load_detector(model, data) makes one of a model"
         )
     for strategy in strategies:
         if isinstance(strategy, type) or not callable(getattr(strategy, "tune", None)):
             got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
-            raise ValueError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
+            raise UserError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
 
 
 def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
     """Raise ValueError for names that are repeated, that are the baselines', or that cannot name a folder."""
     names = [strategy.name for strategy in strategies]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(
-            f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`"
-        )
+        raise UserError(f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`")
     baseline_names = (WARM_START, CONTROL, WARM_START + VOTED, CONTROL + VOTED) if baselines else ()
     for strategy, name in zip(strategies, names, strict=True):
         if name in baseline_names and strategy != Labels():
-            raise ValueError(f"{name!r} is the row of a baseline; give the {type(strategy).__name__} another `name`")
+            raise UserError(f"{name!r} is the row of a baseline; give the {type(strategy).__name__} another `name`")
         if name in PARTS or not re.fullmatch(r"\w[\w.+-]*", name):
-            raise ValueError(
+            raise UserError(
                 f"a strategy's name must be letters, digits and _.+-, and none of {', '.join(PARTS)}, as it names a folder "
                 f"of the run; got {name!r}"
             )

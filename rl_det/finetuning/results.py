@@ -12,6 +12,7 @@ import numpy as np
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.detectors.loading import MODEL_CARD
+from rl_det.errors import UserError
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval
 from rl_det.report.tables import endings_text, table_text
@@ -56,7 +57,7 @@ class Row:
         if self.tuned is not None:
             return self.tuned.export(folder)
         if self.exported is None or not (self.exported / MODEL_CARD).is_file():
-            raise ValueError(f"{self.name}: the run has not kept this row's detector; export it where the run is made")
+            raise UserError(f"{self.name}: the run has not kept this row's detector; export it where the run is made")
         return Path(shutil.copytree(self.exported, folder, dirs_exist_ok=True))
 
 
@@ -133,7 +134,7 @@ def load_results(folder: str | Path) -> Results:
         told = json.loads(file.read_text(encoding="utf-8"))
         return _of_json(told, Path(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: must be the results of a run of rl_det that has ended; got {error!r}") from error
+        raise UserError(f"{file}: must be the results of a run of rl_det that has ended; got {error!r}") from error
 
 
 def _of_json(told: Mapping[str, Any], folder: Path) -> Results:

@@ -19,6 +19,7 @@ from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import image_tensor
 from rl_det.detectors import Detector, TwoStage, load_state
 from rl_det.detectors.loading import DETECTOR, MODEL_CARD, Device, build_model, device_named, of_model, read_card
+from rl_det.errors import UserError
 from rl_det.policies.build import build_policy, check_policy, name_of
 from rl_det.policies.detections import detect_images, on_host
 from rl_det.policies.export import MODULE, export
@@ -48,7 +49,7 @@ class Tuned:
         image.
         """
         if isinstance(images, Tensor) and images.ndim == 3:
-            raise ValueError("detect takes several images; got one tensor [3, H, W]; give [image]")
+            raise UserError("detect takes several images; got one tensor [3, H, W]; give [image]")
         checked = (image_tensor(image, f"images[{place}]") for place, image in enumerate(images))
         found = detect_images([self.policy], checked, self.num_candidates)
         return [on_host(each) for (batch,) in found for each in batch]
@@ -95,7 +96,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
     card, architecture = read_card(folder / MODEL_CARD)
     if architecture.library == "own":
         if model is None:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: the detector is a {architecture.name} of your own code; give load_tuned such a model: "
                 "load_tuned(folder, model)"
             )

@@ -20,6 +20,7 @@ from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
+from rl_det.storage.files import check_writable
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner
@@ -78,6 +79,7 @@ def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
 
 
 def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, file: Path) -> None:
+    check_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rl_det.ap.data_set import FIGURES as COCO_FIGURES
 from rl_det.ap.data_set import coco_figures
 from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.errors import UserError
 from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
 from rl_det.metrics.coco import coco_summary
 from rl_det.metrics.operating_point import best_f1, mean_optimal_lrp
@@ -33,7 +34,7 @@ def quick_evaluate(
 def check_monitor(name: str) -> None:
     """Raise ValueError, which lists the known names, if no figure that may select weights has this name."""
     if name not in MONITORS:
-        raise ValueError(f"a training is led by one of {', '.join(MONITORS)}; got {name!r}; AP is usual")
+        raise UserError(f"a training is led by one of {', '.join(MONITORS)}; got {name!r}; AP is usual")
 
 
 def _at_half(detections: Sequence[Detections], targets: Sequence[Target], num_classes: int) -> dict[str, float]:

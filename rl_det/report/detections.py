@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from rl_det.data.images import image_size, read_image
+from rl_det.errors import UserError
 from rl_det.storage.files import as_json, check_writable, write_whole, write_with
 from rl_det.types import Detections
 
@@ -37,6 +38,7 @@ def draw_and_write(
     the file's name. `pictures` says where each image's picture is written.
     """
     files = list(pictures)
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for start in range(0, len(files), IMAGES_AT_A_TIME):
@@ -58,10 +60,10 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         own = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
         if not own:
-            raise ValueError(f"{path}: must hold image files; there is none")
+            raise UserError(f"{path}: must hold image files; there is none")
         found += own
     if not found:
-        raise ValueError("detect needs an image at least")
+        raise UserError("detect needs an image at least")
     return found
 
 
@@ -77,11 +79,11 @@ def pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     for file in files:
         picture = folder / f"{file.stem}.png"
         if (other := taken.setdefault(picture, file)) != file:
-            raise ValueError(
+            raise UserError(
                 f"{file}: its picture would be that of {other}, as pictures have the images' names; rename one"
             )
         if picture.resolve() == file.resolve():
-            raise ValueError(f"{file}: its picture would overwrite the image; give another folder (--out)")
+            raise UserError(f"{file}: its picture would overwrite the image; give another folder (--out)")
         image_size(file, "the image")
         pictures[file] = picture
     return pictures

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rl_det.errors import UserError
+
 FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
 WIDTH = 240
 """The maximum width of a table, in characters; it is as wide as its texts need."""
@@ -52,7 +54,7 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
             ("rows", list(run["methods"]), list(runs[0]["methods"])),
         ):
             if own != first:
-                raise ValueError(f"the runs must have the same {what}; got {first} and {own}")
+                raise UserError(f"the runs must have the same {what}; got {first} and {own}")
     header, *rows = _rows(runs)
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64
 
+from rl_det.errors import UserError
 from rl_det.rewards.average_precision import BatchAp, PoolAp, pool_mean_ap
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
 from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, f1, image_ap_value, lrp
@@ -57,7 +58,7 @@ __all__ = [
 def check_reward(name: str) -> None:
     """Raise ValueError, which lists the known names, for an unknown name."""
     if name not in REWARDS:
-        raise ValueError(f"reward must be one of {sorted(REWARDS)}; got {name!r}")
+        raise UserError(f"reward must be one of {sorted(REWARDS)}; got {name!r}")
 
 
 def reward_named(name: str | Reward, objects: Objects) -> Reward:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from rl_det.ap.average_precision import image_class_ap
 from rl_det.ap.batch import check
 from rl_det.ap.relations import pairwise_iou, reach
+from rl_det.errors import UserError
 from rl_det.metrics.outcomes import ImageCounts, image_counts
 from rl_det.rewards.edits import Edits
 from rl_det.settings import at_least, check_settings
@@ -70,7 +71,7 @@ class Cost:
     def __post_init__(self) -> None:
         check_settings(self)
         if not (self.found >= 0 >= self.spurious and self.missed <= 0):
-            raise ValueError(f"prices must be >= 0 for found and <= 0 for spurious and missed; got {self}")
+            raise UserError(f"prices must be >= 0 for found and <= 0 for spurious and missed; got {self}")
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         c = _counts(edits)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rl_det.errors import UserError
 from rl_det.storage.files import finite, write_with
 
 
@@ -22,9 +23,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a broken file provoke
         message = f"torch cannot load it ({type(error).__name__}); remove it to start afresh"
-        raise ValueError(f"{path}: must be a readable checkpoint; {message}") from error
+        raise UserError(f"{path}: must be a readable checkpoint; {message}") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path}: must be a checkpoint, a dictionary; got {type(state).__name__}")
+        raise UserError(f"{path}: must be a checkpoint, a dictionary; got {type(state).__name__}")
     return state
 
 
@@ -33,7 +34,7 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
     for name in (*now, *(name for name in then if name not in now)):
         before, after = (_plain(entries.get(name)) for entries in (then, now))
         if before != after:
-            raise ValueError(
+            raise UserError(
                 f"{path}: what goes on must be what was stopped; {name} was {before} and is {after}; "
                 "choose the same, or start afresh elsewhere"
             )

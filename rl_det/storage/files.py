@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rl_det.errors import PathError
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file; a crash leaves the old file or the new one, never a part."""
@@ -27,7 +29,7 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise OSError(f"{path}: could not be written ({error}); the former file, if any, is untouched") from error
+        raise PathError(f"{path}: could not be written ({error}); the former file, if any, is untouched") from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -39,7 +41,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
+        raise PathError(f"{folder}: the folder must be one that can be written to; got {error}") from error
 
 
 def as_json(value: Any) -> str:

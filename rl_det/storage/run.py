@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rl_det.errors import PathError, UserError
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
@@ -45,7 +46,7 @@ class Run:
                 write_whole(folder / CONFIG, as_json({"run": identity, "circumstances": circumstances or {}}))
             self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         except OSError as error:
-            raise ValueError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
+            raise PathError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
 
     def __enter__(self) -> "Run":
         return self
@@ -101,7 +102,7 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
     if resume:
         check_same(file, read_identity(folder), identity)
     elif not overwrite:
-        raise ValueError(
+        raise UserError(
             f"{folder}: holds a run already; resume (--resume) goes on with it, overwrite (--overwrite) replaces it, "
             "and another folder (--out) leaves it alone"
         )
@@ -113,10 +114,10 @@ def read_identity(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: must be a run's configuration; got {error}; --overwrite begins anew") from error
+        raise UserError(f"{file}: must be a run's configuration; got {error}; --overwrite begins anew") from error
     identity = config.get("run") if isinstance(config, dict) else None
     if not isinstance(identity, dict):
-        raise ValueError(f"{file}: is not a configuration of this version of rl_det; --overwrite begins anew")
+        raise UserError(f"{file}: is not a configuration of this version of rl_det; --overwrite begins anew")
     return identity
 
 

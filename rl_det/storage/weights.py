@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from rl_det.errors import UserError
 from rl_det.storage.files import write_with
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -36,19 +37,19 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in state and not _optional(name):
-            raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is missing")
+            raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} is missing")
         if name in state and state[name].shape != tensor.shape:
             shapes = f"must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
-            raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} {shapes}")
+            raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} {shapes}")
     for name in state:
         if name not in own and not _optional(name):
-            raise ValueError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
+            raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
 
 
 def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """Write the model's state, with floats in `dtype` (or their own); the file is written whole or not at all."""
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
+        raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     state = {
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in model.state_dict().items()
@@ -71,18 +72,18 @@ def state_fingerprint(model: nn.Module) -> str:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state_dict in a file. Raises ValueError, which names the file, if it is missing or holds anything else."""
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
+        raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     if not path.is_file():
-        raise ValueError(f"{path}: must be a file of weights; there is none; check the path")
+        raise UserError(f"{path}: must be a file of weights; there is none; check the path")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a broken file provoke
         message = f"it cannot be loaded as such ({type(error).__name__}); save model.state_dict() alone"
-        raise ValueError(f"{path}: must be a readable {path.suffix} file of tensors; {message}") from error
+        raise UserError(f"{path}: must be a readable {path.suffix} file of tensors; {message}") from error
     if not isinstance(state, dict) or not all(isinstance(entry, Tensor) for entry in state.values()):
-        raise ValueError(f"{path}: must hold a state_dict, names to tensors; save model.state_dict() alone")
+        raise UserError(f"{path}: must hold a state_dict, names to tensors; save model.state_dict() alone")
     return state
 
 

@@ -7,6 +7,7 @@ selects their weights. They train the head, and the module beside it if the poli
 from collections.abc import Sequence
 from typing import get_args
 
+from rl_det.errors import UserError
 from rl_det.policies.build import PolicyName
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmStart
 from rl_det.strategies.labels import CONTROL, Labels
@@ -50,6 +51,6 @@ CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJEC
 def check_names(names: Sequence[str]) -> None:
     """Raise ValueError, which lists the known names, for an unknown name, and if the control is missing."""
     if unknown := sorted(set(names) - set(CATALOGUE)):
-        raise ValueError(f"a strategy must be one of {', '.join(CATALOGUE)}; got {unknown[0]!r}")
+        raise UserError(f"a strategy must be one of {', '.join(CATALOGUE)}; got {unknown[0]!r}")
     if CONTROL not in names:
-        raise ValueError(f"the strategies must hold {CONTROL}, with which all are compared; got {', '.join(names)}")
+        raise UserError(f"the strategies must hold {CONTROL}, with which all are compared; got {', '.join(names)}")

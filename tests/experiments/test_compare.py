@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from small_runs import SMALL, Refusals, results, small_data, tiny
 
+from rl_det.errors import UserError
 from rl_det.finetuning import comparison, request
 from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.comparison import _Processes, compare, folder_name
@@ -169,8 +171,14 @@ def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
         encodings=tmp_path / "encodings",
         out=tmp_path / "out",
     )
-    with pytest.raises(ValueError, match=r"rl_det.finetuning.job .* ended with 2; .*nowhere.pt: must be a file of"):
+    with pytest.raises(
+        UserError, match=r"rl_det.finetuning.job .* ended with 2; .*nowhere.pt: must be a file of"
+    ) as told:
         _Processes(1).run(wrong)
+    assert "\n" not in str(told.value)
+    ours = replace(wrong, request=Request(budget="smoke", device="cpu"), strategy="nonsense")
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 1\nTraceback .*KeyError: 'nonsense'"):
+        _Processes(1).run(ours)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
+from rl_det.errors import UserError
 from rl_det.storage.weights import load_state, state_file
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
@@ -186,7 +187,7 @@ def torchvision_faster_rcnn(
     fit.
     """
     if name not in FASTER_RCNNS:
-        raise ValueError(f"a torchvision Faster R-CNN must be one of {', '.join(FASTER_RCNNS)}; got {name!r}")
+        raise UserError(f"a torchvision Faster R-CNN must be one of {', '.join(FASTER_RCNNS)}; got {name!r}")
     sizes = {} if input_size is None else {"min_size": input_size, "max_size": 2 * input_size}
     file = state_file(weights)
     if file is not None or weights in (None, "none"):
@@ -211,14 +212,14 @@ def replace_predictor(model: FasterRCNN, num_classes: int) -> None:
 def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
     known = get_model_weights(name).__members__
     if weights not in known:
-        raise ValueError(
+        raise UserError(
             f"the weights of {name} must be 'none', one of {', '.join(known)}, "
             f"or a file that ends in .pt, .pth or .safetensors; got {weights!r}"
         )
     try:
         return get_model(name, weights=known[weights], **sizes)
     except (OSError, RuntimeError) as error:  # no network, a full disk, a broken download
-        raise ValueError(
+        raise UserError(
             f"the weights {weights} of {name} must be downloadable from {known[weights].url}; got {error}; "
             "fetch the file by other means and give its path, or start from random ones (weights none)"
         ) from error

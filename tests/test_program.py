@@ -1,0 +1,104 @@
+"""What a program prints of an error: one line for a user's mistake, and the traceback of any other."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rl_det import cli
+from rl_det.errors import PathError, UserError
+from rl_det.losses.ap import ap_loss
+from rl_det.program import DEBUG, program
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEBUG, "")
+    monkeypatch.setattr("sys.argv", ["a program"])
+
+
+def of_torch() -> None:
+    torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
+
+
+def of_numpy() -> None:
+    np.zeros(3).reshape(2, 2)
+
+
+def of_our_own_check() -> None:
+    ap_loss(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool))
+
+
+def of_a_conversion() -> None:
+    int("three")
+
+
+def of_a_wrong_path() -> None:
+    Path("no such folder of ours/file").read_bytes()
+
+
+@pytest.mark.parametrize("mistake", [of_torch, of_numpy, of_our_own_check, of_a_conversion, of_a_wrong_path])
+def test_an_error_of_the_code_keeps_its_traceback(
+    mistake: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((ValueError, OSError)) as raised, program():
+        mistake()
+    assert mistake.__name__ in [entry.name for entry in raised.traceback]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("rate must be positive; got -1"),
+        PathError("here: could not be written"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied", "/somewhere"),
+        OSError(errno.EROFS, "Read-only file system"),
+    ],
+)
+def test_an_error_of_the_user_or_the_machine_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending, program():
+        raise error
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("asked", ["variable", "flag"])
+def test_where_it_is_asked_for_a_users_mistake_keeps_its_traceback(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if asked == "variable":
+        monkeypatch.setenv(DEBUG, "1")
+    flags = ["--traceback"] if asked == "flag" else []
+    with pytest.raises(UserError, match=r"train\.json: the file: cannot be read"):
+        cli.main(["check", "nowhere", *flags])
+    monkeypatch.setattr("sys.argv", ["a script", *flags])
+    with pytest.raises(UserError, match="a mistake"), program():
+        raise UserError("a mistake")
+
+
+def test_a_wrong_flag_is_one_line_also_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["check", "--nonsense", "--traceback"])
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_the_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert "--traceback" in capsys.readouterr().out
+
+
+def test_every_script_has_the_flag() -> None:
+    root = Path(__file__).parents[1]
+    for script in sorted((root / "experiments").glob("*.py")):
+        ended = subprocess.run(
+            [sys.executable, script, "--help"], capture_output=True, text=True, check=False, env=dict(os.environ)
+        )
+        assert "--traceback" in ended.stdout, script.name + ended.stderr
