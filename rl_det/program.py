@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rl_det.errors import UserError
+from rl_det.settings import check_settings
 from rl_det.training.interrupts import Interrupted, interruptible
 from rl_det.training.progress import tell
 
@@ -37,6 +38,9 @@ class ProgramFlags:
 
     traceback: bool = False
     """Show where in the code a mistake was found; the environment variable RL_DET_DEBUG=1 does so too."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @contextlib.contextmanager

@@ -58,6 +58,21 @@ def test_a_name_that_there_is_not_is_found(folder: str) -> None:
     assert "F821 Undefined name `boxess`" in found[0]
 
 
+OF_THE_USER = ("rl_det/cli.py", "rl_det/data/", "rl_det/finetuning/", "rl_det/storage/")
+"""What stands here reads what the user gives."""
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_reads_a_users_input_refuses_it_as_the_users(file: Path) -> None:
+    raised = [
+        node.exc.func.id
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
+    ]
+    if str(file.relative_to(ROOT)).startswith(OF_THE_USER):
+        assert not {"ValueError", "OSError", "TypeError"} & set(raised)
+
+
 def test_envs_is_a_folder_and_no_package() -> None:
     assert not (ROOT / "envs" / "__init__.py").exists()
 
