@@ -25,6 +25,7 @@ from rl_det.detectors import build_detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+from rl_det.errors import UserError
 from rl_det.rewards import Reward, reward_named
 from rl_det.types import Target
 from rl_det_envs.drawing import Change, draw
@@ -72,7 +73,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     ) -> None:
         check_counts(num_envs, samples_per_image, num_candidates)
         if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
+            raise UserError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
         self.device, self.render_mode, self.credit = torch.device(device), render_mode, credit
         self.detector = detector or shipped_detector(self.device)
         self.reward: Reward = reward_named(
@@ -80,14 +81,14 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         )  # an unknown name is refused before anything is encoded
         source = dataset if dataset is not None else DigitScenes("train", num_scenes=pool_images)
         if not len(source):
-            raise ValueError("dataset must hold one image at least; it is empty")
+            raise UserError("dataset must hold one image at least; it is empty")
         self.data = source if isinstance(source, EncodedDataset) else encode_dataset(self.detector, source)
         if isinstance(reward, str):
             self.reward = reward_named(reward, objects_of(self.data.targets, self.detector.num_classes))
         self.num_envs, self.samples_per_image = num_envs, samples_per_image
         self.num_images = num_envs // samples_per_image
         if self.num_images > len(self.data):
-            raise ValueError(
+            raise UserError(
                 f"num_envs / samples_per_image must be at most the {len(self.data)} images of the data set; "
                 f"got {self.num_images}"
             )
@@ -333,11 +334,11 @@ def shipped_detector(device: torch.device) -> Detector:
 def check_counts(num_envs: int, samples_per_image: int, num_candidates: int) -> None:
     """Raise ValueError if a count leaves no environment or no candidate."""
     if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
-        raise ValueError(
+        raise UserError(
             f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
         )
     if num_candidates < 1:
-        raise ValueError(f"num_candidates must be at least 1; got {num_candidates}; 64 is usual")
+        raise UserError(f"num_candidates must be at least 1; got {num_candidates}; 64 is usual")
 
 
 def objects_of(targets: list[Target], num_classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rl_det.ap.batch import DetectionBatch
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
+from rl_det.errors import UserError
 from rl_det.rewards import Scene, Step
 from rl_det_envs.candidate_environment import CandidateVectorEnv
 from rl_det_envs.detector_environment import DetectorEnv
@@ -30,7 +31,7 @@ class RefineBoxesVector(CandidateVectorEnv):
 
     def __init__(self, num_envs: int = 1, *, num_steps: int = 3, **arguments: Any) -> None:
         if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1; got {num_steps}; 3 is usual")
+            raise UserError(f"num_steps must be at least 1; got {num_steps}; 3 is usual")
         self.num_steps = num_steps
         self._scene: Scene | None = None
         super().__init__(num_envs, **arguments)

@@ -7,6 +7,7 @@ from torch import Tensor
 from rl_det.boxes import move_between
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
+from rl_det.errors import UserError
 from rl_det.policies.distributions import GaussianAdjustments
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import Head
@@ -22,9 +23,7 @@ class AdjustPolicy(Head):
     def __init__(self, detector: Detector, *, sigma: float, box_sigma: float) -> None:
         super().__init__(detector)
         if not (sigma > 0 and box_sigma > 0):
-            raise ValueError(
-                f"sigma and box_sigma must be positive; got {sigma} and {box_sigma}; 0.5 and 0.2 are usual"
-            )
+            raise UserError(f"sigma and box_sigma must be positive; got {sigma} and {box_sigma}; 0.5 and 0.2 are usual")
         self.sigma, self.box_sigma = sigma, box_sigma
 
     @classmethod

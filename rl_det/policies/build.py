@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from rl_det.detectors.protocol import Detector
+from rl_det.errors import UserError
 from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.exploration import Exploration
@@ -51,7 +52,7 @@ def build_policy(name: PolicyName, detector: Detector, exploration: Exploration 
 def check_policy(name: str) -> None:
     """Raise ValueError, which lists the known names, for an unknown name."""
     if name not in POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(get_args(PolicyName))}; got {name!r}")
+        raise UserError(f"policy must be one of {', '.join(get_args(PolicyName))}; got {name!r}")
 
 
 def name_of(policy: Policy) -> PolicyName:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rl_det.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exploration:
@@ -16,6 +18,6 @@ class Exploration:
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and self.box_sigma > 0):
-            raise ValueError(
+            raise UserError(
                 f"sigma and box_sigma must be positive; got {self.sigma} and {self.box_sigma}; 0.5 and 0.2 are usual"
             )

@@ -2,6 +2,7 @@
 
 from rl_det.candidates import Observation
 from rl_det.detectors.protocol import Detector
+from rl_det.errors import UserError
 from rl_det.policies.distributions import GaussianShifts
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.head import Head
@@ -14,7 +15,7 @@ class RescorePolicy(Head):
     def __init__(self, detector: Detector, *, sigma: float) -> None:
         super().__init__(detector)
         if not sigma > 0:
-            raise ValueError(f"sigma must be positive; got {sigma}; 0.5 is usual")
+            raise UserError(f"sigma must be positive; got {sigma}; 0.5 is usual")
         self.sigma = sigma
 
     @classmethod

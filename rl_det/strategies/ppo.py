@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
 from rl_det.policies.build import PolicyName, build_policy
@@ -101,11 +102,11 @@ class PPO:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "samples_per_image", "num_candidates"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 < self.clip < 1:
-            raise ValueError(f"clip must lie between 0 and 1; got {self.clip}; 0.2 is usual")
+            raise UserError(f"clip must lie between 0 and 1; got {self.clip}; 0.2 is usual")
         if self.begin == "hand_set_votes" and self.policy != "voting":
-            raise ValueError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
+            raise UserError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
         if isinstance(self.reward, str):
             check_reward(self.reward)
         self.loop(1, 1.0, 1)  # refuses what is wrong

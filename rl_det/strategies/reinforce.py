@@ -18,6 +18,7 @@ import tyro
 from torch import nn
 
 from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
 from rl_det.policies.build import PolicyName, build_policy
@@ -70,7 +71,7 @@ class Reinforce:
     def __post_init__(self) -> None:
         for name in ("samples_per_image", "num_candidates"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
         if isinstance(self.reward, str):
             check_reward(self.reward)
         self.loop(1, 1.0, 1)  # refuses what is wrong
