@@ -19,7 +19,7 @@ from rl_det.ap.candidate_pool import (
     related_of,
     sort_group,
 )
-from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.compiled import compilable, compiled, inlined
 from rl_det.ap.options import COCO
 from rl_det.ap.preference import ClassedTruths, Wishes, box_of, class_truths, room_for_truths, room_for_wishes
 from rl_det.ap.ranked_lists import group_of, list_of
@@ -108,7 +108,7 @@ def _moves(
         changes[r] = image_moves(images[r], before, after, pooled, target, standing, ranked, scale, worth[r], room)
 
 
-@compilable
+@inlined
 def image_moves(
     image: int, before: Any, after: Any, pooled: Any, target: Any, standing: Any, ranked: Any, scale: float, worth: Any,
     rooms: Any,
@@ -170,7 +170,7 @@ def image_moves(
     return total
 
 
-@compilable
+@inlined
 def copy_related(image: int, pooled: Any, overlap: Any, partners: Any, passes: Any) -> None:
     """Write one image's `Related` where it can be changed, with room for all partners."""
     (num_candidates, num_truths), length = partners.shape, pooled.partners.shape[2]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.compiled import compilable, compiled, inlined
 from rl_det.ap.matching import Matches
 from rl_det.ap.preference import ALL_BITS, group_by_label
 from rl_det.ap.ranked_lists import Group, ListEdits, class_change, edit, group_of, list_of, room_for_edits
@@ -151,7 +151,7 @@ def _group(first: int, end: int, _: Any, labels: Any, mask: Any, starts: Any, me
         group_by_label(labels[b], mask[b], starts[b], members[b])
 
 
-@compilable
+@inlined
 def related_of(image: int, pooled: Any) -> Any:
     """One image's `Related`."""
     return Related(pooled.overlap[image], pooled.partners[image], pooled.passes[image], pooled.crowd[image])
@@ -249,7 +249,7 @@ def match_survivors(
             taken[partners[survivors[k], p]] = 0
 
 
-@compilable
+@inlined
 def moved(order: Any, count: int, i: int, scores: Any, score: float, other: Any) -> Any:
     """The order with candidate i at another score, written to `other`: how many, and from which position on it differs."""
     size, old, new = 0, -1, -1
@@ -284,7 +284,7 @@ def _what_if(
         )
 
 
-@compilable
+@inlined
 def image_change(
     image: int, scores: Any, alternatives: Any, pooled: Any, standing: Any, ranked: Any, scale: float, credit: Any,
     rooms: Any,
@@ -324,7 +324,7 @@ def image_change(
     return total
 
 
-@compilable
+@inlined
 def precedes(j: int, i: int, scores: Any, score: float) -> bool:
     """Whether candidate j stands above candidate i both at i's present score and at another."""
     if j == i:
@@ -348,7 +348,7 @@ def list_change(
     return change
 
 
-@compilable
+@inlined
 def among(candidate: int, survivors: Any, count: int) -> bool:
     """Whether the candidate is among the survivors."""
     k = 0
@@ -357,7 +357,7 @@ def among(candidate: int, survivors: Any, count: int) -> bool:
     return k < count
 
 
-@compilable
+@inlined
 def same(survivors: Any, count: int, others: Any, other_count: int) -> bool:
     """Whether the same candidates survive in the same order."""
     k = 0

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32, Int64, UInt32
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.compiled import compilable, compiled, inlined
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.preference import (
     ALL_BITS,
@@ -209,7 +209,7 @@ def sort_by_score(grouped: Any, scores: Any, start: int, end: int, order: Any, r
         order[start + before], ranked[start + before] = grouped[start + k], keys[k]
 
 
-@compilable
+@inlined
 def take(count: int, candidates: Any, passes: Any, uncounted: Any, crowds: Any, taken: Any) -> Any:
     """What one detection matches, as bits of thresholds: true boxes that count, and such as do not; `taken` is updated."""
     hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rl_det.ap.average_precision import EPSILON
-from rl_det.ap.compiled import compilable
+from rl_det.ap.compiled import compilable, inlined
 
 MORE, LONGER = 1, 2  # how many more true positives and detections above a stretch of a list the tables foresee
 NUM_TABLES = (2 * MORE + 1) * (2 * LONGER + 1)
@@ -93,7 +93,7 @@ def room_for_edits(size: int) -> ListEdits:
     )  # fmt: skip
 
 
-@compilable
+@inlined
 def list_of(c: int, ranked: Any) -> Any:
     """A class's own part of the ranked lists."""
     entries = slice(ranked.starts[c], ranked.starts[c] + ranked.counts[c])
@@ -113,7 +113,7 @@ def size_of(row: int, c: int, groups: Any) -> int:
     return size
 
 
-@compilable
+@inlined
 def group_of(row: int, c: int, groups: Any) -> Any:
     """One row's detections of one class."""
     own = slice(groups.starts[row, c + 1], groups.starts[row, c + 2])
@@ -240,7 +240,7 @@ def shift_table(more: int, longer: int) -> int:
     return (more + MORE) * (2 * LONGER + 1) + longer + LONGER
 
 
-@compilable
+@inlined
 def tabulate_class(c: int, ranked: Any, areas: Any) -> None:
     """Tabulate the envelope, and the area gained, under each shift; `areas` is scratch memory."""
     _, _, found, _, _, weights, ranks, envelopes, gains = list_of(c, ranked)

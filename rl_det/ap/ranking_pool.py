@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from rl_det.ap.average_precision import EPSILON
-from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.compiled import compiled, inlined
 from rl_det.ap.matching import Matches
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.ranked_lists import (
@@ -189,7 +189,7 @@ def _rank(first: int, end: int, room: Any, touched: Any, scores: Any, standing: 
             tabulate_class(c, ranked, room.areas)
 
 
-@compilable
+@inlined
 def list_class(c: int, scores: Any, standing: Any, ranked: Any, room: Any) -> None:
     """Rank a class's detections, and count what stands before each."""
     starts, positions, hits, ignored = standing

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, UInt32
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.compiled import compiled, inlined
 from rl_det.ap.options import COCO
 from rl_det.ap.preference import (
     ClassedTruths,
@@ -187,7 +187,7 @@ def _partners(
                 longest[b] = max(longest[b], count)
 
 
-@compilable
+@inlined
 def list_partners(
     box: Any, start: int, end: int, sides: Any, crowds: Any, needed_iou: Any, places: Any, overlaps: Any, bits: Any,
     partners: Any, passes: Any,

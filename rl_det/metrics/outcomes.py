@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.compiled import compiled, inlined
 from rl_det.ap.matching import MatchRoom, Rules, room_for_match, sort_by_score
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.preference import (
@@ -196,7 +196,7 @@ def _outcomes(room: Any, detections: Any, truths: Any, rules: Any, outcome: Any)
         first += starts[-1]
 
 
-@compilable
+@inlined
 def found(count: int, places: Any, uncounted: Any, crowds: Any, taken: Any) -> int:
     """Which of its wishes a detection gets: the best that counts and is free, else the best that does not count; or -1."""
     for wanted in (False, True):
