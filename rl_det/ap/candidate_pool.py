@@ -92,7 +92,7 @@ class CandidatePool:
             hits=np.zeros(shape, dtype=np.uint32),
             ignored=np.zeros(shape, dtype=np.uint32),
         )
-        room = partial(room_for, scores.shape[1], self.relations.crowd.shape[1], 0)
+        room = partial(room_for, scores.shape[1], self.relations.crowd.shape[1], scores.shape[1])
         share_out(_resolve, num_images, room, scores, self.pooled, m.starts, m.scores, m.order, m.hits[0], m.ignored[0])
         self.ranking = RankingPool(m)
 

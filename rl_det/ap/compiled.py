@@ -21,7 +21,7 @@ from numba.extending import intrinsic, register_jitable
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}  # the second: no counting of references
 
-ABOUT = 15
+ABOUT = 18
 """Seconds of one core, for all that a first reset, step and evaluation compile (experiments/benchmarks/first_use.py)."""
 
 

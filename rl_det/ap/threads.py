@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, wraps
 from itertools import pairwise
 from threading import local
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from numba import config
 
@@ -34,17 +34,16 @@ crew = Crew(vars(config)["NUMBA_NUM_THREADS"])
 
 
 Made = TypeVar("Made")
-Sizes = ParamSpec("Sizes")
 
 
-def kept(make: Callable[Sizes, Made]) -> Callable[Sizes, Made]:
+def kept(make: Callable[..., Made]) -> Callable[..., Made]:
     """Scratch memory of some sizes; each thread keeps what it made last, and uses it again where the sizes are the same."""
     own = local()
 
     @wraps(make)
-    def room(*sizes: Sizes.args, **named: Sizes.kwargs) -> Made:
+    def room(*sizes: int) -> Made:
         if getattr(own, "sizes", None) != sizes:
-            own.sizes, own.room = sizes, make(*sizes, **named)
+            own.sizes, own.room = sizes, make(*sizes)
         result: Made = own.room
         return result
 
@@ -80,4 +79,5 @@ def _work_alone() -> None:
         torch.set_num_threads(1)
 
 
-os.register_at_fork(after_in_child=_work_alone)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_work_alone)

@@ -61,3 +61,16 @@ def test_the_sort_is_stable_and_falls(size: int, values: int) -> None:
     sort_falling(room, size)
     np.testing.assert_array_equal(room.order, np.argsort(-scores, kind="stable"))
     np.testing.assert_array_equal(room.scores, scores[room.order])
+
+
+def test_a_thread_keeps_its_room_and_no_other_thread_gets_it() -> None:
+    @threads.kept
+    def room(size: int) -> list[int]:
+        return [size]
+
+    own = room(3)
+    assert room(3) is own
+    with threads.Crew(2).helpers as helper:
+        assert helper.submit(room, 3).result() is not own
+    assert room(4) == [4]
+    assert room(3) == [3]
