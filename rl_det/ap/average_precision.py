@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from numba import prange
 
-from rl_det.ap.compiled import compiled, compiled_in_parallel, lowest_bit
+from rl_det.ap.compiled import compilable, compiled, lowest_bit
 from rl_det.ap.matching import Matches
 from rl_det.ap.options import COCO, CocoOptions
+from rl_det.ap.threads import share_out
 
 EPSILON = 2.0**-52  # pycocotools adds it to the denominator of each precision
 
@@ -42,36 +42,41 @@ def image_class_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.
 
 def _image_aps(matches: Matches, options: CocoOptions) -> tuple[np.ndarray, np.ndarray]:
     table = options.recall_weights.up_to(int(matches.positives.max(initial=0)))
-    aps: tuple[np.ndarray, np.ndarray] = _walk_images(
-        matches.starts, matches.hits, matches.ignored, matches.positives, table, len(options.iou_thresholds)
+    num_ranges, num_images, num_labels = matches.positives.shape
+    aps, class_aps = (
+        np.full((num_ranges, num_images), np.nan),
+        np.full((num_ranges, num_images, num_labels - 1), np.nan),
     )
-    return aps
+    share_out(
+        _walk_images, num_images, lambda: room_for_walk(len(options.iou_thresholds)), matches.starts, matches.hits,
+        matches.ignored, matches.positives, table, aps, class_aps,
+    )  # fmt: skip
+    return aps, class_aps
 
 
-@compiled_in_parallel
-def _walk_images(starts: Any, hits: Any, ignored: Any, positives: Any, table: Any, num_thresholds: int) -> Any:
-    num_ranges, num_images, num_labels = positives.shape
-    aps = np.full((num_ranges, num_images), np.nan)
-    class_aps = np.full((num_ranges, num_images, num_labels - 1), np.nan)
-    for b in prange(num_images):
-        walk = room_for_walk(num_thresholds)
+@compiled
+def _walk_images(
+    first: int, end: int, walk: Any, starts: Any, hits: Any, ignored: Any, positives: Any, table: Any, aps: Any,
+    class_aps: Any,
+) -> None:  # fmt: skip
+    (num_ranges, _, num_labels), num_thresholds = positives.shape, len(walk.areas)
+    for b in range(first, end):
         for a in range(num_ranges):
             total, present = 0.0, 0
             for label in range(1, num_labels):
                 count = positives[a, b, label]
                 if count:
-                    start, end = starts[b, label], starts[b, label + 1]
-                    area = ranked_ap(hits[a, b], ignored[a, b], start, end, table[count], walk)
+                    area = ranked_ap(
+                        hits[a, b], ignored[a, b], starts[b, label], starts[b, label + 1], table[count], walk
+                    )
                     class_aps[a, b, label - 1] = area / num_thresholds
                     total += area
                     present += 1
             if present:
                 aps[a, b] = total / present / num_thresholds
-    return aps, class_aps
 
 
-@compiled
-def room_for_walk(num_thresholds: int) -> Any:
+def room_for_walk(num_thresholds: int) -> Walk:
     """An empty `Walk`."""
     return Walk(
         np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds, dtype=np.int64), np.zeros(num_thresholds),
@@ -79,7 +84,7 @@ def room_for_walk(num_thresholds: int) -> Any:
     )  # fmt: skip
 
 
-@compiled
+@compilable
 def ranked_ap(hits: Any, ignored: Any, start: int, end: int, weights: Any, walk: Any) -> float:
     """The AP of a ranked list, summed over the thresholds; `walk.areas` has it for each."""
     found, skipped, envelope, areas = walk
@@ -87,17 +92,18 @@ def ranked_ap(hits: Any, ignored: Any, start: int, end: int, weights: Any, walk:
     for t in range(num_thresholds):
         found[t], skipped[t], envelope[t], areas[t] = 0, 0, 0.0, 0.0
     for place in range(start, end):
-        if hits[place]:
+        hit, skip = hits[place], ignored[place]
+        if hit:
             for t in range(num_thresholds):
-                found[t] += (hits[place] >> t) & 1
-        if ignored[place]:
+                found[t] += (hit >> t) & 1
+        if skip:
             for t in range(num_thresholds):
-                skipped[t] += (ignored[place] >> t) & 1
+                skipped[t] += (skip >> t) & 1
     for place in range(end - 1, start - 1, -1):
-        if ignored[place]:
+        bits, skip = hits[place], ignored[place]
+        if skip:
             for t in range(num_thresholds):
-                skipped[t] -= (ignored[place] >> t) & 1
-        bits = hits[place]
+                skipped[t] -= (skip >> t) & 1
         while bits:
             t = lowest_bit(bits)
             bits &= bits - np.uint32(1)
@@ -105,5 +111,7 @@ def ranked_ap(hits: Any, ignored: Any, start: int, end: int, weights: Any, walk:
             envelope[t] = max(envelope[t], precision)
             areas[t] += weights[found[t]] * envelope[t]
             found[t] -= 1
-    area: float = areas.sum()
+    area = 0.0
+    for t in range(num_thresholds):
+        area += areas[t]
     return area

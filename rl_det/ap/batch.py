@@ -86,6 +86,7 @@ class TruthBatch(ImageRows):
 def check(detections: DetectionBatch, truths: TruthBatch, num_classes: int) -> None:
     """Raise ValueError, naming argument, image and index, where the two cannot be evaluated together."""
     check_shapes(detections, truths, num_classes)
+    check_precision(detections, truths)
     d, t = detections, truths
     checks = (
         ("detections", d.mask, d.boxes, d.labels, "scores", d.scores),
@@ -95,6 +96,18 @@ def check(detections: DetectionBatch, truths: TruthBatch, num_classes: int) -> N
         fault, image, index = first_fault(mask, boxes, labels, numbers, num_classes, name == "area")
         if fault != SOUND:
             raise_fault(fault, argument, name, image, index, boxes, labels, numbers, num_classes)
+
+
+def check_precision(detections: DetectionBatch, truths: TruthBatch) -> None:
+    """Raise ValueError for numbers in a precision that compiled code does not have."""
+    for argument, batch in (("detections", detections), ("truths", truths)):
+        for field, values in vars(batch).items():
+            dtype = getattr(values, "dtype", None)
+            if field in ("boxes", "scores", "area") and dtype not in (np.float32, np.float64):
+                raise ValueError(
+                    f"{argument}.{field} must be float32 or float64, in numpy; got {dtype}; "
+                    "rl_det.ap.padding makes such batches of tensors of any precision"
+                )
 
 
 def check_shapes(detections: DetectionBatch, truths: TruthBatch, num_classes: int) -> None:

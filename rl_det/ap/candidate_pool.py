@@ -5,29 +5,31 @@ The pool resolves every image's candidates under their scores (who survives NMS,
 the same change without that candidate's part in it.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
-from numba import prange
+from jaxtyping import Bool, Float64, Int64
 
-from rl_det.ap.compiled import compiled, compiled_in_parallel
+from rl_det.ap.compiled import compilable, compiled, inlined
 from rl_det.ap.matching import Matches
-from rl_det.ap.preference import ALL_BITS
+from rl_det.ap.preference import ALL_BITS, group_by_label
 from rl_det.ap.ranked_lists import Group, ListEdits, class_change, edit, group_of, list_of, room_for_edits
 from rl_det.ap.ranking_pool import RankingPool
 from rl_det.ap.relations import Relations
+from rl_det.ap.sorting import SortRoom, room_for_sort, sort_falling
 from rl_det.ap.suppression import suppress
+from rl_det.ap.threads import kept, share_out
 
 
 class Pooled(NamedTuple):
     """A pool's candidates as the compiled functions take them: each image's by class, and their `Relations`.
 
-    Those of image b and class c are `members[b]` from ends[b, c] up to ends[b, c + 1].
+    Those of image b and label c are `members[b]` from starts[b, c] up to starts[b, c + 1].
     """
 
     members: np.ndarray  # [P, N]
-    ends: np.ndarray  # [P, C + 1]
+    starts: np.ndarray  # [P, C + 2]
     overlap: np.ndarray  # [P, N, N]
     partners: np.ndarray  # [P, N, L]
     passes: np.ndarray  # [P, N, L]
@@ -54,6 +56,16 @@ class Room(NamedTuple):
     edits: ListEdits
 
 
+class Orders(NamedTuple):
+    """Scratch memory for one image: its scores; its ranked candidates and the survivors, as they are and in another order."""
+
+    scores: np.ndarray  # [N]
+    sort: SortRoom
+    other: np.ndarray  # [N]
+    survivors: np.ndarray  # [N]
+    other_survivors: np.ndarray  # [N]
+
+
 class CandidatePool:
     """The candidates of P images under their present scores; logits or probabilities, only the order counts.
 
@@ -64,24 +76,25 @@ class CandidatePool:
     def __init__(self, relations: Relations, scores: Float64[np.ndarray, "P N"], *, nms_iou: float) -> None:
         self.relations, self.nms_iou = relations, nms_iou
         r, num_classes = relations, relations.positives.shape[1]
-        members, ends = _members(r.labels, r.mask, num_classes)
-        self.pooled = Pooled(members, ends, r.overlap, r.partners, r.passes, r.crowd, nms_iou)
+        members, starts = _members(r.labels, r.mask, num_classes)
+        self.pooled = Pooled(members, starts, r.overlap, r.partners, r.passes, r.crowd, nms_iou)
         self.replace(scores)
 
     def replace(self, scores: Float64[np.ndarray, "P N"]) -> None:
         """Commit new scores for the whole pool."""
         self.scores = scores
-        starts, ranked, survivors, hits, ignored = _resolve_all(scores, self.pooled)
-        positives = np.pad(self.relations.positives, ((0, 0), (1, 0))).astype(np.int32)
-        self.matches = Matches(
-            positives=positives[None],
-            order=survivors,
-            starts=starts,
-            scores=ranked,
-            hits=hits[None],
-            ignored=ignored[None],
+        (num_images, num_classes), shape = self.relations.positives.shape, (1, *scores.shape)
+        self.matches = m = Matches(
+            positives=np.pad(self.relations.positives, ((0, 0), (1, 0))).astype(np.int32)[None],
+            order=np.zeros(scores.shape, dtype=np.int32),
+            starts=np.zeros((num_images, num_classes + 2), dtype=np.int32),
+            scores=np.zeros(scores.shape),
+            hits=np.zeros(shape, dtype=np.uint32),
+            ignored=np.zeros(shape, dtype=np.uint32),
         )
-        self.ranking = RankingPool(self.matches)
+        room = partial(room_for, scores.shape[1], self.relations.crowd.shape[1], scores.shape[1])
+        share_out(_resolve, num_images, room, scores, self.pooled, m.starts, m.scores, m.order, m.hits[0], m.ignored[0])
+        self.ranking = RankingPool(m)
 
     @property
     def class_ap(self) -> Float64[np.ndarray, " C"]:
@@ -92,6 +105,16 @@ class CandidatePool:
     def mean_ap(self) -> float:
         """COCO's AP of the pool, in [0, 1]; NaN for a pool without a true box."""
         return self.ranking.mean_ap
+
+    def room(self) -> tuple[Orders, Room]:
+        """Scratch memory for one image."""
+        return room_for(self.scores.shape[1], self.relations.crowd.shape[1], self.ranking.standing.keys.shape[1])
+
+    @property
+    def share_of_class(self) -> float:
+        """What a class's AP, summed over the thresholds, counts in the mAP."""
+        ranked = self.ranking.ranked
+        return float(1.0 / (max(1, (ranked.positives > 0).sum()) * len(ranked.found)))
 
     def what_if(
         self,
@@ -105,92 +128,89 @@ class CandidatePool:
         alternative: exact, through NMS and matching; zeros where no alternatives are asked for.
         """
         others = scores if alternatives is None else alternatives
-        change, credit = _what_if(images, scores, others, self.pooled, self.ranking.standing, self.ranking.ranked)
+        change, credit = np.zeros(len(scores)), np.zeros(scores.shape)
+        share_out(
+            _what_if, len(scores), self.room, images, scores, others, self.pooled, self.ranking.standing, self.ranking.ranked,
+            self.share_of_class, change, credit,
+        )  # fmt: skip
         return change, credit
 
 
-@compiled
-def _members(labels: Any, mask: Any, num_classes: int) -> Any:
-    """Each image's candidates grouped by class: indices [B, N] and where each class's group ends [B, C + 1]."""
-    num_images, num_candidates = labels.shape
-    members = np.zeros((num_images, num_candidates), dtype=np.int64)
-    ends = np.zeros((num_images, num_classes + 1), dtype=np.int64)
-    for b in range(num_images):
-        count = 0
-        for c in range(num_classes):
-            for i in range(num_candidates):
-                if mask[b, i] and labels[b, i] == c + 1:
-                    members[b, count] = i
-                    count += 1
-            ends[b, c + 1] = count
-    return members, ends
+def _members(labels: Int64[np.ndarray, "P N"], mask: Bool[np.ndarray, "P N"], num_classes: int) -> tuple[Any, Any]:
+    """Each image's candidates by label, as `Pooled` has them."""
+    members = np.zeros(labels.shape, dtype=np.int64)
+    starts = np.zeros((len(labels), num_classes + 2), dtype=np.int64)
+    share_out(_group, len(labels), tuple, labels, mask, starts, members)
+    return members, starts
 
 
 @compiled
-def members_of(image: int, c: int, pooled: Any) -> Any:
-    """The candidates of one image and class."""
-    return pooled.members[image, pooled.ends[image, c] : pooled.ends[image, c + 1]]
+def _group(first: int, end: int, _: Any, labels: Any, mask: Any, starts: Any, members: Any) -> None:
+    """`group_by_label` for a slice of the images."""
+    for b in range(first, end):
+        group_by_label(labels[b], mask[b], starts[b], members[b])
 
 
-@compiled
+@inlined
 def related_of(image: int, pooled: Any) -> Any:
     """One image's `Related`."""
     return Related(pooled.overlap[image], pooled.partners[image], pooled.passes[image], pooled.crowd[image])
 
 
-@compiled
-def room_for(num_candidates: int, num_truths: int, num_listed: int) -> Any:
-    """Empty `Room` for an image, of which as many as `num_listed` detections stand in the lists."""
-    return Room(
+@kept
+def room_for(num_candidates: int, num_truths: int, num_listed: int) -> tuple[Orders, Room]:
+    """Empty room for an image, of which as many as `num_listed` detections stand in the lists."""
+    indices = np.zeros((3, num_candidates), dtype=np.int64)
+    return Orders(np.zeros(num_candidates), room_for_sort(num_candidates), *indices), Room(
         np.zeros(num_truths, dtype=np.uint32), np.zeros(num_candidates), np.zeros(num_candidates, dtype=np.uint32),
         np.zeros(num_candidates, dtype=np.uint32), room_for_edits(num_candidates + num_listed),
     )  # fmt: skip
 
 
-@compiled_in_parallel
-def _resolve_all(scores: Any, pooled: Any) -> Any:
-    """Every image's survivors, laid out as `Matches` has them."""
-    num_images, num_candidates = scores.shape
-    num_classes = pooled.ends.shape[1] - 1
-    starts = np.zeros((num_images, num_classes + 2), dtype=np.int32)
-    ranked = np.zeros((num_images, num_candidates))
-    survivors = np.zeros((num_images, num_candidates), dtype=np.int32)
-    hits = np.zeros((num_images, num_candidates), dtype=np.uint32)
-    ignored = np.zeros((num_images, num_candidates), dtype=np.uint32)
-    for b in prange(num_images):
-        order, alive = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-        taken, related = np.zeros(pooled.crowd.shape[1], dtype=np.uint32), related_of(b, pooled)
-        start = 0
+@compiled
+def _resolve(
+    first: int,
+    end: int,
+    room: Any,
+    scores: Any,
+    pooled: Any,
+    starts: Any,
+    ranked: Any,
+    survivors: Any,
+    hits: Any,
+    ignored: Any,
+) -> None:
+    """The survivors of a slice of the images, laid out as `Matches` has them."""
+    (_, sort, _, alive, _), taken, num_classes = room[0], room[1].taken, pooled.starts.shape[1] - 2
+    for b in range(first, end):
+        related, start = related_of(b, pooled), 0
         for c in range(num_classes):
-            count = sort_group(scores[b], members_of(b, c, pooled), order)
-            kept = suppress(order, 0, count, related.overlap, None, pooled.nms_iou, alive, 0)
-            survivors[b, start : start + kept] = alive[:kept]
+            members = pooled.members[b, pooled.starts[b, c + 1] : pooled.starts[b, c + 2]]
+            count = sort_group(scores[b], members, sort)
+            kept = suppress(sort.order, 0, count, related.overlap, None, pooled.nms_iou, alive, 0)
+            for k in range(kept):
+                survivors[b, start + k] = alive[k]
             match_survivors(
                 alive[:kept], scores[b], related.partners, related.passes, related.crowd, taken, ranked[b, start:],
                 hits[b, start:], ignored[b, start:],
             )  # fmt: skip
             start += kept
             starts[b, c + 2] = start
-    return starts, ranked, survivors, hits, ignored
 
 
-@compiled
-def sort_group(scores: Any, members: Any, order: Any) -> int:
-    """Write the members that are there by falling score to `order`; returns how many they are. Ties: the lower index first."""
+@compilable
+def sort_group(scores: Any, members: Any, sort: Any) -> int:
+    """Write the members that are there to `sort.order` by falling score, ties by the lower index; returns how many they are."""
     count = 0
     for i in members:
-        if scores[i] == -np.inf:
-            continue
-        slot = count
-        while slot > 0 and scores[order[slot - 1]] < scores[i]:
-            order[slot] = order[slot - 1]
-            slot -= 1
-        order[slot] = i
-        count += 1
+        if scores[i] != -np.inf:
+            sort.scores[count], sort.order[count] = scores[i], i
+            count += 1
+    sort_falling(sort, count)
     return count
 
 
-@compiled
+@compilable
 def match_survivors(
     survivors: Any,
     scores: Any,
@@ -229,7 +249,7 @@ def match_survivors(
             taken[partners[survivors[k], p]] = 0
 
 
-@compiled
+@inlined
 def moved(order: Any, count: int, i: int, scores: Any, score: float, other: Any) -> Any:
     """The order with candidate i at another score, written to `other`: how many, and from which position on it differs."""
     size, old, new = 0, -1, -1
@@ -252,41 +272,36 @@ def moved(order: Any, count: int, i: int, scores: Any, score: float, other: Any)
     return size, first
 
 
-@compiled_in_parallel
-def _what_if(images: Any, scores: Any, alternatives: Any, pooled: Any, standing: Any, ranked: Any) -> Any:
-    """`CandidatePool.what_if` for R edits, each on its own, in parallel."""
-    changes, credits = np.zeros(len(scores)), np.zeros(scores.shape)
-    scale = share_of_class(ranked)
-    for r in prange(len(scores)):
-        changes[r] = image_change(images[r], scores[r], alternatives[r], pooled, standing, ranked, scale, credits[r])
-    return changes, credits
-
-
 @compiled
-def share_of_class(ranked: Any) -> float:
-    """What a class's AP, summed over the thresholds, counts in the mAP."""
-    share: float = 1.0 / (max(1, (ranked.positives > 0).sum()) * len(ranked.found))
-    return share
+def _what_if(
+    first: int, end: int, room: Any, images: Any, scores: Any, alternatives: Any, pooled: Any, standing: Any,
+    ranked: Any, scale: float, changes: Any, credits: Any,
+) -> None:  # fmt: skip
+    """`CandidatePool.what_if` for a slice of the edits, each on its own."""
+    for r in range(first, end):
+        changes[r] = image_change(
+            images[r], scores[r], alternatives[r], pooled, standing, ranked, scale, credits[r], room
+        )
 
 
-@compiled
+@inlined
 def image_change(
-    image: int, scores: Any, alternatives: Any, pooled: Any, standing: Any, ranked: Any, scale: float, credit: Any
-) -> float:
+    image: int, scores: Any, alternatives: Any, pooled: Any, standing: Any, ranked: Any, scale: float, credit: Any,
+    rooms: Any,
+) -> float:  # fmt: skip
     """The change of the mAP if one image had these scores; `credit` receives each candidate's part in it."""
-    num_candidates = len(scores)
-    own = scores.copy()
+    (own, sort, other, survivors, others), room = rooms
+    order = sort.order
+    for i in range(len(scores)):
+        own[i] = scores[i]
     overlap, partners, passes, crowd = related_of(image, pooled)
-    order, other = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-    survivors, others = np.zeros(num_candidates, dtype=np.int64), np.zeros(num_candidates, dtype=np.int64)
-    room = room_for(num_candidates, len(crowd), standing.keys.shape[1])
     total = 0.0
     for c in range(len(ranked.positives)):
-        members = members_of(image, c, pooled)
+        members = pooled.members[image, pooled.starts[image, c + 1] : pooled.starts[image, c + 2]]
         if len(members) == 0 or ranked.positives[c] == 0:
             continue
         old, own_list = group_of(image, c, standing), list_of(c, ranked)
-        count = sort_group(own, members, order)
+        count = sort_group(own, members, sort)
         kept = suppress(order, 0, count, overlap, None, pooled.nms_iou, survivors, 0)
         change = list_change(image, survivors[:kept], own, partners, passes, crowd, old, own_list, room)
         total += change * scale
@@ -309,7 +324,7 @@ def image_change(
     return total
 
 
-@compiled
+@inlined
 def precedes(j: int, i: int, scores: Any, score: float) -> bool:
     """Whether candidate j stands above candidate i both at i's present score and at another."""
     if j == i:
@@ -318,7 +333,7 @@ def precedes(j: int, i: int, scores: Any, score: float) -> bool:
     return scores[j] > higher or (scores[j] == higher and j < i)
 
 
-@compiled
+@compilable
 def list_change(
     image: int, survivors: Any, scores: Any, partners: Any, passes: Any, crowd: Any, old: Any, own_list: Any, room: Any
 ) -> float:
@@ -333,13 +348,19 @@ def list_change(
     return change
 
 
-@compiled
+@inlined
 def among(candidate: int, survivors: Any, count: int) -> bool:
     """Whether the candidate is among the survivors."""
-    return candidate in survivors[:count]
+    k = 0
+    while k < count and survivors[k] != candidate:
+        k += 1
+    return k < count
 
 
-@compiled
+@inlined
 def same(survivors: Any, count: int, others: Any, other_count: int) -> bool:
     """Whether the same candidates survive in the same order."""
-    return np.array_equal(survivors[:count], others[:other_count])
+    k = 0
+    while k < min(count, other_count) and survivors[k] == others[k]:
+        k += 1
+    return k == count == other_count

@@ -3,17 +3,18 @@
 The detections of a class rank together, by falling score, of equals those of the earlier image, as in pycocotools.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt32
-from numba import prange
 
-from rl_det.ap.average_precision import EPSILON, ranked_ap, room_for_walk
+from rl_det.ap.average_precision import EPSILON, Walk, ranked_ap, room_for_walk
 from rl_det.ap.batch import DetectionBatch, TruthBatch
-from rl_det.ap.compiled import compiled_in_parallel
+from rl_det.ap.compiled import compiled
 from rl_det.ap.matching import Matches, match_ranges
 from rl_det.ap.options import AREA_RANGES, COCO, CocoOptions
+from rl_det.ap.sorting import SortRoom, room_for_sort, sort_falling
+from rl_det.ap.threads import share_out
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -22,9 +23,13 @@ def class_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarra
     """AP of each class at each IoU threshold, in [0, 1]; NaN for a class without a true box that counts."""
     positives = matches.positives.sum(1, dtype=np.int64)
     table, rows = _weights(positives, options)
-    aps: Float64[np.ndarray, "A T C"] = _class_ap(
-        matches.starts, matches.scores, matches.hits, matches.ignored, table, rows, len(options.iou_thresholds)
-    )
+    num_ranges, num_classes = positives.shape[0], positives.shape[1] - 1
+    num_thresholds, size = len(options.iou_thresholds), int(matches.sizes.max())
+    aps = np.zeros((num_ranges, num_thresholds, num_classes))
+    share_out(
+        _class_ap, num_classes, lambda: room_for_list(size, num_thresholds), matches.starts, matches.scores,
+        matches.hits, matches.ignored, table, rows, aps,
+    )  # fmt: skip
     return np.where(positives[:, None, 1:] > 0, aps, np.nan)
 
 
@@ -72,7 +77,9 @@ def class_recall(matches: Matches, max_detections: int, options: CocoOptions = C
     At most those with which the matches were made, `options.max_detections`, can be told.
     """
     positives = matches.positives.sum(1, dtype=np.int64)[:, None, 1:]
-    found = _class_found(matches.starts, matches.hits, max_detections, len(options.iou_thresholds))
+    num_ranges, _, num_classes = positives.shape
+    found = np.zeros((num_ranges, len(options.iou_thresholds), num_classes), dtype=np.int64)
+    share_out(_class_found, num_classes, tuple, matches.starts, matches.hits, max_detections, found)
     return np.where(positives > 0, found / np.maximum(positives, 1), np.nan)
 
 
@@ -101,41 +108,55 @@ def _weights(positives: np.ndarray, options: CocoOptions) -> tuple[np.ndarray, n
     return table, rows.reshape(positives.shape)
 
 
-@compiled_in_parallel
-def _class_ap(starts: Any, scores: Any, hits: Any, ignored: Any, table: Any, rows: Any, num_thresholds: int) -> Any:
-    """`class_ap`; classes are shared out among the cores."""
+class ListRoom(NamedTuple):
+    """Room for one class's ranked list of up to M detections: where each stands, and what it matches."""
+
+    sort: SortRoom
+    images: np.ndarray  # [M]
+    places: np.ndarray  # [M]
+    hits: np.ndarray  # [M]
+    ignored: np.ndarray  # [M]
+    walk: Walk
+
+
+def room_for_list(size: int, num_thresholds: int) -> ListRoom:
+    """Empty `ListRoom`."""
+    return ListRoom(
+        room_for_sort(size), np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32),
+        np.zeros(size, dtype=np.uint32), np.zeros(size, dtype=np.uint32), room_for_walk(num_thresholds),
+    )  # fmt: skip
+
+
+@compiled
+def _class_ap(
+    first: int, end: int, room: Any, starts: Any, scores: Any, hits: Any, ignored: Any, table: Any, rows: Any, aps: Any
+) -> None:
+    """`class_ap` of a slice of the classes."""
     num_ranges, num_images, _ = hits.shape
-    num_classes = starts.shape[1] - 2
-    aps = np.zeros((num_ranges, num_thresholds, num_classes))
-    for c in prange(num_classes):
-        label = c + 1
-        size = 0
-        for b in range(num_images):
-            size += starts[b, label + 1] - starts[b, label]
-        key = np.empty(size)
-        hit, skip = np.empty((num_ranges, size), dtype=np.uint32), np.empty((num_ranges, size), dtype=np.uint32)
-        count = 0
+    sort, images, places, hit, skip, walk = room
+    keys, order, _, _ = sort
+    for c in range(first, end):
+        label, count = c + 1, 0
         for b in range(num_images):
             for place in range(starts[b, label], starts[b, label + 1]):
-                key[count] = -scores[b, place]
-                for a in range(num_ranges):
-                    hit[a, count], skip[a, count] = hits[a, b, place], ignored[a, b, place]
+                keys[count], order[count], images[count], places[count] = scores[b, place], count, b, place
                 count += 1
-        order = np.argsort(key, kind="mergesort")
-        walk = room_for_walk(num_thresholds)
+        sort_falling(sort, count)
         for a in range(num_ranges):
-            ranked_ap(hit[a][order], skip[a][order], 0, size, table[rows[a, label]], walk)
-            aps[a, :, c] = walk.areas
-    return aps
+            for k in range(count):
+                b, place = images[order[k]], places[order[k]]
+                hit[k], skip[k] = hits[a, b, place], ignored[a, b, place]
+            ranked_ap(hit, skip, 0, count, table[rows[a, label]], walk)
+            for t in range(len(walk.areas)):
+                aps[a, t, c] = walk.areas[t]
 
 
-@compiled_in_parallel
-def _class_found(starts: Any, hits: Any, max_detections: int, num_thresholds: int) -> Any:
-    """How many true boxes of each class are found at each threshold."""
+@compiled
+def _class_found(first: int, end: int, _: Any, starts: Any, hits: Any, max_detections: int, found: Any) -> None:
+    """How many true boxes of each of a slice of the classes are found at each threshold."""
     num_ranges, num_images, _ = hits.shape
-    num_classes = starts.shape[1] - 2
-    found = np.zeros((num_ranges, num_thresholds, num_classes), dtype=np.int64)
-    for c in prange(num_classes):
+    num_thresholds = found.shape[1]
+    for c in range(first, end):
         for a in range(num_ranges):
             for b in range(num_images):
                 start = starts[b, c + 1]
@@ -143,4 +164,3 @@ def _class_found(starts: Any, hits: Any, max_detections: int, num_thresholds: in
                     if hits[a, b, place]:
                         for t in range(num_thresholds):
                             found[a, t, c] += (hits[a, b, place] >> t) & 1
-    return found

@@ -12,17 +12,19 @@ which is the same decision, because what a detection takes at one threshold depe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int, Int32, UInt32
-from numba import prange
+from jaxtyping import Float64, Int, Int32, Int64, UInt32
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.compiled import compiled, compiled_in_parallel
+from rl_det.ap.compiled import compilable, compiled, inlined
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.preference import (
     ALL_BITS,
+    ClassedTruths,
+    Wishes,
     box_of,
     class_truths,
     count_positives,
@@ -31,8 +33,9 @@ from rl_det.ap.preference import (
     room_for_truths,
     room_for_wishes,
 )
+from rl_det.ap.sorting import SortRoom, room_for_sort, sort_falling
+from rl_det.ap.threads import kept, share_out
 
-NUM_CHUNKS = 64  # of a batch; enough to keep many cores busy, and each has its scratch memory to itself
 COUNTING_PAYS = 400  # detections of one class; beyond, a merge sort
 
 
@@ -42,6 +45,30 @@ class Rules(NamedTuple):
     needed_iou: np.ndarray  # [T]
     area_ranges: np.ndarray  # [A, 2]
     max_detections: int
+
+
+class MatchRoom(NamedTuple):
+    """Scratch memory for one image after another."""
+
+    grouped: np.ndarray  # [N]
+    sort: SortRoom
+    classed: ClassedTruths
+    wishes: Wishes
+    uncounted: np.ndarray  # [A, G]
+    taken: np.ndarray  # [A, G]
+
+
+@kept
+def room_for_match(num_detections: int, num_truths: int, num_classes: int, num_ranges: int) -> MatchRoom:
+    """Empty `MatchRoom`."""
+    return MatchRoom(
+        grouped=np.zeros(num_detections, dtype=np.int32),
+        sort=room_for_sort(num_detections),
+        classed=room_for_truths(num_truths, num_classes),
+        wishes=room_for_wishes(num_truths),
+        uncounted=np.zeros((num_ranges, num_truths), dtype=np.bool_),
+        taken=np.zeros((num_ranges, num_truths), dtype=np.uint32),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +91,12 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, " C"]:
+        """How many detections each class has."""
+        sizes: Int64[np.ndarray, " C"] = np.diff(self.starts, axis=1)[:, 1:].sum(0, dtype=np.int64)
+        return sizes
 
     def __getitem__(self, images: Int[np.ndarray, " b"] | slice) -> "Matches":
         """The matches of some of the images, in the order asked for."""
@@ -93,73 +126,79 @@ def match_ranges(
     """The same under several area ranges, at the price of little more than one."""
     check(detections, truths, num_classes)
     rules = Rules(options.needed_iou, np.array(area_ranges), options.max_detections)
-    order, starts, scores, hits, ignored, positives = _match(detections.arrays, truths.arrays, num_classes, rules)
-    return Matches(order=order, starts=starts, scores=scores, hits=hits, ignored=ignored, positives=positives)
-
-
-@compiled_in_parallel
-def _match(detections: Any, truths: Any, num_classes: int, rules: Any) -> Any:
-    """`match_ranges` for all images, in chunks that have their scratch memory to themselves."""
-    boxes, labels, scores, mask = detections
-    num_images, num_detections = labels.shape
-    needed_iou, area_ranges, max_detections = rules
-    num_truths, num_ranges = truths.labels.shape[1], len(area_ranges)
-    order = np.zeros((num_images, num_detections), dtype=np.int32)
-    starts = np.zeros((num_images, num_classes + 2), dtype=np.int32)
-    ranked = np.zeros((num_images, num_detections))
-    hits = np.zeros((num_ranges, num_images, num_detections), dtype=np.uint32)
-    ignored = np.zeros((num_ranges, num_images, num_detections), dtype=np.uint32)
-    positives = np.zeros((num_ranges, num_images, num_classes + 1), dtype=np.int32)
-    chunk = (num_images + NUM_CHUNKS - 1) // NUM_CHUNKS
-    for first in prange(NUM_CHUNKS):
-        grouped, keys = np.zeros(num_detections, dtype=np.int32), np.zeros(num_detections)
-        classed, wishes = room_for_truths(num_truths, num_classes), room_for_wishes(num_truths)
-        sides, crowds, (places, overlaps, passes) = classed.sides, classed.crowds, wishes
-        uncounted = np.zeros((num_ranges, num_truths), dtype=np.bool_)
-        taken = np.zeros((num_ranges, num_truths), dtype=np.uint32)
-        for b in range(first * chunk, min((first + 1) * chunk, num_images)):
-            class_truths(b, truths, classed)
-            for a in range(num_ranges):
-                count_positives(b, truths, classed, area_ranges[a], uncounted[a], positives[a, b])
-            taken[:] = 0
-            group_by_label(labels[b], mask[b], starts[b], grouped)
-            for label in range(1, num_classes + 1):
-                start, end = starts[b, label], starts[b, label + 1]
-                if start == end:
-                    continue
-                sort_by_score(grouped, scores[b], start, end, order[b], ranked[b], keys)
-                true_start, true_end = classed.starts[label], classed.starts[label + 1]
-                for place in range(start, end):
-                    if place >= start + max_detections:
-                        ignored[:, b, place] = ALL_BITS
-                        continue
-                    box, count = box_of(boxes[b], order[b, place]), 0
-                    if true_start < true_end:
-                        count = prefer(box, true_start, true_end, sides, crowds, needed_iou, places, overlaps, passes)
-                    own = (box[2] - box[0]) * (box[3] - box[1])
-                    for a in range(num_ranges):
-                        hit, skip = np.uint32(0), np.uint32(0)
-                        if count:
-                            hit, skip = take(count, places, passes, uncounted[a], crowds, taken[a])
-                        if own < area_ranges[a, 0] or own > area_ranges[a, 1]:
-                            skip |= ALL_BITS & ~hit
-                        hits[a, b, place], ignored[a, b, place] = hit, skip
-    return order, starts, ranked, hits, ignored, positives
+    num_images, num_detections = detections.mask.shape
+    matches = Matches(
+        order=np.zeros((num_images, num_detections), dtype=np.int32),
+        starts=np.zeros((num_images, num_classes + 2), dtype=np.int32),
+        scores=np.zeros((num_images, num_detections)),
+        hits=np.zeros((len(area_ranges), num_images, num_detections), dtype=np.uint32),
+        ignored=np.zeros((len(area_ranges), num_images, num_detections), dtype=np.uint32),
+        positives=np.zeros((len(area_ranges), num_images, num_classes + 1), dtype=np.int32),
+    )
+    room = partial(room_for_match, num_detections, truths.mask.shape[1], num_classes, len(area_ranges))
+    share_out(
+        _match, num_images, room, detections.arrays, truths.arrays, rules, matches.order, matches.starts,
+        matches.scores, matches.hits, matches.ignored, matches.positives,
+    )  # fmt: skip
+    return matches
 
 
 @compiled
-def sort_by_score(grouped: Any, scores: Any, start: int, end: int, order: Any, ranked: Any, keys: Any) -> None:
+def _match(
+    first: int, end: int, room: Any, detections: Any, truths: Any, rules: Any, order: Any, starts: Any, ranked: Any, hits: Any,
+    ignored: Any, positives: Any,
+) -> None:  # fmt: skip
+    """`match_ranges` for a slice of the images."""
+    boxes, labels, scores, mask = detections
+    needed_iou, area_ranges, max_detections = rules
+    num_ranges, num_classes = len(area_ranges), starts.shape[1] - 2
+    grouped, sort, classed, (places, overlaps, passes), uncounted, taken = room
+    sides, crowds = classed.sides, classed.crowds
+    for b in range(first, end):
+        class_truths(b, truths, classed)
+        for a in range(num_ranges):
+            count_positives(b, truths, classed, area_ranges[a], uncounted[a], positives[a, b])
+        for a in range(num_ranges):
+            for g in range(taken.shape[1]):
+                taken[a, g] = 0
+        group_by_label(labels[b], mask[b], starts[b], grouped)
+        for label in range(1, num_classes + 1):
+            start, stop = starts[b, label], starts[b, label + 1]
+            if start == stop:
+                continue
+            sort_by_score(grouped, scores[b], start, stop, order[b], ranked[b], sort)
+            true_start, true_end = classed.starts[label], classed.starts[label + 1]
+            for place in range(start, stop):
+                if place >= start + max_detections:
+                    for a in range(num_ranges):
+                        ignored[a, b, place] = ALL_BITS
+                    continue
+                box, count = box_of(boxes[b], order[b, place]), 0
+                if true_start < true_end:
+                    count = prefer(box, true_start, true_end, sides, crowds, needed_iou, places, overlaps, passes)
+                own = (box[2] - box[0]) * (box[3] - box[1])
+                for a in range(num_ranges):
+                    hit, skip = np.uint32(0), np.uint32(0)
+                    if count:
+                        hit, skip = take(count, places, passes, uncounted[a], crowds, taken[a])
+                    if own < area_ranges[a, 0] or own > area_ranges[a, 1]:
+                        skip |= ALL_BITS & ~hit
+                    hits[a, b, place], ignored[a, b, place] = hit, skip
+
+
+@compilable
+def sort_by_score(grouped: Any, scores: Any, start: int, end: int, order: Any, ranked: Any, room: Any) -> None:
     """Write grouped[start:end] by falling score to `order`, stably, and the scores themselves to `ranked`.
 
     A detection's place is the number of those before it: for a few hundred, counting beats any sort that branches.
     """
-    count = end - start
+    count, (keys, by_score, _, _) = end - start, room
     for k in range(count):
-        keys[k] = scores[grouped[start + k]]
+        keys[k], by_score[k] = scores[grouped[start + k]], k
     if count > COUNTING_PAYS:
-        by_score = np.argsort(-keys[:count], kind="mergesort")
+        sort_falling(room, count)
         for k in range(count):
-            order[start + k], ranked[start + k] = grouped[start + by_score[k]], keys[by_score[k]]
+            order[start + k], ranked[start + k] = grouped[start + by_score[k]], keys[k]
         return
     for k in range(count):
         before = 0
@@ -170,7 +209,7 @@ def sort_by_score(grouped: Any, scores: Any, start: int, end: int, order: Any, r
         order[start + before], ranked[start + before] = grouped[start + k], keys[k]
 
 
-@compiled
+@inlined
 def take(count: int, candidates: Any, passes: Any, uncounted: Any, crowds: Any, taken: Any) -> Any:
     """What one detection matches, as bits of thresholds: true boxes that count, and such as do not; `taken` is updated."""
     hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rl_det.ap.compiled import compiled, lowest_bit
+from rl_det.ap.compiled import compilable, lowest_bit
 from rl_det.ap.options import MAX_THRESHOLDS
 
 WORD = 64  # bits
@@ -32,8 +32,7 @@ class Wishes(NamedTuple):
     passes: np.ndarray  # [G]
 
 
-@compiled
-def room_for_truths(num_truths: int, num_classes: int) -> Any:
+def room_for_truths(num_truths: int, num_classes: int) -> ClassedTruths:
     """Empty `ClassedTruths`."""
     return ClassedTruths(
         np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_truths, dtype=np.int32), np.zeros((5, num_truths)),
@@ -41,13 +40,12 @@ def room_for_truths(num_truths: int, num_classes: int) -> Any:
     )  # fmt: skip
 
 
-@compiled
-def room_for_wishes(num_truths: int) -> Any:
+def room_for_wishes(num_truths: int) -> Wishes:
     """Empty `Wishes`."""
     return Wishes(np.zeros(num_truths, dtype=np.int32), np.zeros(num_truths), np.zeros(num_truths, dtype=np.uint32))
 
 
-@compiled
+@compilable
 def class_truths(b: int, truths: Any, classed: Any) -> None:
     """Write the true boxes of image b of `TruthArrays` to `classed`."""
     starts, order, sides, crowds = classed
@@ -62,10 +60,11 @@ def class_truths(b: int, truths: Any, classed: Any) -> None:
         sides[4, place] = 0.0 if crowd[g] else area
 
 
-@compiled
+@compilable
 def group_by_label(labels: Any, mask: Any, starts: Any, order: Any) -> None:
     """A stable counting sort of one image's indices; those of label c come to stand at starts[c] up to starts[c + 1]."""
-    starts[:] = 0
+    for c in range(len(starts)):
+        starts[c] = 0
     for i in range(len(labels)):
         if mask[i]:
             starts[labels[i] + 1] += 1
@@ -80,18 +79,19 @@ def group_by_label(labels: Any, mask: Any, starts: Any, order: Any) -> None:
     starts[0] = 0
 
 
-@compiled
+@compilable
 def count_positives(b: int, truths: Any, classed: Any, area_range: Any, uncounted: Any, positives: Any) -> None:
     """Which of image b's true boxes need not be found (crowds, and those out of the area range); how many of a label must."""
     labels, area, crowd = truths.labels[b], truths.area[b], truths.iscrowd[b]
-    positives[:] = 0
+    for label in range(len(positives)):
+        positives[label] = 0
     for place in range(classed.starts[-1]):
         g = classed.order[place]
         uncounted[place] = crowd[g] or area[g] < area_range[0] or area[g] > area_range[1]
         positives[labels[g]] += not uncounted[place]
 
 
-@compiled
+@compilable
 def prefer(
     box: Any,
     start: int,
@@ -132,13 +132,13 @@ def prefer(
     return count
 
 
-@compiled
+@compilable
 def box_of(boxes: Any, i: int) -> Any:
     """One of [N, 4] boxes, in float64."""
     return np.float64(boxes[i, 0]), np.float64(boxes[i, 1]), np.float64(boxes[i, 2]), np.float64(boxes[i, 3])
 
 
-@compiled
+@compilable
 def enough(box: Any, area: float, sides: Any, first: int, count: int, least: float) -> Any:
     """Which of up to 64 true boxes from `first` on overlap by the least IoU, as bits.
 
@@ -156,7 +156,7 @@ def enough(box: Any, area: float, sides: Any, first: int, count: int, least: flo
     return near
 
 
-@compiled
+@compilable
 def overlap(box: Any, area: float, sides: Any, g: int, crowd: bool) -> float:
     """Intersection over union in float64, to pycocotools' last bit; over the box's own area where the truth is a crowd."""
     x1, y1, x2, y2 = box

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rl_det.ap.average_precision import EPSILON
-from rl_det.ap.compiled import compiled
+from rl_det.ap.compiled import compilable, inlined
 
 MORE, LONGER = 1, 2  # how many more true positives and detections above a stretch of a list the tables foresee
 NUM_TABLES = (2 * MORE + 1) * (2 * LONGER + 1)
@@ -85,8 +85,7 @@ class ListEdits(NamedTuple):
     ignored: np.ndarray  # [E]
 
 
-@compiled
-def room_for_edits(size: int) -> Any:
+def room_for_edits(size: int) -> ListEdits:
     """Empty `ListEdits`."""
     return ListEdits(
         np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.uint32),
@@ -94,7 +93,7 @@ def room_for_edits(size: int) -> Any:
     )  # fmt: skip
 
 
-@compiled
+@inlined
 def list_of(c: int, ranked: Any) -> Any:
     """A class's own part of the ranked lists."""
     entries = slice(ranked.starts[c], ranked.starts[c] + ranked.counts[c])
@@ -107,21 +106,21 @@ def list_of(c: int, ranked: Any) -> Any:
     )  # fmt: skip
 
 
-@compiled
+@compilable
 def size_of(row: int, c: int, groups: Any) -> int:
     """How many detections of one class a row has."""
     size: int = groups.starts[row, c + 2] - groups.starts[row, c + 1]
     return size
 
 
-@compiled
+@inlined
 def group_of(row: int, c: int, groups: Any) -> Any:
     """One row's detections of one class."""
     own = slice(groups.starts[row, c + 1], groups.starts[row, c + 2])
     return Group(groups.keys[row, own], groups.hits[row, own], groups.ignored[row, own])
 
 
-@compiled
+@compilable
 def edit(image: int, old_group: Any, new_group: Any, scores: Any, images: Any, room: Any) -> int:
     """An image's old and new detections of a class -> removals and insertions in a ranked list, in `room`; how many.
 
@@ -157,7 +156,7 @@ def edit(image: int, old_group: Any, new_group: Any, scores: Any, images: Any, r
     return count
 
 
-@compiled
+@compilable
 def insertion(scores: Any, images: Any, size: int, score: float, image: int) -> int:
     """How many of a ranked list's first `size` detections stand above a new one of this image; without a branch."""
     low = 0
@@ -169,7 +168,7 @@ def insertion(scores: Any, images: Any, size: int, score: float, image: int) -> 
     return low
 
 
-@compiled
+@compilable
 def class_change(
     count: int, edits: Any, found: Any, found_before: Any, counted_before: Any, weights: Any, ranks: Any,
     envelopes: Any, gains: Any,
@@ -229,28 +228,29 @@ def class_change(
     return change
 
 
-@compiled
+@compilable
 def look(rows: Any, row: int, column: int) -> Any:
     """An entry; as unsigned indices are not looked at for being negative, this is faster than brackets."""
     return rows[np.uint64(row), np.uint64(column)]
 
 
-@compiled
+@compilable
 def shift_table(more: int, longer: int) -> int:
     """Which table holds the envelopes under this shift."""
     return (more + MORE) * (2 * LONGER + 1) + longer + LONGER
 
 
-@compiled
-def tabulate_class(c: int, ranked: Any) -> None:
-    """Tabulate the envelope, and the area gained, under each shift."""
+@inlined
+def tabulate_class(c: int, ranked: Any, areas: Any) -> None:
+    """Tabulate the envelope, and the area gained, under each shift; `areas` is scratch memory."""
     _, _, found, _, _, weights, ranks, envelopes, gains = list_of(c, ranked)
-    areas = np.zeros(weights.shape[1])
     for t in range(len(found)):
         base = BASE * len(found) + t
-        areas[:] = 0.0
+        for k in range(weights.shape[1]):
+            areas[k] = 0.0
         tabulate(found[t], ranks[t], weights[0], 0, 0, areas, envelopes[base], gains[base])
-        areas[:] = gains[base]
+        for k in range(weights.shape[1]):
+            areas[k] = gains[base, k]
         ranked.areas[t, c] = areas[1]
         for more in range(-MORE, MORE + 1):
             for longer in range(-LONGER, LONGER + 1):
@@ -258,7 +258,7 @@ def tabulate_class(c: int, ranked: Any) -> None:
                 tabulate(found[t], ranks[t], weights[0], more, longer, areas, envelopes[row], gains[row])
 
 
-@compiled
+@compilable
 def tabulate(
     count: int, ranks: Any, weights: Any, more: int, longer: int, areas: Any, envelopes: Any, gains: Any
 ) -> None:

@@ -5,14 +5,13 @@ threshold the true positives with their ranks. If one image's detections of a cl
 and insertions in one ranked list (`rl_det.ap.ranked_lists`).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
-from numba import prange
 
 from rl_det.ap.average_precision import EPSILON
-from rl_det.ap.compiled import compiled, compiled_in_parallel
+from rl_det.ap.compiled import compiled, inlined
 from rl_det.ap.matching import Matches
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.ranked_lists import (
@@ -27,6 +26,8 @@ from rl_det.ap.ranked_lists import (
     size_of,
     tabulate_class,
 )
+from rl_det.ap.sorting import SortRoom, room_for_sort, sort_falling
+from rl_det.ap.threads import share_out
 
 
 class RankingPool:
@@ -60,8 +61,22 @@ class RankingPool:
         """The change of `mean_ap` if image images[r] alone had the detections in row r of `matches`; each edit by itself."""
         self._check_edits(images, matches)
         edits = Groups(starts=matches.starts, keys=matches.scores, hits=matches.hits[0], ignored=matches.ignored[0])
-        changes: Float64[np.ndarray, " R"] = _what_if(images, edits, self.standing, self.ranked)
-        return changes
+        changes, size = np.zeros((len(self.positives), len(images))), edits.keys.shape[1] + self.standing.keys.shape[1]
+        share_out(
+            _what_if,
+            len(self.positives),
+            lambda: room_for_edits(size),
+            images,
+            edits,
+            self.standing,
+            self.ranked,
+            changes,
+        )
+        summed = np.add.accumulate(changes)[-1]  # one class after another, however many edits there are
+        total: Float64[np.ndarray, " R"] = (
+            summed / max(1, (self.positives > 0).sum()) / len(self.options.iou_thresholds)
+        )
+        return total
 
     def replace(self, images: Int[np.ndarray, " R"], matches: Matches) -> None:
         """Commit: from now on image images[r] has the detections in row r of `matches`; of equal images, the last counts."""
@@ -115,7 +130,10 @@ class RankingPool:
 
     def _rank(self, touched: np.ndarray) -> None:
         """Rank the touched classes anew."""
-        _rank(touched, self._scores, self.standing, self.ranked)
+        sizes = int(self._sizes().max()), len(self.options.iou_thresholds), int(self.positives.max())
+        share_out(
+            _rank, len(touched), lambda: room_for_ranking(*sizes), touched, self._scores, self.standing, self.ranked
+        )
         self.class_ap: Float64[np.ndarray, " C"] = self.ranked.areas.mean(0)
 
     def _check_edits(self, images: Int[np.ndarray, " R"], matches: Matches) -> None:
@@ -143,37 +161,54 @@ def _check_one_range(matches: Matches) -> None:
         raise ValueError(f"matches must be of one area range; got {len(matches.hits)}")
 
 
-@compiled_in_parallel
-def _rank(touched: Any, scores: Any, standing: Any, ranked: Any) -> None:
-    """Rank the touched classes' detections, and tabulate what the walks need."""
-    for c in prange(len(touched)):
-        if touched[c]:
-            list_class(c, scores, standing, ranked)  # apart, as numba drops writes to a tuple's arrays here
-            tabulate_class(c, ranked)
+class RankingRoom(NamedTuple):
+    """Room to rank one class's detections, up to M, and to count and tabulate them."""
+
+    sort: SortRoom
+    images: np.ndarray  # [M]
+    places: np.ndarray  # [M]
+    found: np.ndarray  # [T]
+    counted: np.ndarray  # [T]
+    areas: np.ndarray  # [W]
+
+
+def room_for_ranking(size: int, num_thresholds: int, num_truths: int) -> RankingRoom:
+    """Empty `RankingRoom`."""
+    return RankingRoom(
+        room_for_sort(size), np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32),
+        np.zeros(num_thresholds, dtype=np.int32), np.zeros(num_thresholds, dtype=np.int32), np.zeros(num_truths + 2),
+    )  # fmt: skip
 
 
 @compiled
-def list_class(c: int, scores: Any, standing: Any, ranked: Any) -> None:
+def _rank(first: int, end: int, room: Any, touched: Any, scores: Any, standing: Any, ranked: Any) -> None:
+    """Rank the detections of those of a slice of the classes that are touched, and tabulate what the walks need."""
+    for c in range(first, end):
+        if touched[c]:
+            list_class(c, scores, standing, ranked, room)
+            tabulate_class(c, ranked, room.areas)
+
+
+@inlined
+def list_class(c: int, scores: Any, standing: Any, ranked: Any, room: Any) -> None:
     """Rank a class's detections, and count what stands before each."""
     starts, positions, hits, ignored = standing
-    num_images, num_thresholds = len(starts), len(ranked.found)
-    size = 0
-    for b in range(num_images):
-        size += starts[b, c + 2] - starts[b, c + 1]
-    key, image, place = np.empty(size), np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
-    count = 0
+    sort, image, place, num_found, num_counted, _ = room
+    keys, order, _, _ = sort
+    num_images, num_thresholds, size = len(starts), len(ranked.found), 0
     for b in range(num_images):
         for p in range(starts[b, c + 1], starts[b, c + 2]):
-            key[count], image[count], place[count] = -scores[b, p], b, p
-            count += 1
-    order = np.argsort(key, kind="mergesort")
+            keys[size], order[size], image[size], place[size] = scores[b, p], size, b, p
+            size += 1
+    sort_falling(sort, size)
     base, truths = ranked.starts[c], ranked.truths[c]
-    num_found, num_counted = np.zeros(num_thresholds, dtype=np.int32), np.zeros(num_thresholds, dtype=np.int32)
+    for t in range(num_thresholds):
+        num_found[t], num_counted[t] = 0, 0
     for position in range(size):
         e = order[position]
         b, p = image[e], place[e]
         positions[b, p] = position
-        ranked.scores[base + position], ranked.images[base + position] = -key[e], b
+        ranked.scores[base + position], ranked.images[base + position] = keys[position], b
         for t in range(num_thresholds):
             ranked.found_before[base + position, t] = num_found[t]
             ranked.counted_before[base + position, t] = num_counted[t]
@@ -181,25 +216,25 @@ def list_class(c: int, scores: Any, standing: Any, ranked: Any) -> None:
             if (hits[b, p] >> t) & 1:
                 num_found[t] += 1
                 ranked.ranks[t, truths + num_found[t]] = num_counted[t] + EPSILON
-    ranked.found_before[base + size], ranked.counted_before[base + size] = num_found, num_counted
-    ranked.counts[c], ranked.found[:, c] = size, num_found
+    ranked.counts[c] = size
+    for t in range(num_thresholds):
+        ranked.found_before[base + size, t], ranked.counted_before[base + size, t] = num_found[t], num_counted[t]
+        ranked.found[t, c] = num_found[t]
 
 
-@compiled_in_parallel
-def _what_if(images: Any, edits: Any, standing: Any, ranked: Any) -> Any:
-    """`RankingPool.what_if`, the classes shared out among the cores."""
-    num_edits, num_classes = len(images), len(ranked.positives)
-    changes = np.zeros((num_classes, num_edits))
-    for c in prange(num_classes):  # a class's lists stay in the cache while all edits are made to them
+@compiled
+def _what_if(
+    first: int, end: int, room: Any, images: Any, edits: Any, standing: Any, ranked: Any, changes: Any
+) -> None:
+    """`RankingPool.what_if` for a slice of the classes."""
+    for c in range(first, end):  # a class's lists stay in the cache while all edits are made to them
         if ranked.positives[c] == 0:
             continue
-        room = room_for_edits(edits.keys.shape[1] + standing.keys.shape[1])
         scores, listed, found, found_before, counted_before, weights, ranks, envelopes, gains = list_of(c, ranked)
-        for r in range(num_edits):
+        for r in range(len(images)):
             if size_of(images[r], c, standing) or size_of(r, c, edits):
                 old, new = group_of(images[r], c, standing), group_of(r, c, edits)
                 count = edit(images[r], old, new, scores, listed, room)
                 changes[c, r] = class_change(
                     count, room, found, found_before, counted_before, weights, ranks, envelopes, gains
                 )
-    return changes.sum(0) / max(1, (ranked.positives > 0).sum()) / len(ranked.found)

@@ -5,18 +5,26 @@ they like (`rl_det.ap.candidate_pool`).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, UInt32
-from numba import prange
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.compiled import compiled, compiled_in_parallel
-from rl_det.ap.matching import NUM_CHUNKS
+from rl_det.ap.compiled import compiled, inlined
 from rl_det.ap.options import COCO
-from rl_det.ap.preference import box_of, class_truths, count_positives, prefer, room_for_truths, room_for_wishes
+from rl_det.ap.preference import (
+    ClassedTruths,
+    Wishes,
+    box_of,
+    class_truths,
+    count_positives,
+    prefer,
+    room_for_truths,
+    room_for_wishes,
+)
 from rl_det.ap.suppression import suppression_iou
+from rl_det.ap.threads import kept, share_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +58,21 @@ def relations(
 
     Raises ValueError on bad input, naming argument ("detections" are the candidates), image and index.
     """
-    candidates = DetectionBatch(boxes=boxes, labels=labels, scores=np.zeros(mask.shape), mask=mask)
+    candidates = DetectionBatch(boxes=boxes, labels=labels, scores=np.zeros(mask.shape, dtype=np.float32), mask=mask)
     check(candidates, truths, num_classes)
-    overlap = _overlap(boxes, labels, mask)
-    partners, passes, crowd, positives, longest = _partners(
-        candidates.arrays, truths.arrays, num_classes, COCO.needed_iou
-    )
-    length = max(1, int(longest.max(initial=0)))
+    num_images, num_candidates = mask.shape
+    overlap = np.zeros((num_images, num_candidates, num_candidates), dtype=np.float32)
+    share_out(_overlap, num_images, tuple, boxes, labels, mask, overlap)
+    found = _all_partners(candidates, truths, num_classes)
+    length = max(1, int(found.longest.max(initial=0)))
     return Relations(
         overlap=overlap,
-        partners=np.ascontiguousarray(partners[:, :, :length]),
-        passes=np.ascontiguousarray(passes[:, :, :length]),
-        crowd=crowd,
+        partners=np.ascontiguousarray(found.partners[:, :, :length]),
+        passes=np.ascontiguousarray(found.passes[:, :, :length]),
+        crowd=found.crowds,
         labels=labels,
         mask=mask,
-        positives=positives,
+        positives=found.positives,
     )
 
 
@@ -74,8 +82,8 @@ def reach(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int) -
     Whether it gets one is for `rl_det.ap.matching` to say. Raises ValueError on bad input, naming it.
     """
     check(detections, truths, num_classes)
-    _, passes, _, _, _ = _partners(detections.arrays, truths.arrays, num_classes, COCO.needed_iou)
-    reached: UInt32[np.ndarray, "B N"] = np.bitwise_or.reduce(passes, -1)
+    found = _all_partners(detections, truths, num_classes)
+    reached: UInt32[np.ndarray, "B N"] = np.bitwise_or.reduce(found.passes, -1)
     return reached
 
 
@@ -89,56 +97,97 @@ def pairwise_iou(boxes: Float[np.ndarray, "B N 4"], others: Float[np.ndarray, "B
     return result
 
 
-@compiled_in_parallel
-def _overlap(boxes: Any, labels: Any, mask: Any) -> Any:
-    """Same-class IoU among each image's candidates."""
-    num_images, num_candidates = labels.shape
-    overlap = np.zeros((num_images, num_candidates, num_candidates), dtype=np.float32)
-    for b in prange(num_images):
+@compiled
+def _overlap(first: int, end: int, _: Any, boxes: Any, labels: Any, mask: Any, overlap: Any) -> None:
+    """Same-class IoU among the candidates of each of a slice of the images."""
+    num_candidates = labels.shape[1]
+    for b in range(first, end):
         for i in range(num_candidates):
             if not mask[b, i]:
                 continue
             for j in range(i):
                 if mask[b, j] and labels[b, j] == labels[b, i]:
                     overlap[b, i, j] = overlap[b, j, i] = suppression_iou(boxes[b, i], boxes[b, j])
-    return overlap
 
 
-@compiled_in_parallel
-def _partners(candidates: Any, truths: Any, num_classes: int, needed_iou: Any) -> Any:
-    """Whom each candidate may match, at which thresholds, and how many there are at most in each image."""
-    num_images, num_candidates = candidates.labels.shape
-    num_truths = truths.labels.shape[1]
-    partners = np.full((num_images, num_candidates, max(1, num_truths)), -1, dtype=np.int16)
-    passes = np.zeros((num_images, num_candidates, max(1, num_truths)), dtype=np.uint32)
-    crowds = np.zeros((num_images, num_truths), dtype=np.bool_)
-    positives = np.zeros((num_images, num_classes), dtype=np.int64)
-    longest = np.zeros(num_images, dtype=np.int64)
+class PartnersRoom(NamedTuple):
+    """Scratch memory for one image after another."""
+
+    classed: ClassedTruths
+    wishes: Wishes
+    uncounted: np.ndarray  # [G]
+    counts: np.ndarray  # [C + 1]
+
+
+@kept
+def room_for_partners(num_truths: int, num_classes: int) -> PartnersRoom:
+    """Empty `PartnersRoom`."""
+    return PartnersRoom(
+        room_for_truths(num_truths, num_classes), room_for_wishes(num_truths), np.zeros(num_truths, dtype=np.bool_),
+        np.zeros(num_classes + 1, dtype=np.int32),
+    )  # fmt: skip
+
+
+class AllPartners(NamedTuple):
+    """Whom each candidate may match, at which thresholds, how many that are at most in an image; and two of `Relations`."""
+
+    partners: np.ndarray  # [B, N, G]
+    passes: np.ndarray  # [B, N, G]
+    crowds: np.ndarray  # [B, G]
+    positives: np.ndarray  # [B, C]
+    longest: np.ndarray  # [B]
+
+
+def _all_partners(candidates: DetectionBatch, truths: TruthBatch, num_classes: int) -> AllPartners:
+    (num_images, num_candidates), num_truths = candidates.mask.shape, truths.mask.shape[1]
+    shape = num_images, num_candidates, max(1, num_truths)
+    found = AllPartners(
+        partners=np.full(shape, -1, dtype=np.int16),
+        passes=np.zeros(shape, dtype=np.uint32),
+        crowds=np.zeros((num_images, num_truths), dtype=np.bool_),
+        positives=np.zeros((num_images, num_classes), dtype=np.int64),
+        longest=np.zeros(num_images, dtype=np.int64),
+    )
     everything = np.array([0.0, np.inf])
-    chunk = (num_images + NUM_CHUNKS - 1) // NUM_CHUNKS
-    for first in prange(NUM_CHUNKS):
-        classed, wishes = room_for_truths(num_truths, num_classes), room_for_wishes(num_truths)
-        true_starts, _, sides, true_crowds = classed
-        places, overlaps, bits = wishes
-        uncounted, counts = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_classes + 1, dtype=np.int64)
-        for b in range(first * chunk, min((first + 1) * chunk, num_images)):
-            class_truths(b, truths, classed)
-            count_positives(b, truths, classed, everything, uncounted, counts)
-            positives[b] = counts[1:]
-            for place in range(classed.starts[-1]):
-                crowds[b, place] = classed.crowds[place]
-            for i in range(num_candidates):
-                if candidates.mask[b, i]:
-                    label = candidates.labels[b, i]
-                    count = list_partners(
-                        box_of(candidates.boxes[b], i), true_starts[label], true_starts[label + 1], sides, true_crowds,
-                        needed_iou, places, overlaps, bits, partners[b, i], passes[b, i],
-                    )  # fmt: skip
-                    longest[b] = max(longest[b], count)
-    return partners, passes, crowds, positives, longest
+    share_out(
+        _partners,
+        num_images,
+        lambda: room_for_partners(num_truths, num_classes),
+        candidates.arrays,
+        truths.arrays,
+        COCO.needed_iou,
+        everything,
+        *found,
+    )
+    return found
 
 
 @compiled
+def _partners(
+    first: int, end: int, room: Any, candidates: Any, truths: Any, needed_iou: Any, everything: Any, partners: Any, passes: Any,
+    crowds: Any, positives: Any, longest: Any,
+) -> None:  # fmt: skip
+    """`AllPartners` of a slice of the images."""
+    classed, (places, overlaps, bits), uncounted, counts = room
+    true_starts, _, sides, true_crowds = classed
+    for b in range(first, end):
+        class_truths(b, truths, classed)
+        count_positives(b, truths, classed, everything, uncounted, counts)
+        for c in range(positives.shape[1]):
+            positives[b, c] = counts[c + 1]
+        for place in range(classed.starts[-1]):
+            crowds[b, place] = classed.crowds[place]
+        for i in range(candidates.labels.shape[1]):
+            if candidates.mask[b, i]:
+                label = candidates.labels[b, i]
+                count = list_partners(
+                    box_of(candidates.boxes[b], i), true_starts[label], true_starts[label + 1], sides, true_crowds,
+                    needed_iou, places, overlaps, bits, partners[b, i], passes[b, i],
+                )  # fmt: skip
+                longest[b] = max(longest[b], count)
+
+
+@inlined
 def list_partners(
     box: Any, start: int, end: int, sides: Any, crowds: Any, needed_iou: Any, places: Any, overlaps: Any, bits: Any,
     partners: Any, passes: Any,
@@ -154,5 +203,6 @@ def list_partners(
             if crowds[places[k]] == wanted:
                 partners[length], passes[length] = places[k], bits[k]
                 length += 1
-    partners[length:] = -1
+    for k in range(length, len(partners)):
+        partners[k] = -1
     return count

@@ -4,17 +4,19 @@ A candidate goes if it overlaps a survivor of its class by more than `nms_iou`. 
 tabulated or computed as they are asked for; see `suppress`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
+from jaxtyping import Bool, Float32, Float64, Int64
 
-from rl_det.ap.compiled import compiled, compiled_in_parallel
+from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.sorting import SortRoom, room_for_sort, sort_falling
+from rl_det.ap.threads import kept, share_out
 
 LOWEST = np.finfo(np.float64).min
 
 
-@compiled
+@compilable
 def suppression_iou(box: Any, other: Any) -> Any:
     """In float32, as torchvision's NMS computes it; 0 for two boxes without area."""
     width = max(np.float32(0), min(box[2], other[2]) - max(box[0], other[0]))
@@ -24,7 +26,7 @@ def suppression_iou(box: Any, other: Any) -> Any:
     return shared / union if union > 0 else np.float32(0)
 
 
-@compiled
+@compilable
 def suppress(
     order: Any, first: int, count: int, boxes: Any, labels: Any, nms_iou: float, survivors: Any, kept: int
 ) -> int:
@@ -40,7 +42,7 @@ def suppress(
     return kept
 
 
-@compiled
+@compilable
 def suppressed(i: int, boxes: Any, labels: Any, nms_iou: float, survivors: Any, kept: int) -> bool:
     """Whether one of the first `kept` survivors suppresses the candidate."""
     for k in range(kept):
@@ -56,27 +58,57 @@ def suppressed(i: int, boxes: Any, labels: Any, nms_iou: float, survivors: Any, 
     return False
 
 
-@compiled
+@compilable
 def suppress_image(
-    boxes: Any, labels: Any, scores: Any, mask: Any, least: float, nms_iou: float, survivors: Any
+    boxes: Any, labels: Any, scores: Any, mask: Any, least: float, nms_iou: float, survivors: Any, sort: Any
 ) -> int:
-    """Write whom NMS leaves, by falling score, ties by the lower index; returns how many. Scores below `least` are out."""
-    order, count = np.argsort(-scores, kind="mergesort"), 0
-    for i in order:
+    """Write whom NMS leaves, by falling score, ties by the lower index; returns how many. Scores below `least` are out.
+
+    `sort` is scratch memory.
+    """
+    count = 0
+    for i in range(len(scores)):
         if mask[i] and not scores[i] < least:
-            order[count] = i
+            sort.scores[count], sort.order[count] = scores[i], i
             count += 1
-    kept: int = suppress(order, 0, count, boxes, labels, nms_iou, survivors, 0)
+    sort_falling(sort, count)
+    kept: int = suppress(sort.order, 0, count, boxes, labels, nms_iou, survivors, 0)
     return kept
 
 
-@compiled_in_parallel
-def hard_nms(boxes: Any, labels: Any, mask: Any, scores: Any, nms_iou: float) -> Any:
-    """Whom NMS leaves in each of R images, bool [R, N]; a score of -inf takes a candidate out."""
-    num_images, num_candidates = labels.shape
-    kept = np.zeros((num_images, num_candidates), dtype=np.bool_)
-    for r in prange(num_images):
-        survivors = np.zeros(num_candidates, dtype=np.int64)
-        for k in range(suppress_image(boxes[r], labels[r], scores[r], mask[r], LOWEST, nms_iou, survivors)):
+def hard_nms(
+    boxes: Float32[np.ndarray, "R N 4"],
+    labels: Int64[np.ndarray, "R N"],
+    mask: Bool[np.ndarray, "R N"],
+    scores: Float64[np.ndarray, "R N"],
+    nms_iou: float,
+) -> Bool[np.ndarray, "R N"]:
+    """Whom NMS leaves in each of R images; a score of -inf takes a candidate out."""
+    kept = np.zeros(mask.shape, dtype=np.bool_)
+    share_out(_hard_nms, len(mask), lambda: room_for_nms(mask.shape[1]), boxes, labels, mask, scores, nms_iou, kept)
+    return kept
+
+
+class NmsRoom(NamedTuple):
+    """Room for the survivors of one image, and to sort its candidates."""
+
+    survivors: np.ndarray  # [N]
+    sort: SortRoom
+
+
+@kept
+def room_for_nms(num_candidates: int) -> NmsRoom:
+    """Empty `NmsRoom`."""
+    return NmsRoom(np.zeros(num_candidates, dtype=np.int64), room_for_sort(num_candidates))
+
+
+@compiled
+def _hard_nms(
+    first: int, end: int, room: Any, boxes: Any, labels: Any, mask: Any, scores: Any, nms_iou: float, kept: Any
+) -> None:
+    """`hard_nms` for a slice of the images."""
+    survivors, sort = room
+    for r in range(first, end):
+        count = suppress_image(boxes[r], labels[r], scores[r], mask[r], LOWEST, nms_iou, survivors, sort)
+        for k in range(count):
             kept[r, survivors[k]] = True
-    return kept

@@ -1,15 +1,16 @@
 """Post-processing with settings for each image: score threshold, hard or soft NMS, maximum number of detections."""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from numba import prange
 
 from rl_det.ap.batch import DetectionBatch
-from rl_det.ap.compiled import compiled, compiled_in_parallel
-from rl_det.ap.suppression import suppress_image, suppression_iou
+from rl_det.ap.compiled import compilable, compiled
+from rl_det.ap.suppression import NmsRoom, room_for_nms, suppress_image, suppression_iou
+from rl_det.ap.threads import kept, share_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,31 +60,51 @@ def soft_nms(
     are taken. Ties go to the lower index.
     """
     s = settings
-    taken, left = _soft_nms(boxes, labels, scores, mask, s.score_threshold, s.nms_iou, s.sigma, s.max_detections)
+    taken, left = np.zeros(mask.shape, dtype=np.bool_), scores.copy()
+    share_out(
+        _soft_nms, len(mask), partial(room_for_soft_nms, mask.shape[1]), boxes, labels, scores, mask,
+        s.score_threshold, s.nms_iou, s.sigma, s.max_detections, taken, left,
+    )  # fmt: skip
     return DetectionBatch(boxes=boxes, labels=labels, scores=left, mask=taken)
 
 
-@compiled_in_parallel
-def _soft_nms(
-    boxes: Any, labels: Any, scores: Any, mask: Any, score_threshold: Any, nms_iou: Any, sigma: Any, max_detections: Any
-) -> Any:
-    """The compiled part of `soft_nms`, for all images."""
-    num_images, num_candidates = labels.shape
-    taken, left = np.zeros((num_images, num_candidates), dtype=np.bool_), scores.copy()
-    for r in prange(num_images):
-        survivors, most = np.zeros(num_candidates, dtype=np.int64), min(num_candidates, max_detections[r])
-        if sigma[r] == np.inf:  # nothing decays, so one walk down the ranking does it
-            count = suppress_image(boxes[r], labels[r], scores[r], mask[r], score_threshold[r], nms_iou[r], survivors)
-        else:
-            count = soften(
-                boxes[r], labels[r], left[r], mask[r].copy(), score_threshold[r], nms_iou[r], sigma[r], survivors[:most]
-            )
-        for k in range(min(count, most)):
-            taken[r, survivors[k]] = True
-    return taken, left
+class SoftNmsRoom(NamedTuple):
+    """`NmsRoom`, and room to mark those that wait."""
+
+    hard: NmsRoom
+    waiting: np.ndarray  # [N]
+
+
+@kept
+def room_for_soft_nms(num_candidates: int) -> SoftNmsRoom:
+    """Empty `SoftNmsRoom`."""
+    return SoftNmsRoom(room_for_nms(num_candidates), np.zeros(num_candidates, dtype=np.bool_))
 
 
 @compiled
+def _soft_nms(
+    first: int, end: int, room: Any, boxes: Any, labels: Any, scores: Any, mask: Any, score_threshold: Any, nms_iou: Any,
+    sigma: Any, max_detections: Any, taken: Any, left: Any,
+) -> None:  # fmt: skip
+    """`soft_nms` for a slice of the images; `left` are the scores."""
+    num_candidates, (survivors, sort), waiting = labels.shape[1], room.hard, room.waiting
+    for r in range(first, end):
+        most = min(num_candidates, max_detections[r])
+        if sigma[r] == np.inf:  # nothing decays, so one walk down the ranking does it
+            count = suppress_image(
+                boxes[r], labels[r], scores[r], mask[r], score_threshold[r], nms_iou[r], survivors, sort
+            )
+        else:
+            for i in range(num_candidates):
+                waiting[i] = mask[r, i]
+            count = soften(
+                boxes[r], labels[r], left[r], waiting, score_threshold[r], nms_iou[r], sigma[r], survivors[:most]
+            )
+        for k in range(min(count, most)):
+            taken[r, survivors[k]] = True
+
+
+@compilable
 def soften(
     boxes: Any, labels: Any, left: Any, waiting: Any, least: float, nms_iou: float, sigma: float, survivors: Any
 ) -> int:
@@ -109,15 +130,25 @@ def soften(
     return len(survivors)
 
 
-@compiled_in_parallel
-def nearest_above(boxes: Any, labels: Any, scores: Any, mask: Any) -> Any:
-    """Each candidate's largest IoU with a candidate of its class that ranks above it, float64 [R, N]; 0 if there is none."""
-    num_images, num_candidates = labels.shape
-    nearest = np.zeros((num_images, num_candidates))
-    for r in prange(num_images):
+def nearest_above(
+    boxes: Float32[np.ndarray, "R N 4"],
+    labels: Int64[np.ndarray, "R N"],
+    scores: Float64[np.ndarray, "R N"],
+    mask: Bool[np.ndarray, "R N"],
+) -> Float64[np.ndarray, "R N"]:
+    """Each candidate's largest IoU with a candidate of its class that ranks above it; 0 if there is none."""
+    nearest = np.zeros(mask.shape)
+    share_out(_nearest_above, len(mask), tuple, boxes, labels, scores, mask, nearest)
+    return nearest
+
+
+@compiled
+def _nearest_above(first: int, end: int, _: Any, boxes: Any, labels: Any, scores: Any, mask: Any, nearest: Any) -> None:
+    """`nearest_above` for a slice of the images."""
+    num_candidates = labels.shape[1]
+    for r in range(first, end):
         for i in range(num_candidates):
             for j in range(num_candidates):
                 above = scores[r, j] > scores[r, i] or (scores[r, j] == scores[r, i] and j < i)
                 if above and mask[r, i] and mask[r, j] and labels[r, j] == labels[r, i]:
                     nearest[r, i] = max(nearest[r, i], suppression_iou(boxes[r, i], boxes[r, j]))
-    return nearest

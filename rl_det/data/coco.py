@@ -18,7 +18,7 @@ LISTS: Mapping[Kind, str] = {"image": "images", "annotation": "annotations", "ca
 
 
 class CocoFolder:
-    """One split of a COCO-format folder, in the order of its JSON's images; an image is decoded when it is asked for.
+    """One split of a COCO-format folder, by rising image id, as pycocotools ranks; an image is decoded when it is asked for.
 
     Label k means `category_ids[k - 1]`, named `classes[k - 1]`; labels follow rising category id. Opening checks
     everything except the pixels; DataError names the file and the entry. Boxes that leave their image are clipped, or
@@ -30,7 +30,7 @@ class CocoFolder:
         self.path = root / f"{split}.json"
         document = read_document(self.path)
         categories = entries_by_id(self.path, document, "category")
-        images = entries_by_id(self.path, document, "image")
+        images = dict(sorted(entries_by_id(self.path, document, "image").items()))
         self.category_ids = tuple(sorted(categories))
         self.classes = tuple(text(self.path, "category", categories[key], "name") for key in self.category_ids)
         annotations = annotations_by_image(self.path, document, images, self.category_ids)

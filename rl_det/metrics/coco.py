@@ -10,18 +10,19 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
 from rl_det.ap.data_set import FIGURES
+from rl_det.ap.padding import by_image_id
 from rl_det.types import Detections, Target
 
 
 def coco_summary(detections: Sequence[Detections], targets: Sequence[Target], *, num_classes: int) -> dict[str, float]:
     """COCO's box figures in [0, 1], computed by pycocotools; NaN where it returns -1 (no true box of that size).
 
-    Images are identified by position, so equal image ids do no harm. Raises ValueError if the lengths differ.
+    Images are identified by their place in the order of `image_id`, so equal image ids do no harm. Raises ValueError if
+    the lengths differ.
     """
-    if len(detections) != len(targets):
-        raise ValueError(
-            f"every image needs detections, be they empty; got {len(detections)} for {len(targets)} images"
-        )
+    check_lengths(detections, targets)
+    order = by_image_id(targets)
+    detections, targets = [detections[k] for k in order], [targets[k] for k in order]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
@@ -41,6 +42,14 @@ def coco_summary(detections: Sequence[Detections], targets: Sequence[Target], *,
         name: float(value) if value >= 0 else float("nan")
         for name, value in zip(FIGURES, evaluation.stats, strict=True)
     }
+
+
+def check_lengths(detections: Sequence[Detections], targets: Sequence[Target]) -> None:
+    """Raise ValueError unless there are detections for every image."""
+    if len(detections) != len(targets):
+        raise ValueError(
+            f"every image needs detections, be they empty; got {len(detections)} for {len(targets)} images"
+        )
 
 
 def _annotations(targets: Sequence[Target]) -> list[dict[str, Any]]:

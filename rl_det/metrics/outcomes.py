@@ -5,14 +5,14 @@ kept too.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
-from rl_det.ap.compiled import compiled
-from rl_det.ap.matching import Rules, sort_by_score
+from rl_det.ap.compiled import compiled, inlined
+from rl_det.ap.matching import MatchRoom, Rules, room_for_match, sort_by_score
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.preference import (
     box_of,
@@ -20,9 +20,8 @@ from rl_det.ap.preference import (
     count_positives,
     group_by_label,
     prefer,
-    room_for_truths,
-    room_for_wishes,
 )
+from rl_det.ap.threads import kept
 
 CORRECT_IOU = 0.5
 
@@ -68,12 +67,12 @@ def outcomes(
     check(detections, truths, num_classes)
     needed_iou = replace(options, iou_thresholds=(iou_threshold,)).needed_iou
     rules = Rules(needed_iou, np.array([options.area_range]), options.max_detections)
-    scores, labels, correct, iou, counted, positives = _outcomes(detections.arrays, truths.arrays, num_classes, rules)
-    shown = np.flatnonzero(counted)
-    ranked = shown[np.argsort(-scores[shown], kind="stable")]
+    m = _match_all(detections, truths, num_classes, rules)
+    shown = np.flatnonzero(m.counted)
+    ranked = shown[np.argsort(-m.scores[shown], kind="stable")]
     return Outcomes(
-        scores=scores[ranked], labels=labels[ranked], correct=correct[ranked], iou=iou[ranked],
-        positives=positives[1:], iou_threshold=iou_threshold,
+        scores=m.scores[ranked], labels=m.labels[ranked], correct=m.correct[ranked], iou=m.iou[ranked],
+        positives=m.positives[1:], iou_threshold=iou_threshold,
     )  # fmt: skip
 
 
@@ -98,11 +97,11 @@ def image_counts(
     check(detections, truths, num_classes)
     needed_iou = replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou
     rules = Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)
-    _, _, correct, iou, counted, _ = _outcomes(detections.arrays, truths.arrays, num_classes, rules)
+    m = _match_all(detections, truths, num_classes, rules)
     image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
     found, shown, distance = (
         np.bincount(image, weights, minlength=len(detections))
-        for weights in (correct, counted, np.where(correct, 1 - iou, 0.0))
+        for weights in (m.correct, m.counted, np.where(m.correct, 1 - m.iou, 0.0))
     )
     objects = (truths.mask & ~truths.iscrowd).sum(1)
     return ImageCounts(
@@ -114,35 +113,72 @@ def image_counts(
     )
 
 
-@compiled
-def _outcomes(detections: Any, truths: Any, num_classes: int, rules: Any) -> Any:
-    """Of each detection, image by image and class by class: is it correct, with which IoU, does it count?"""
-    num_images, num_detections = detections.labels.shape
-    num_truths, count = truths.labels.shape[1], detections.mask.sum()
-    low, high = rules.area_ranges[0, 0], rules.area_ranges[0, 1]
-    ranked, all_labels = np.zeros(count), np.zeros(count, dtype=np.int64)
-    correct, counted, ious = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_), np.zeros(count)
-    starts, grouped = np.zeros(num_classes + 2, dtype=np.int32), np.zeros(num_detections, dtype=np.int32)
-    order, image_scores = np.zeros(num_detections, dtype=np.int32), np.zeros(num_detections)
-    keys, classed, wishes = (
-        np.zeros(num_detections),
-        room_for_truths(num_truths, num_classes),
-        room_for_wishes(num_truths),
+class AllOutcomes(NamedTuple):
+    """Of each of the M detections, image by image and class by class: is it correct, with which IoU, does it count?"""
+
+    scores: np.ndarray  # [M]
+    labels: np.ndarray  # [M]
+    correct: np.ndarray  # [M]
+    iou: np.ndarray  # [M]
+    counted: np.ndarray  # [M]
+    positives: np.ndarray  # [C + 1]
+
+
+def _match_all(detections: DetectionBatch, truths: TruthBatch, num_classes: int, rules: Rules) -> AllOutcomes:
+    count = int(detections.mask.sum())
+    found = AllOutcomes(
+        scores=np.zeros(count), labels=np.zeros(count, dtype=np.int64), correct=np.zeros(count, dtype=np.bool_),
+        iou=np.zeros(count), counted=np.zeros(count, dtype=np.bool_),
+        positives=np.zeros(num_classes + 1, dtype=np.int64),
+    )  # fmt: skip
+    room = room_for_outcomes(detections.mask.shape[1], truths.mask.shape[1], num_classes)
+    _outcomes(room, detections.arrays, truths.arrays, rules, found)
+    return found
+
+
+class OutcomesRoom(NamedTuple):
+    """Scratch memory for one image after another."""
+
+    match: MatchRoom
+    starts: np.ndarray  # [C + 2]
+    order: np.ndarray  # [N]
+    scores: np.ndarray  # [N]
+    positives: np.ndarray  # [C + 1]
+
+
+@kept
+def room_for_outcomes(num_detections: int, num_truths: int, num_classes: int) -> OutcomesRoom:
+    """`OutcomesRoom`."""
+    return OutcomesRoom(
+        match=room_for_match(num_detections, num_truths, num_classes, 1),
+        starts=np.zeros(num_classes + 2, dtype=np.int32),
+        order=np.zeros(num_detections, dtype=np.int32),
+        scores=np.zeros(num_detections),
+        positives=np.zeros(num_classes + 1, dtype=np.int32),
     )
-    sides, crowds, (places, overlaps, passes) = classed.sides, classed.crowds, wishes
-    uncounted, taken = np.zeros(num_truths, dtype=np.bool_), np.zeros(num_truths, dtype=np.bool_)
-    positives, image_positives = np.zeros(num_classes + 1, dtype=np.int64), np.zeros(num_classes + 1, dtype=np.int64)
-    first = 0
-    for b in range(num_images):
+
+
+@compiled
+def _outcomes(room: Any, detections: Any, truths: Any, rules: Any, outcome: Any) -> None:
+    """Write `AllOutcomes`."""
+    ranked, all_labels, correct, ious, counted, positives = outcome
+    (grouped, sort, classed, (places, overlaps, passes), all_uncounted, all_taken), starts, order, image_scores, own = (
+        room
+    )
+    uncounted, taken, sides, crowds = all_uncounted[0], all_taken[0], classed.sides, classed.crowds
+    low, high, first = rules.area_ranges[0, 0], rules.area_ranges[0, 1], 0
+    for b in range(len(detections.labels)):
         class_truths(b, truths, classed)
-        count_positives(b, truths, classed, rules.area_ranges[0], uncounted, image_positives)
-        positives += image_positives
-        taken[:] = False
+        count_positives(b, truths, classed, rules.area_ranges[0], uncounted, own)
+        for label in range(len(own)):
+            positives[label] += own[label]
+        for g in range(len(taken)):
+            taken[g] = 0
         group_by_label(detections.labels[b], detections.mask[b], starts, grouped)
-        for label in range(1, num_classes + 1):
+        for label in range(1, len(own)):
             start, end = starts[label], starts[label + 1]
             true_start, true_end = classed.starts[label], classed.starts[label + 1]
-            sort_by_score(grouped, detections.scores[b], start, end, order, image_scores, keys)
+            sort_by_score(grouped, detections.scores[b], start, end, order, image_scores, sort)
             for place in range(start, end):
                 n = first + place
                 ranked[n], all_labels[n] = image_scores[place], label
@@ -155,13 +191,12 @@ def _outcomes(detections: Any, truths: Any, num_classes: int, rules: Any) -> Any
                     counted[n] = low <= (box[2] - box[0]) * (box[3] - box[1]) <= high
                     continue
                 g = places[k]
-                taken[g], correct[n], counted[n] = True, not uncounted[g], not uncounted[g]
+                taken[g], correct[n], counted[n] = 1, not uncounted[g], not uncounted[g]
                 ious[n] = overlaps[k] if correct[n] else 0.0
         first += starts[-1]
-    return ranked, all_labels, correct, ious, counted, positives
 
 
-@compiled
+@inlined
 def found(count: int, places: Any, uncounted: Any, crowds: Any, taken: Any) -> int:
     """Which of its wishes a detection gets: the best that counts and is free, else the best that does not count; or -1."""
     for wanted in (False, True):

@@ -14,7 +14,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.data_set import class_precision
 from rl_det.ap.matching import match
 from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
-from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.ap.padding import by_image_id, pad_detections, pad_targets
 from rl_det.storage.files import write_with
 from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
@@ -38,7 +38,9 @@ class Curves:
 
 def curves_of_batch(detections: DetectionBatch, targets: Sequence[Target], classes: Sequence[str]) -> Curves:
     """The curves of a padded batch, over all its images together."""
-    matches = match(detections, pad_targets(targets), num_classes=len(classes))
+    matches = match(detections, pad_targets(targets), num_classes=len(classes))[
+        np.array(by_image_id(targets), dtype=np.int64)
+    ]
     return Curves(classes=tuple(classes), precision=class_precision(matches)[0])
 
 

@@ -23,7 +23,7 @@ def reference() -> tuple[list[Detections], list[Target], int]:
 def from_json(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[list[Detections], list[Target]]:
     labels = {category["id"]: label for label, category in enumerate(truth["categories"], 1)}
     detections, targets = [], []
-    for image in truth["images"]:
+    for image in sorted(truth["images"], key=lambda entry: int(entry["id"])):  # equal scores rank by it
         own = [entry for entry in truth["annotations"] if entry["image_id"] == image["id"]]
         hits = [entry for entry in results if entry["image_id"] == image["id"]]
 

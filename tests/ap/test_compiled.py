@@ -28,11 +28,15 @@ print(len(stats.cache_hits), len(stats.cache_misses))
 
 
 def run(program: str, **environment: str) -> str:
+    return run_with_stderr(program, **environment)[0]
+
+
+def run_with_stderr(program: str, **environment: str) -> tuple[str, str]:
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    return ended.stdout, ended.stderr
 
 
 def test_the_engine_imports_within_a_second_and_without_torch() -> None:
@@ -40,6 +44,16 @@ def test_the_engine_imports_within_a_second_and_without_torch() -> None:
 
 
 def test_the_second_process_finds_what_the_first_compiled(tmp_path: Path) -> None:
-    assert run(FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0", "1"]
+    cold, told = run_with_stderr(FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path))
+    assert cold.split() == ["0", "1"]
     assert list(tmp_path.rglob("matching._match-*.nbc"))
-    assert run(FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["1", "0"]
+    warm, silence = run_with_stderr(FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path))
+    assert warm.split() == ["1", "0"]
+    (line,) = told.splitlines()  # although several functions were compiled
+    assert line.startswith("rl_det: compiling the AP engine for its first use on this machine, about ")
+    assert str(tmp_path) in line
+    assert silence == ""
+
+
+def test_what_a_user_compiles_is_not_announced() -> None:
+    assert run_with_stderr("import numba, rl_det.ap; print(numba.njit(lambda x: x + 1)(1))") == ("2\n", "")

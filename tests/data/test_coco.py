@@ -59,19 +59,19 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path, small_document())
 
 
-def test_a_folder_is_a_data_set_in_the_order_of_its_images(folder: Path) -> None:
+def test_a_folder_is_a_data_set_by_rising_id_of_its_images(folder: Path) -> None:
     split = CocoFolder(folder, "train")
     assert isinstance(split, Dataset)
     assert len(split) == 2
-    assert [split[index].target.image_id for index in range(2)] == [5, 3]
-    assert [split[index].image.mean().item() for index in range(2)] == [0, 1]
+    assert [split[index].target.image_id for index in range(2)] == [3, 5]
+    assert [split[index].image.mean().item() for index in range(2)] == [1, 0]
     with pytest.raises(IndexError, match="image 2 of 2"):
         split[2]
 
 
 def test_boxes_areas_and_crowds_are_the_annotations_own(folder: Path) -> None:
     split = CocoFolder(folder, "train")
-    first, second = split[0].target, split[1].target
+    second, first = split[0].target, split[1].target
     assert first.boxes.tolist() == [[0, 0, 20, 10]]
     assert first.iscrowd.tolist() == [True]
     assert first.area.tolist() == [200]  # the annotation gives none: the box's
@@ -84,7 +84,7 @@ def test_labels_count_the_categories_by_rising_id(folder: Path) -> None:
     split = CocoFolder(folder, "train")
     assert split.category_ids == (2, 7)
     assert split.classes == ("two", "seven")
-    assert split[1].target.labels.tolist() == [2, 1]
+    assert split[0].target.labels.tolist() == [2, 1]
 
 
 @settings(max_examples=20, deadline=None)
@@ -99,7 +99,7 @@ def test_category_ids_come_back_from_their_labels(ids: list[int]) -> None:
     }
     with tempfile.TemporaryDirectory() as root:
         split = CocoFolder(write_folder(Path(root), document), "train")
-        labels = split[0].target.labels.tolist()
+        labels = split[1].target.labels.tolist()
     assert sorted(labels) == list(range(1, len(ids) + 1))
     assert [split.category_ids[label - 1] for label in labels] == ids
     assert [split.classes[label - 1] for label in labels] == [f"name {category_id}" for category_id in ids]
@@ -108,7 +108,7 @@ def test_category_ids_come_back_from_their_labels(ids: list[int]) -> None:
 def test_an_image_without_annotations_has_no_target_rows(tmp_path: Path) -> None:
     document = small_document()
     del document["annotations"][1]
-    target = CocoFolder(write_folder(tmp_path, document), "train")[0].target
+    target = CocoFolder(write_folder(tmp_path, document), "train")[1].target
     assert target.boxes.shape == (0, 4)
     assert target.labels.shape == target.area.shape == target.iscrowd.shape == (0,)
 
@@ -116,7 +116,7 @@ def test_an_image_without_annotations_has_no_target_rows(tmp_path: Path) -> None
 def test_the_size_of_an_image_may_be_left_out_of_the_json(tmp_path: Path) -> None:
     document = small_document()
     del document["images"][0]["width"], document["images"][0]["height"]
-    assert CocoFolder(write_folder(tmp_path, document), "train")[0].image.shape == (3, 10, 20)
+    assert CocoFolder(write_folder(tmp_path, document), "train")[1].image.shape == (3, 10, 20)
 
 
 def test_boxes_that_leave_their_image_are_clipped_or_dropped_and_counted_in_one_warning(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_boxes_that_leave_their_image_are_clipped_or_dropped_and_counted_in_one_
     with pytest.warns(UserWarning, match=r"train\.json: .* 2 clipped, 1 dropped") as caught:
         split = CocoFolder(write_folder(tmp_path, document), "train")
     assert len(caught) == 1
-    assert split[0].target.boxes.tolist() == [[0, 0, 20, 10], [0, 4, 5, 10], [15, 4, 20, 7]]
-    assert split[0].target.area.tolist() == [200, 123, 15]
+    assert split[1].target.boxes.tolist() == [[0, 0, 20, 10], [0, 4, 5, 10], [15, 4, 20, 7]]
+    assert split[1].target.area.tolist() == [200, 123, 15]
 
 
 def edited(edit: Callable[[Document], object]) -> Document:
@@ -239,15 +239,15 @@ def test_a_truncated_image_is_refused_when_it_is_decoded(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
     split = CocoFolder(folder, "train")
     with pytest.raises(DataError, match=r"a\.png: image 5 of train\.json: the image cannot be decoded"):
-        split[0]
-    assert split[1].image.shape == (3, 10, 20)
+        split[1]
+    assert split[0].image.shape == (3, 10, 20)
 
 
 def test_an_image_that_changed_its_size_since_opening_is_refused(folder: Path) -> None:
     split = CocoFolder(folder, "train")
     Image.new("RGB", (10, 20)).save(folder / "images" / "a.png")
     with pytest.raises(DataError, match=r"a\.png: image 5 of train\.json: .* 20 x 10"):
-        split[0]
+        split[1]
 
 
 def test_the_three_splits_of_a_folder_open_together(tmp_path: Path) -> None:

@@ -81,3 +81,9 @@ def test_environments_and_ppo_are_compared_with_sb3() -> None:
         assert result[key] > 0
     assert 0 < result["reward_share"] < 1
     assert result["fastest_peer"] in result["peers_us_for_one_image"]
+
+
+def test_the_first_use_is_timed() -> None:
+    result = printed("first_use.py", "--inside")
+    assert result["seconds"] > 0
+    assert all(seconds > 0 for seconds in result["functions"].values())
