@@ -1,10 +1,10 @@
-"""Question: do post-processing settings that Stable-Baselines3's PPO chooses image by image beat the best fixed ones?
+"""Question: do post-processing settings that PPO chooses image by image beat the best fixed ones, ours and SB3's alike?
 
 Command: python experiments/sb3_postprocessing.py --budget full --seed 0
 Hardware, minutes and expected numbers with their spread over seeds: experiments/README.md.
 
 Rows: the detector's own NMS at a score threshold of a half; the fixed settings that are best on validation, by a grid; SB3's
-PPO, started at the grid's settings, at its best validation and at its end. The detector stays as it is.
+PPO and our own, started at the grid's settings, at their best validation and at their end. The detector stays as it is.
 """
 
 from dataclasses import dataclass, replace
@@ -29,11 +29,11 @@ class Flags(Request, ProgramFlags):
     reward: str = "f1"
     """What settings are chosen and judged by: f1, lrp, cost or another; in AP the lowest threshold is never beaten."""
     num_steps: int | None = None
-    """Images that PPO is shown; left out: by budget."""
+    """Images that SB3's PPO is shown; left out: by budget."""
 
 
 def main(flags: Flags) -> None:
-    """Default, grid, PPO; the table is written whatever it says."""
+    """Default, grid, both PPOs; the table is written whatever it says."""
     search = SEARCHES[flags.budget]
     if flags.num_steps is not None:
         search = replace(search, ppo=replace(search.ppo, num_steps=flags.num_steps))

@@ -23,6 +23,7 @@ from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
 from rl_det.program import ProgramFlags, one_line, program
+from rl_det.progress import bar
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
 from rl_det.settings import at_least, check_settings, within
@@ -34,7 +35,6 @@ from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.strategy import Strategy
 from rl_det.strategies.supervised import Supervised
 from rl_det.strategies.surrogate import Surrogate
-from rl_det.training.progress import bar
 
 Flags = TypeVar("Flags")
 StrategyName = Literal["ppo", "reinforce", "surrogate", "labels", "supervised"]

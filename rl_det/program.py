@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from rl_det.errors import UserError
+from rl_det.progress import tell
 from rl_det.settings import check_settings
 from rl_det.training.interrupts import Interrupted, interruptible
-from rl_det.training.progress import tell
 
 COMMAND = Path(__file__).with_name("cli.py")
 

@@ -122,7 +122,7 @@ def test_help_names_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None
     ("flags", "told"),
     [
         ("--nonsense 3", "Unrecognized options: --nonsense, 3; see rl-det finetune --help"),
-        ("--ppo.clip 3", "ppo: clip must lie between 0 and 1; got 3.0; 0.2 is usual"),
+        ("--ppo.clip 3", r"ppo: clip must lie in \(0, 1\); got 3\.0; 0\.2 is usual"),
         ("--ppo.reward gold", "reward must be one of .*; got 'gold'"),
         ("--budget huge", "invalid choice 'huge' for argument '--budget'"),
         ("--limits.num-updates 0", "num_updates must be at least 1; got 0"),

@@ -5,16 +5,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates import observe, proposal_of, select_candidates
+from rl_det.errors import UserError
 from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
-from rl_det.types import HeadOutput
-from rl_det_envs.detector_environment import DetectorVectorEnv
+from rl_det.types import Encoded, HeadOutput
+from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_SIDE = 2.0**16
@@ -23,10 +24,11 @@ LARGEST_SIDE = 2.0**16
 class CandidateVectorEnv(DetectorVectorEnv):
     """Environments in which every candidate of an image acts; rewards are measured against a baseline.
 
-    The baseline is to do nothing, unless `set_baseline` sets another action. `info["credit"]` [B, N] is the reward of
-    each candidate's action if all other candidates keep to the baseline, minus the reward of the baseline. The credit
-    does not depend on the others' actions, so credit times the score function is an unbiased gradient of it, with a
-    small part of the variance of the joint reward. With `credit=False` no credit is computed, and a step is cheaper.
+    The baseline is to do nothing, unless `set_baseline` sets another action. A candidate's *credit* is the reward if
+    this candidate alone acts and all others stay at the baseline, minus the reward of the baseline; `info["credit"]`
+    [B, N] and `Earned.credit` hold it. It does not depend on the others' actions, so credit times the score function is
+    an unbiased gradient of it, with a small part of the variance of the joint reward. With `credit=False` no credit is
+    computed, and a step is cheaper.
 
     The next `context_candidates` candidates of each image do not act and are not observed, but they are ranked and
     suppress others. Without them, a policy learns to push candidates below others that it does not see.
@@ -34,10 +36,30 @@ class CandidateVectorEnv(DetectorVectorEnv):
 
     doing_nothing: ClassVar[float] = 0.0
     """The action that leaves a candidate as it is."""
+    usual_scale: ClassVar[float | None] = None
+    """What an action of 1 means unless `action_scale` says otherwise; None: actions have no scale."""
     factors: ClassVar[tuple[Factor, ...]] = ("scores",)
     """What an action changes."""
     displayed_from: ClassVar[float] = 0.0
     """The logit from which on a detection is displayed to a user, which F1, LRP and cost go by: a probability of a half."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        context_candidates: int = 0,
+        action_scale: float | None = None,
+        **arguments: Any,
+    ) -> None:
+        if context_candidates < 0:
+            raise UserError(f"context_candidates must not be negative; got {context_candidates}; 0 is usual")
+        if action_scale is not None and self.usual_scale is None:
+            raise UserError(f"action_scale has no meaning here, where an action keeps or drops; got {action_scale}")
+        scale = (self.usual_scale or 1.0) if action_scale is None else action_scale
+        if not 0 < scale < np.inf:
+            raise UserError(f"action_scale must be positive; got {action_scale}; {self.usual_scale:g} is usual")
+        self.context_candidates, self.action_scale = context_candidates, float(scale)
+        super().__init__(num_envs, **arguments)
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
         """The space of one image's candidates: boxes relative to the image, labels 1..C, logits, and five more parts."""
@@ -48,7 +70,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
                 "boxes": spaces.Box(0.0, 1.0, (*shape, 4), np.float32),
                 "labels": spaces.Box(0, self.detector.num_classes, shape, np.int64),
                 "logits": spaces.Box(-LARGEST_NUMBER, LARGEST_NUMBER, shape, np.float32),
-                "mask": spaces.MultiBinary(self.num_candidates),
+                "mask": spaces.Box(0, 1, shape, np.bool_),
                 "index": spaces.Box(0, np.iinfo(np.int64).max, shape, np.int64),
                 "features": spaces.Box(-LARGEST_NUMBER, LARGEST_NUMBER, features, np.float32),
                 "size": spaces.Box(0, LARGEST_SIDE, (4,), np.float32),
@@ -56,10 +78,10 @@ class CandidateVectorEnv(DetectorVectorEnv):
             }
         )
 
-    def begin(self) -> dict[str, Any]:
-        """Select the detector's present candidates; return the images' "encoded" and the head's "output" for `info`.
+    def begin(self, fresh: Groups) -> tuple[Encoded, HeadOutput]:
+        """Select the detector's present candidates; return the acting images' encodings and the head's output for them.
 
-        The output has a graph if `reset` was asked for one. An agent that trains this head then need not run it again.
+        An agent that trains this head need not run it again, if the output has a graph.
         """
         self.encoded = self.data.batch(torch.tensor(self.indices), self.device)
         with torch.set_grad_enabled(self.with_graph):
@@ -81,27 +103,33 @@ class CandidateVectorEnv(DetectorVectorEnv):
         self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
         self._truths = pad_targets([self.data.targets[index] for index in self.indices])
         own = slice(self.num_images)
-        return {"encoded": self.encoded[own], "output": HeadOutput(*(part[own] for part in output))}
+        return self.encoded[own], HeadOutput(*(part[own] for part in output))
 
     def observation(self) -> dict[str, Tensor]:
-        steps = torch.full((self.num_envs, 1), self._step or 0, dtype=torch.int64, device=self.device)
-        return {**self._seen, "step": steps}
+        steps = torch.zeros(self.num_envs, dtype=torch.int64) if self._steps is None else torch.tensor(self._steps)
+        return {**self._seen, "step": steps[:, None].to(self.device)}
 
-    def set_baseline(self, action: Float[Tensor, " B *one"]) -> None:
-        """Measure this episode's rewards and credits against this action, instead of against doing nothing."""
-        self._pool_actions[: self.num_images] = self.checked(action)[:: self.samples_per_image]
+    def set_baseline(self, actions: Float[Tensor, " B *one"]) -> None:
+        """Measure this episode's rewards and credits against these actions, instead of against doing nothing."""
+        self._pool_actions[: self.num_images] = actions[:: self.samples_per_image]
 
-    def outcome(self, actions: Tensor, *, ended: bool) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
+    def outcome(
+        self, actions: Tensor, ended: Bool[np.ndarray, " B"]
+    ) -> tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, "B N *F"] | None, dict[str, Tensor]]:
         step = self._taken(self.scene(), actions)
-        info: dict[str, Any] = {}
-        if self.credit:
-            reward, credit = self.reward.credited(step, ended=ended)
-            own = np.ascontiguousarray(credit[:, : self.num_candidates])
-            info["credit"] = torch.as_tensor(own, dtype=torch.float32, device=self.device)
-        else:
-            reward = self.reward(step.before, step.after, ended=ended)
         self._last = step
-        return reward, info
+        parts = self.begun_together(step)
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        if not self.gives_credit:
+            rewards = [self.reward(own.before, own.after, ended=bool(ended[rows].all())) for rows, own in parts]
+            return np.concatenate(rewards)[order], None, {}
+        paid = [self.reward.credited(own, ended=bool(ended[rows].all())) for rows, own in parts]
+        reward, credit = (np.concatenate(each)[order] for each in zip(*paid, strict=True))
+        return reward, np.ascontiguousarray(credit[:, : self.num_candidates]), {}
+
+    def begun_together(self, step: Step) -> list[tuple[Int64[np.ndarray, " r"], Step]]:
+        """The step in parts: the sub-environments whose episodes began together, and their share of the step."""
+        return [(np.arange(len(step.images)), step)]
 
     def scene(self) -> Scene:
         """All candidates of the pool's images under the baseline."""
@@ -130,7 +158,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
 
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
         nothing = torch.full(self.action_space.shape or (), self.doing_nothing, device=self.device)
-        step = self._last if self._step else self._taken(self.scene(), nothing)
+        step = self._taken(self.scene(), nothing) if self._rewards is None else self._last
         return step.before.detections, step.after.detections
 
     def boxes_after(self, images: Tensor, actions: Tensor) -> Float32[np.ndarray, "R M 4"]:

@@ -7,6 +7,7 @@ vector, as SB3 needs it.
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -15,7 +16,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
@@ -26,15 +27,24 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.errors import UserError
-from rl_det.rewards import Reward, reward_named
-from rl_det.types import Target
+from rl_det.progress import bar
+from rl_det.rewards import Reward, RewardLike, reward_named
+from rl_det.types import Encoded, HeadOutput, Target
+from rl_det_envs.agent import Earned, Shown
 from rl_det_envs.drawing import Change, draw
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}
-Step = tuple[Any, Any, Any, Any, dict[str, Any]]
+GymnasiumStep = tuple[Any, Any, Any, Any, dict[str, Any]]
 PLURAL = {"index": "indices", "image_id": "image_ids"}
 """The keys that name an image: its position in the data set, or the annotation's own id. The vector form uses the
 plural."""
+Groups = Bool[np.ndarray, " images"]
+"""For each image that acts: whether its sub-environments begin anew."""
+Steps = Int64[np.ndarray, " B"]
+SILENT = 3.0
+"""Encoding a data set shows a bar if it takes longer, in seconds."""
+ROUNDING = 1e-5
+"""An action that is this little outside the action space is clipped: it is the space's border, rounded to float32."""
 
 
 class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
@@ -43,16 +53,31 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     Defaults: the shipped detector, a few digit scenes as the data set, and the detector's own `nms_iou`. Images come in
     a random order, and each comes once before any comes again; options of `reset` choose images. Candidates come from
     the detector's present weights, so they change while its head is trained. The frozen part runs once for each image
-    when the environment is made; it does not run if `dataset` is an `EncodedDataset`.
+    when the environment is made, which it says on stderr; it does not run if `dataset` is an `EncodedDataset`.
 
-    AP is taken over a pool: the images of the present episodes, filled up to `pool_images` with other images under the
-    detector's own detections. `autoreset_mode` is set for each instance: DISABLED waits for `reset`; NEXT_STEP and
-    SAME_STEP are Gymnasium's. The episodes of all sub-environments have the same length, so they end together.
+    AP is taken over a pool: the images of the present episodes, filled up to `pool_images` with other images, drawn at
+    random, under the detector's own detections. `autoreset_mode` is set for each instance: DISABLED waits for `reset`;
+    NEXT_STEP and SAME_STEP are Gymnasium's. Episodes have a fixed length. With `reset`'s option "reset_mask", some
+    begin anew while others go on.
+
+    Gymnasium's `reset` and `step` stand on `show` and `act`, by which an agent that trains the head meets the environment
+    (`rl_det_envs.agent.AgentEnvironment`). Observations, rewards and what `info` holds are torch tensors on `device`;
+    `rl_det_envs.torch_to_numpy.TorchToNumpy(envs)` makes them numpy arrays, as Gymnasium's vector wrappers need them.
     """
 
     metadata: dict[str, Any] = METADATA | {"autoreset_mode": AutoresetMode.DISABLED}
     num_steps: int = 1
+    action_scale: float = 1.0
+    takes_baseline: bool = True
+    usual_exploration: ClassVar[tuple[float, ...]] = ()
+    """A sensible standard deviation of actions in their unit, for each number of a candidate's action, or for all; empty:
+    actions have no scale."""
     default_reward: ClassVar[str] = "pool_ap"
+
+    shown: Shown
+    """The start of the present episodes."""
+    earned: Earned
+    """What the last step brought."""
 
     def __init__(
         self,
@@ -61,30 +86,32 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         detector: Detector | None = None,
         dataset: Dataset | EncodedDataset | None = None,
         num_candidates: int = 64,
-        context_candidates: int = 0,
         samples_per_image: int = 1,
         pool_images: int = 32,
-        reward: str | Reward | None = None,
+        reward: RewardLike | None = None,
         credit: bool = True,
         nms_iou: float | None = None,
         autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
         render_mode: str | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        check_counts(num_envs, samples_per_image, num_candidates)
+        check_counts(num_envs, samples_per_image, num_candidates, pool_images)
+        if nms_iou is not None and not 0 <= nms_iou <= 1:
+            raise UserError(f"nms_iou must lie in [0, 1]; got {nms_iou}; 0.5 is usual")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
-        self.device, self.render_mode, self.credit = torch.device(device), render_mode, credit
+        self.device, self.render_mode, self.gives_credit = torch.device(device), render_mode, credit
         self.detector = detector or shipped_detector(self.device)
+        named: RewardLike = self.default_reward if reward is None else reward
         self.reward: Reward = reward_named(
-            self.default_reward if reward is None else reward, np.zeros(self.detector.num_classes, dtype=np.int64)
+            named, np.zeros(self.detector.num_classes, dtype=np.int64)
         )  # an unknown name is refused before anything is encoded
         source = dataset if dataset is not None else DigitScenes("train", num_scenes=pool_images)
         if not len(source):
             raise UserError("dataset must hold one image at least; it is empty")
-        self.data = source if isinstance(source, EncodedDataset) else encode_dataset(self.detector, source)
-        if isinstance(reward, str):
-            self.reward = reward_named(reward, objects_of(self.data.targets, self.detector.num_classes))
+        check_classes(source, self.detector)
+        self.data = source if isinstance(source, EncodedDataset) else encoded_aloud(self.detector, source)
+        self.reward = reward_named(named, objects_of(self.data.targets, self.detector.num_classes))
         self.num_envs, self.samples_per_image = num_envs, samples_per_image
         self.num_images = num_envs // samples_per_image
         if self.num_images > len(self.data):
@@ -93,7 +120,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
                 f"got {self.num_images}"
             )
         self.pool_images = max(self.num_images, min(pool_images, len(self.data)))
-        self.num_candidates, self.context_candidates = num_candidates, context_candidates
+        self.num_candidates = num_candidates
         self.nms_iou = self.detector.nms_iou if nms_iou is None else nms_iou
         self.single_observation_space = self.observation_space_of_one()
         self.single_action_space = self.action_space_of_one()
@@ -103,31 +130,56 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._index_of = {target.image_id: index for index, target in reversed([*enumerate(self.data.targets)])}
         self._queue: list[int] = []
-        self._step: int | None = None
+        self.indices: list[int] = []
         self.rows = np.repeat(np.arange(self.num_images), samples_per_image)
+        self._steps: Steps | None = None
         self._rewards: Tensor | None = None
         self.with_graph = False
+        self.next_baseline: Tensor | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next images; `info` has their "indices" and "image_ids", one each, and "samples_per_image".
+        """Show the next images; `info` has each sub-environment's "indices" and "image_ids", int64 [B].
 
         An index is a position in the data set. An image_id is the annotation's own (`Target.image_id`). The options
         `{"indices": [...]}` or `{"image_ids": [...]}` choose the images, one for each group of `samples_per_image`. If
-        several entries of the data set share an id, it means the first of them. `{"with_graph": True}` is for agents
-        that train the head: the head's output in `info` then has a graph.
+        several entries of the data set share an id, it means the first of them. `{"reset_mask": [B] of bool}` begins
+        anew where it is True, which is Gymnasium's partial reset; a group is reset as a whole. Episodes that go on keep
+        their image, what they have done, and the pool in which their rewards are measured.
         """
-        options = options or {}
-        chosen = self.chosen(options)
-        self.with_graph = bool(options.get("with_graph", False))
+        asked = dict(options or {})
+        fresh = self._groups(asked.pop("reset_mask", None))
+        chosen = self.chosen(asked)
+        if chosen and not fresh.all():
+            raise ValueError("options must name images or a reset_mask of some sub-environments; got both")
+        shown = self._show(seed, chosen, fresh)
+        indices = np.asarray(self.indices)[self.rows]
+        ids = np.array([self.data.targets[index].image_id for index in indices.tolist()], dtype=np.int64)
+        info = {"indices": torch.from_numpy(indices), "image_ids": torch.from_numpy(ids)}
+        return shown.observation, {name: values.to(self.device) for name, values in info.items()}
+
+    def show(self, *, seed: int | None = None, indices: Sequence[int] | None = None, with_graph: bool = False) -> Shown:
+        """Begin an episode in every sub-environment; see `AgentEnvironment`."""
+        self.with_graph = with_graph
+        chosen = [] if indices is None else self.chosen({"indices": indices})
+        return self._show(seed, chosen, np.ones(self.num_images, dtype=np.bool_))
+
+    def _show(self, seed: int | None, chosen: list[int], fresh: Groups) -> Shown:
+        """Begin episodes in the fresh groups, on the chosen images or on the next ones."""
         super().reset(seed=seed)
         if seed is not None:
             self._queue = []
-        self.indices = self._draw(self.pool_images, chosen)
-        self._step, self._rewards = 0, None
-        info = self.begin()
-        indices = self.indices[: self.num_images]
-        info |= {"indices": indices, "image_ids": [self.data.targets[index].image_id for index in indices]}
-        return self.observation(), {**info, "samples_per_image": self.samples_per_image}
+        kept = [] if fresh.all() else self.indices[: self.num_images]
+        new = chosen or self._next(int(fresh.sum()), besides=[kept[group] for group in np.flatnonzero(~fresh)])
+        acting = self._with_new(kept, new, fresh)
+        self.indices = acting + self._others(self.pool_images - self.num_images, besides=acting)
+        if self._steps is None:
+            self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._steps[fresh[self.rows]] = 0
+        self._rewards = None
+        encoded, output = self.begin(fresh)
+        self.shown = Shown(observation=self.observation(), indices=acting, encoded=encoded, output=output)
+        self.with_graph = False
+        return self.shown
 
     def state_dict(self) -> dict[str, Any]:
         """The queue of image indices, and the random generator's state as JSON: all that determines the next images."""
@@ -143,33 +195,50 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         self.np_random.bit_generator.state = json.loads(state["generator"])
         self._queue = list(state["queue"])
 
-    def step(self, actions: Any) -> Step:
-        """Apply the actions; rewards are float32 [B], and `info` is what `outcome` returns."""
-        if self._step is None or self._step == self.num_steps:
-            if self._step is None or self.autoreset_mode is not AutoresetMode.NEXT_STEP:
-                raise gymnasium.error.ResetNeeded(
-                    "the episode has ended, or none has begun; call reset before the next step"
-                )
+    def step(self, actions: Any) -> GymnasiumStep:
+        """Apply the actions; rewards are float32 [B]; `info` holds the step's credit and what else it is told."""
+        over = self._steps is not None and bool((self._steps == self.num_steps).all())
+        if over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
             return self._begun()
-        actions = self.checked(actions)
-        over = self._step + 1 == self.num_steps
-        reward, info = self.outcome(actions, ended=over)
-        self._step += 1
-        self._rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
-        ended = torch.full((self.num_envs,), over, device=self.device)
-        cut = torch.zeros_like(ended)
-        if over and self.autoreset_mode is AutoresetMode.SAME_STEP:
-            rewards, last = self._rewards, self.observation()
+        earned = self.act(actions, baseline=self.next_baseline)
+        self.next_baseline = None
+        info = dict(earned.told) if earned.credit is None else {**earned.told, "credit": earned.credit}
+        if bool(earned.ended.all()) and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            last, ended = earned.observation, earned.ended
             observation, begun = self.reset()
             final = {"final_obs": last, "_final_obs": ended, "final_info": info, "_final_info": ended}
-            return observation, rewards, ended, cut, {**begun, **final}
-        return self.observation(), self._rewards, ended, cut, info
+            return observation, earned.reward, earned.terminated, earned.truncated, {**begun, **final}
+        return earned.observation, earned.reward, earned.terminated, earned.truncated, info
+
+    def act(self, actions: Any, *, baseline: Any = None) -> Earned:
+        """Apply the actions; see `AgentEnvironment`. Raises ResetNeeded in a sub-environment whose episode has ended."""
+        if self._steps is None or (self._steps == self.num_steps).any():
+            raise gymnasium.error.ResetNeeded(
+                "the episode has ended, or none has begun; call reset before the next step"
+            )
+        actions = self.checked(actions)
+        if baseline is not None:
+            self.set_baseline(self.checked(baseline))
+        ended = self._steps + 1 == self.num_steps
+        reward, credit, told = self.outcome(actions, ended)
+        self._steps = self._steps + 1
+        self._rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        terminated = torch.from_numpy(ended).to(self.device)
+        self.earned = Earned(
+            observation=self.observation(),
+            reward=self._rewards,
+            credit=None if credit is None else torch.as_tensor(credit, dtype=torch.float32, device=self.device),
+            terminated=terminated,
+            truncated=torch.zeros_like(terminated),
+            told=told,
+        )
+        return self.earned
 
     def render(self) -> Any:
         """One picture a sub-environment, uint8 [H, W, 3]: true boxes; kept, dropped and changed detections; the reward."""
         if self.render_mode is None:
             return None
-        if self._step is None:
+        if self._steps is None:
             raise gymnasium.error.ResetNeeded("nothing to draw yet; call reset before render")
         if self.data.source is None:
             raise ValueError("render needs the images: give the data set itself, or encodings that know theirs")
@@ -181,25 +250,44 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             pictures.append(draw(sample, Change.between(before, after, row), reward))
         return tuple(pictures)
 
-    def _begun(self) -> Step:
+    def _begun(self) -> GymnasiumStep:
         """Reset instead of a step: the actions are ignored, rewards are 0, and no episode ends."""
         observation, info = self.reset()
         ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return observation, torch.zeros(self.num_envs, device=self.device), ended, ended.clone(), info
+
+    def _groups(self, mask: Any) -> Groups:
+        """The groups of `samples_per_image` sub-environments that this reset_mask begins anew; without one, all."""
+        if mask is None:
+            return np.ones(self.num_images, dtype=np.bool_)
+        each = mask.numpy(force=True) if isinstance(mask, Tensor) else np.asarray(mask)
+        if each.dtype != np.bool_ or each.shape != (self.num_envs,) or not each.any():
+            raise ValueError(
+                f"reset_mask must hold {self.num_envs} truth values, one True at least; got {each.tolist()}"
+            )
+        groups: Groups = np.asarray(each.reshape(self.num_images, -1).all(axis=1))
+        if (groups[self.rows] != each).any():
+            raise ValueError(
+                f"reset_mask must be the same for all {self.samples_per_image} samples of an image; got {each.tolist()}"
+            )
+        if not groups.all() and self._steps is None:
+            raise ValueError("the first reset must be of all sub-environments; got a reset_mask of some")
+        if not groups.all() and self.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(f"a reset_mask of some needs autoreset DISABLED; got {self.autoreset_mode.name}")
+        return groups
 
     def chosen(self, options: dict[str, Any]) -> list[int]:
         """The indices of the images that reset's options name; empty if they name none.
 
         Raises ValueError if the data set has no such image.
         """
-        named = options.keys() - {"with_graph"}
-        if named not in (set(), {"indices"}, {"image_ids"}):
+        if options.keys() not in (set(), {"indices"}, {"image_ids"}):
             raise ValueError(
-                f"options must be {{'indices': [...]}} or {{'image_ids': [...]}}, and 'with_graph'; got {sorted(options)}"
+                f"options must be {{'indices': [...]}} or {{'image_ids': [...]}}, or 'reset_mask'; got {sorted(options)}"
             )
-        if not named:
+        if not options:
             return []
-        (name,) = named
+        (name,) = options
         given = [int(image) for image in options[name]]
         if len(given) != self.num_images or len(set(given)) < len(given):
             raise ValueError(f"{name} must be {self.num_images} different images; got {given}")
@@ -215,19 +303,29 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             )
         return [self._index_of[image_id] for image_id in given]
 
-    def _draw(self, count: int, chosen: list[int]) -> list[int]:
-        """`count` different indices: the chosen ones, then the next of the queue, which new permutations refill."""
-        drawn = list(chosen)
+    def _next(self, count: int, besides: list[int]) -> list[int]:
+        """The next `count` different indices of the queue, which new permutations refill."""
+        drawn: list[int] = []
         while len(drawn) < count:
-            if not self._queue:
-                self._queue = self.np_random.permutation(len(self.data)).tolist()
-            fresh = next((image for image in self._queue if image not in drawn), None)
+            fresh = next((image for image in self._queue if image not in drawn and image not in besides), None)
             if fresh is None:
                 self._queue += self.np_random.permutation(len(self.data)).tolist()
                 continue
             self._queue.remove(fresh)
             drawn.append(fresh)
         return drawn
+
+    def _others(self, count: int, besides: list[int]) -> list[int]:
+        """So many other images for the pool, at random; they are not taken from the queue, and come in their turn."""
+        if not count:
+            return []
+        some = self.np_random.choice(len(self.data), count + len(besides), replace=False, shuffle=False).tolist()
+        return [index for index in some if index not in besides][:count]
+
+    def _with_new(self, kept: list[int], new: list[int], fresh: Groups) -> list[int]:
+        """The acting images: new ones in the fresh groups."""
+        remaining = iter(new)
+        return [next(remaining) if begun else kept[group] for group, begun in enumerate(fresh.tolist())]
 
     def checked(self, given: Any) -> Float[Tensor, " B *one"]:
         """The actions as a tensor; ValueError if the shape is wrong, or a number is not finite or outside the action space."""
@@ -237,12 +335,12 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         low, high = (-1.0, 1.0) if isinstance(self.single_action_space, spaces.Box) else (0.0, 1.0)
         for fault, must in (
             (~torch.isfinite(actions), "be finite"),
-            ((actions < low) | (actions > high), f"lie in [{low:g}, {high:g}]"),
+            ((actions < low - ROUNDING) | (actions > high + ROUNDING), f"lie in [{low:g}, {high:g}]"),
         ):
             if fault.any():
                 where = torch.nonzero(fault)[0].tolist()
                 raise ValueError(f"actions must {must}; got {actions[tuple(where)]:g} at {where}")
-        return actions
+        return actions.clamp(low, high)
 
     @abstractmethod
     def observation_space_of_one(self) -> spaces.Space[Any]:
@@ -253,18 +351,25 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         """The space of one image's action: a Box from -1 to 1, or a MultiBinary."""
 
     @abstractmethod
-    def begin(self) -> dict[str, Any]:
-        """Prepare an episode on the images at `indices`; return what `reset` adds to `info`."""
+    def begin(self, fresh: Groups) -> tuple[Encoded | None, HeadOutput | None]:
+        """Prepare episodes on the images at `indices`, new ones in the fresh groups; return the acting images' encodings.
+
+        If candidates act, it also returns the head's output for these images, with a graph if `with_graph` is set.
+        """
 
     @abstractmethod
     def observation(self) -> Any:
         """The present observation of all sub-environments."""
 
     @abstractmethod
+    def set_baseline(self, actions: Float[Tensor, " B *one"]) -> None:
+        """Measure the next step's rewards and credits against these actions, instead of against doing nothing."""
+
+    @abstractmethod
     def outcome(
-        self, actions: Float[Tensor, " B *one"], *, ended: bool
-    ) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
-        """Apply the actions; return the rewards and `info`."""
+        self, actions: Float[Tensor, " B *one"], ended: Bool[np.ndarray, " B"]
+    ) -> tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, "B N *F"] | None, dict[str, Tensor]]:
+        """Apply the actions; return the rewards, the credits if they are asked for, and what else is to be told."""
 
     @abstractmethod
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
@@ -295,7 +400,7 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
             self.batched.np_random = self.np_random
             self.batched._queue = []
         observation, info = self.batched.reset(options=chosen)
-        return flat(observation), {name: info[plural][0] for name, plural in PLURAL.items()}
+        return flat(observation), {name: int(info[plural][0]) for name, plural in PLURAL.items()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Apply the action; `info` is the vector form's, for the one image."""
@@ -310,9 +415,11 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
 
 
 def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The same space with each Box flattened to a vector."""
+    """The same space with each Box flattened to a vector; truth values become 0 and 1, as SB3 needs them."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({name: flat_space(part) for name, part in space.spaces.items()})
+    if isinstance(space, spaces.Box) and space.dtype == np.bool_:
+        return spaces.MultiBinary(int(np.prod(space.shape)))
     return spaces.flatten_space(space) if isinstance(space, spaces.Box) else space
 
 
@@ -331,14 +438,37 @@ def shipped_detector(device: torch.device) -> Detector:
     return detector
 
 
-def check_counts(num_envs: int, samples_per_image: int, num_candidates: int) -> None:
-    """Raise ValueError if a count leaves no environment or no candidate."""
+def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, pool_images: int) -> None:
+    """Raise ValueError if a count leaves no environment, no candidate or no pool."""
     if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
         raise UserError(
             f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
         )
-    if num_candidates < 1:
-        raise UserError(f"num_candidates must be at least 1; got {num_candidates}; 64 is usual")
+    for name, count, usual in (("num_candidates", num_candidates, 64), ("pool_images", pool_images, 32)):
+        if count < 1:
+            raise UserError(f"{name} must be at least 1; got {count}; {usual} is usual")
+
+
+def check_classes(dataset: Dataset | EncodedDataset, detector: Detector) -> None:
+    """Raise ValueError if the data set's classes are not as many as the detector's, or a label is above them."""
+    source = dataset.source if isinstance(dataset, EncodedDataset) else dataset
+    if source is not None and len(source.classes) != detector.num_classes:
+        raise UserError(
+            f"the data set has {len(source.classes)} classes, the detector {detector.num_classes}; "
+            "give detector=, one that is trained for the data set's classes"
+        )
+    for index, target in enumerate(dataset.targets if isinstance(dataset, EncodedDataset) else []):
+        if len(target.labels) and int(target.labels.max()) > detector.num_classes:
+            raise UserError(
+                f"labels must be at most the detector's {detector.num_classes} classes; "
+                f"got {int(target.labels.max())} in the image at {index}"
+            )
+
+
+def encoded_aloud(detector: Detector, dataset: Dataset) -> EncodedDataset:
+    """The data set's encodings; what takes long is said on stderr."""
+    with bar("encode the data set", len(dataset), delay=SILENT) as shown:
+        return encode_dataset(detector, dataset, on_batch=shown.advance)
 
 
 def objects_of(targets: list[Target], num_classes: int) -> np.ndarray:

@@ -8,18 +8,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.candidates import SHIFT_OF_ONE
+from rl_det.policies.exploration import Exploration
 from rl_det_envs.candidate_environment import CandidateVectorEnv
 from rl_det_envs.detector_environment import DetectorEnv
 
 
 class RescoreDetectionsVector(CandidateVectorEnv):
-    """The vector form: an action of 1 adds `SHIFT_OF_ONE` to a candidate's logit."""
+    """The vector form: an action of 1 adds `action_scale` to a candidate's logit."""
+
+    usual_scale = SHIFT_OF_ONE
+    usual_exploration = (Exploration().sigma,)
 
     def action_space_of_one(self) -> spaces.Space[Any]:
         return spaces.Box(-1.0, 1.0, (self.num_candidates,), np.float32)
 
     def rescored(self, logits: Float[Tensor, "R N"], actions: Tensor) -> Float[Tensor, "R N"]:
-        return logits + SHIFT_OF_ONE * actions
+        return logits + self.action_scale * actions
 
 
 class RescoreDetections(DetectorEnv):

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from rl_det.errors import UserError
 from rl_det_envs.detector_environment import PLURAL, DetectorVectorEnv, flat_space
 
 Indices = int | Iterable[int] | None
@@ -29,15 +31,21 @@ class DetectorVecEnv(VecEnv):
     of the vector form's `info`, and "terminal_observation" at the end of an episode. `reset_infos` hold "index" and
     "image_id". SB3 does not use credit, so make the environment with `credit=False`: its steps are cheaper. Of SB3's
     seeds, only the first is used, because there is one generator.
+
+    `action_scale` is what an action of 1 means, in the unit of the environment's actions. SB3's Gaussian begins with a
+    standard deviation of 1, so this is how widely SB3 explores, and how far an action reaches. Left out, it is the
+    environment's `usual_exploration`: half a logit, a fifth of a box's move; post-processing settings and choices have
+    no scale, and are passed on as they are. `action_scale=envs.action_scale` passes all actions on as they are.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], *, action_scale: float | None = None) -> None:
         if not isinstance(envs, DetectorVectorEnv) or envs.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError(
+            raise UserError(
                 "envs must be a vector environment of rl_det, with autoreset DISABLED, its default; got "
                 f"{envs}; make it by gymnasium.make_vec(..., vectorization_mode='vector_entry_point')"
             )
         self.envs = envs
+        self.share = share_of(envs, action_scale)
         super().__init__(envs.num_envs, flat_space(envs.single_observation_space), envs.single_action_space)
 
     def reset(self) -> Any:
@@ -53,7 +61,10 @@ class DetectorVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Apply the actions; if the episodes end, show the next images."""
-        seen, rewards, terminated, truncated, told = self.envs.step(self._actions)
+        actions = self.envs.checked(self._actions)
+        if (self.share != 1).any():
+            actions = actions * torch.from_numpy(self.share).to(actions)
+        seen, rewards, terminated, truncated, told = self.envs.step(actions)
         observation, ended = flat_rows(seen), terminated | truncated
         parts = {name: values.numpy(force=True) for name, values in told.items()}
         infos: list[dict[str, Any]] = [
@@ -97,10 +108,8 @@ class DetectorVecEnv(VecEnv):
 
     def _begun(self, seen: Any, told: dict[str, Any]) -> Any:
         """The first observation of new episodes; also sets `reset_infos`."""
-        each = zip(*(told[plural] for plural in PLURAL.values()), strict=True)
-        self.reset_infos = [
-            dict(zip(PLURAL, image, strict=True)) for image in each for _ in range(self.envs.samples_per_image)
-        ]
+        each = zip(*(told[plural].tolist() for plural in PLURAL.values()), strict=True)
+        self.reset_infos = [dict(zip(PLURAL, image, strict=True)) for image in each]
         return flat_rows(seen)
 
     def _chosen(self, options: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -122,6 +131,20 @@ class DetectorVecEnv(VecEnv):
             raise ValueError(
                 f"indices must be None, for all sub-environments: they are one vector environment; got {indices}"
             )
+
+
+def share_of(envs: DetectorVectorEnv, action_scale: float | None) -> np.ndarray:
+    """By what SB3's actions are multiplied: one factor, or one for each number of a candidate's action."""
+    if action_scale is None:
+        return np.array([own / envs.action_scale for own in envs.usual_exploration or (envs.action_scale,)], np.float32)
+    if not envs.usual_exploration:
+        raise UserError(f"action_scale has no meaning here, where actions have no scale; got {action_scale}")
+    if not 0 < action_scale <= envs.action_scale:
+        raise UserError(
+            f"action_scale must be positive and at most the environment's {envs.action_scale:g}; got {action_scale}; "
+            f"{envs.usual_exploration[0]:g} is usual"
+        )
+    return np.array([action_scale / envs.action_scale], np.float32)
 
 
 def flat_rows(observation: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
@@ -14,7 +14,7 @@ from rl_det.candidates import select_candidates
 from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
 from rl_det.rewards import Edits, Pool
 from rl_det.types import Candidates
-from rl_det_envs.detector_environment import DetectorEnv, DetectorVectorEnv
+from rl_det_envs.detector_environment import DetectorEnv, DetectorVectorEnv, Groups
 
 BINS = 10
 SEEN = 0.05
@@ -31,6 +31,9 @@ class TunePostprocessingVector(DetectorVectorEnv):
     sigma and number. The reward is computed on the detections that the settings leave. Its default is F1: under AP, no
     threshold that all images share beats the lowest one. The other images of the pool keep the detections of the
     detector's own NMS.
+
+    Doing nothing is the detector's own NMS without a threshold; `set_baseline` sets other settings. One actor acts in
+    an image, so its credit [B, 1] is the reward minus that of the baseline.
 
     This environment does not train the detector, so the head runs once for the whole data set, when the environment is
     made.
@@ -79,16 +82,17 @@ class TunePostprocessingVector(DetectorVectorEnv):
         )
         return np.minimum(described / self.num_candidates, 1)
 
-    def begin(self) -> dict[str, Any]:
+    def begin(self, fresh: Groups) -> tuple[None, None]:
         self._images = np.asarray(self.indices)
         self._acting = self._images[self.rows]
         self._pool = Pool(
             detections=self._default[self._images],
             truths=self._truths[self._images],
             num_classes=self.detector.num_classes,
+            scores_are_logits=False,
         )
-        self._edits = self._untouched()
-        return {}
+        self._baseline = self._edits = Edits(self._pool, self.rows, self._default[self._acting])
+        return None, None
 
     def observation(self) -> Float[Tensor, "B 32"]:
         return self._described[torch.from_numpy(self._acting).to(self.device)]
@@ -105,16 +109,21 @@ class TunePostprocessingVector(DetectorVectorEnv):
             max_detections=1 + np.rint(share[:, 3] * (self.num_candidates - 1)).astype(np.int64),
         )
 
-    def outcome(self, actions: Tensor, *, ended: bool) -> tuple[Float64[np.ndarray, " B"], dict[str, Any]]:
+    def set_baseline(self, actions: Float[Tensor, "B 4"]) -> None:
+        """Measure this episode's rewards and credits against these settings, instead of the detector's own NMS."""
+        self._baseline = Edits(self._pool, self.rows, self._processed(self._acting, self.settings(actions)))
+
+    def outcome(
+        self, actions: Tensor, ended: Bool[np.ndarray, " B"]
+    ) -> tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, "B 1"] | None, dict[str, Tensor]]:
         settings = self.settings(actions)
         self._edits = Edits(self._pool, self.rows, self._processed(self._acting, settings))
         told = np.stack([values.astype(np.float64) for values in vars(settings).values()], 1)
-        reward = self.reward(self._untouched(), self._edits, ended=ended)
-        return reward, {"settings": torch.from_numpy(told).to(self.device)}
-
-    def _untouched(self) -> Edits:
-        """What the detector's own NMS leaves, no threshold."""
-        return Edits(self._pool, self.rows, self._default[self._acting])
+        reward = self.reward(self._baseline, self._edits, ended=True)
+        credit = None
+        if self.gives_credit:
+            credit = (reward - self.reward(self._baseline, self._baseline, ended=True))[:, None]
+        return reward, credit, {"settings": torch.from_numpy(told).to(self.device)}
 
     def _processed(self, images: np.ndarray, settings: Settings) -> DetectionBatch:
         c = self._all
@@ -127,7 +136,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         )
 
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
-        return self._untouched().detections, self._edits.detections
+        return self._default[self._acting], self._edits.detections
 
 
 class TunePostprocessing(DetectorEnv):

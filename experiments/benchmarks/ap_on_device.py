@@ -4,7 +4,7 @@
 
 Prints one JSON object: medians of interleaved repeats, the largest difference of the APs and the number of decisions that
 differ (must be 0). A minute on a GPU; `--device cpu --images 128` tries it out without one. The goal is 5 ms for the default
-batch on a large GPU; no number of a GPU is recorded yet.
+batch on a large GPU.
 """
 
 import json

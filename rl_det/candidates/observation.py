@@ -1,6 +1,6 @@
 """Convert candidates to a policy's observation; the unit of actions; clipping of boxes."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -20,7 +20,7 @@ class Observation(TypedDict):
     """Candidates as a policy sees them: boxes relative to the image, in [0, 1]; logits 0 on padding.
 
     `size` is the image's width, height, width, height in the user's pixels. It converts a head's boxes to relative
-    ones.
+    ones. `step`, which environments add, is the number of steps that the episode has made.
     """
 
     boxes: Float[Tensor, "B N 4"]
@@ -29,6 +29,7 @@ class Observation(TypedDict):
     mask: Bool[Tensor, "B N"]
     index: Int[Tensor, "B N"]
     size: Float[Tensor, "B 4"]
+    step: NotRequired[Int[Tensor, "B 1"]]
 
 
 def observe(candidates: Candidates, encoded: Encoded) -> Observation:

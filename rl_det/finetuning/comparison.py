@@ -21,6 +21,7 @@ from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.finetuning.warm_start import warm_start
+from rl_det.progress import bar
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.storage.checkpoint import check_same
@@ -28,7 +29,6 @@ from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, check_names
 from rl_det.strategies.labels import CONTROL
-from rl_det.training.progress import bar
 
 NUM_DRAWS = 400
 

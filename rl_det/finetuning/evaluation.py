@@ -18,9 +18,9 @@ from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import detect_encoded, detect_images
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
+from rl_det.progress import bar
 from rl_det.report.bootstrap import Interval, interval, redrawn_ap
 from rl_det.strategies.strategy import Task
-from rl_det.training.progress import bar
 from rl_det.types import Detections, Target
 
 

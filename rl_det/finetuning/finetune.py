@@ -25,6 +25,7 @@ from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
+from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
@@ -35,7 +36,6 @@ from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
 from rl_det.training.loop import Callback, Ending
-from rl_det.training.progress import bar, tell
 
 
 def finetune(

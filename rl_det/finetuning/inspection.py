@@ -4,7 +4,7 @@ from collections import Counter
 
 from rl_det.data import Split
 from rl_det.data.splits import Splits
-from rl_det.training.progress import bar
+from rl_det.progress import bar
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -14,6 +14,7 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
+from rl_det.progress import bar
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
 from rl_det.storage.weights import state_fingerprint
@@ -21,7 +22,6 @@ from rl_det.strategies.hand_set import WARM_START
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.strategy import FromLabels, Strategy, Task, settings_of
 from rl_det.training.loop import Callback, fit
-from rl_det.training.progress import bar
 
 VOTED = "_voted"
 """The suffix of a row's name for the same head with hand-set votes."""

@@ -1,17 +1,18 @@
-"""Compare fixed post-processing with settings that SB3's PPO chooses for each image; the detector does not change.
+"""Compare fixed post-processing with settings that PPO, ours and SB3's, chooses for each image; the detector does not change.
 
-There are four rows. `default` is the detector's own NMS and a score threshold of a half. `fixed_by_grid` has the score
-threshold, NMS IoU, 1 / sigma and number of detections that are best on validation, by a grid that is refined around its
-best point. `sb3_ppo` chooses settings by image (`rl_det.strategies.settings_by_image`); it starts at the grid's point,
-and validation selects its model. That start is the best of thousands of points on the same validation images, which
-favours it; so `sb3_ppo_last` also shows the last model, which is not selected. All rows are measured by the mean reward
-on the test images.
+`default` is the detector's own NMS and a score threshold of a half. `fixed_by_grid` has the score threshold, NMS IoU,
+1 / sigma and number of detections that are best on validation, by a grid that is refined around its best point.
+`sb3_ppo` and `own_ppo` choose settings by image, by SB3's PPO (`rl_det.strategies.settings_by_image`) and by our own
+(`rl_det.strategies.settings_by_ppo`). Both start at the grid's point, and validation selects the model. That start is
+the best of thousands of points on the same validation images, which favours it; so `sb3_ppo_last` and `own_ppo_last`
+also show the last models, which are not selected. All rows are measured by the mean reward on the test images.
 """
 
 import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,24 @@ from rl_det.data import Split
 from rl_det.data.open import Source, open_data
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import encode_dataset
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.finetuning.budget import BudgetName, budget_named, recipe_for
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.metrics.outcomes import image_counts
+from rl_det.progress import bar
 from rl_det.rewards import check_reward
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import Run, check_run_folder
-from rl_det.storage.weights import state_fingerprint
+from rl_det.storage.weights import save_state, state_fingerprint
 from rl_det.strategies.fixed_settings import as_action, best_on_grid, judged
 from rl_det.strategies.settings_by_image import SettingsByImage, chosen_by, learn
-from rl_det.training.progress import bar
+from rl_det.strategies.settings_by_ppo import Progress, SettingsByPpo, learn_settings
 
 NUM_ENVS = 64
-"""The number of training environments."""
+"""The number of SB3's training environments."""
+SB3, OWN = ("sb3_ppo", "sb3_ppo_last"), ("own_ppo", "own_ppo_last")
+"""The rows of each PPO: validation's best model, and the last one."""
 Choose = Callable[[Tensor], Tensor]
 """Descriptions of images [B, 32] -> actions [B, 4]."""
 
@@ -59,14 +63,21 @@ class Search:
     """Every `stride`-th point of the grid is tried."""
     ppo: SettingsByImage = field(default_factory=SettingsByImage)
     """The settings of SB3's PPO."""
+    own: SettingsByPpo = field(default_factory=SettingsByPpo)
+    """The settings of our PPO."""
 
     def __post_init__(self) -> None:
         check_settings(self, refinements=at_least(0), stride=at_least(1))
 
 
 SEARCHES: dict[BudgetName, Search] = {
-    "smoke": Search(refinements=1, stride=50, ppo=SettingsByImage(num_steps=1024)),
-    "short": Search(refinements=4, ppo=SettingsByImage(num_steps=60_000)),
+    "smoke": Search(
+        refinements=1,
+        stride=50,
+        ppo=SettingsByImage(num_steps=1024),
+        own=SettingsByPpo(num_updates=4, num_validations=2),
+    ),
+    "short": Search(refinements=4, ppo=SettingsByImage(num_steps=60_000), own=SettingsByPpo(num_updates=200)),
     "full": Search(refinements=5),
 }
 
@@ -82,9 +93,9 @@ def compare_settings(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run the default, the grid and SB3's PPO; return the contents of `results.json`.
+    """Run the default, the grid, SB3's PPO and our own; return the contents of `results.json`.
 
-    `out` is the run's folder, by default one in `runs/`; SB3's models are in its `checkpoints/`. `search` defaults to
+    `out` is the run's folder, by default one in `runs/`; the models are in its `checkpoints/`. `search` defaults to
     the budget's. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for arguments that do not
     fit together.
     """
@@ -102,8 +113,9 @@ def compare_settings(
     if not detector.is_trained:
         warm_start(detector, splits, recipe_for(splits).scaled(share))
     train, val, test = (environment(detector, splits, split, reward) for split in ("train", "val", "test"))
+    own_train = of_samples(train, search.own, reward)
     with Run(folder, identity, circumstances(), overwrite=overwrite) as run:
-        choices, seconds = chosen(train, val, search, seed, run)
+        choices, seconds = chosen(train, own_train, val, search, seed, run)
         facts = {
             "seed": seed,
             "data": splits.name,
@@ -121,31 +133,77 @@ def environment(detector: Detector, data: Splits, split: Split, reward: str) -> 
     """The vector environment on a split: one sub-environment for each image, or a fixed number for training."""
     with bar(f"encode {split}", len(data[split])) as shown:
         encoded = encode_dataset(detector, data[split], on_batch=shown.advance)
+    num_envs = min(NUM_ENVS, len(encoded)) if split == "train" else len(encoded)
+    return made(detector, encoded, reward, num_envs=num_envs, credit=False)
+
+
+def of_samples(train: Any, config: SettingsByPpo, reward: str) -> Any:
+    """The training images of an environment in another one, with several samples of each image, for our PPO."""
+    return made(
+        train.detector,
+        train.data,
+        reward,
+        num_envs=min(config.images_per_update, len(train.data)) * config.samples_per_image,
+        samples_per_image=config.samples_per_image,
+        credit=config.advantage == "counterfactual",
+    )
+
+
+def made(detector: Detector, encoded: EncodedDataset, reward: str, **options: Any) -> Any:
+    """A vector environment on encoded images."""
     return gymnasium.make_vec(
         "rl_det/TunePostprocessing-v0",
-        num_envs=min(NUM_ENVS, len(encoded)) if split == "train" else len(encoded),
         vectorization_mode="vector_entry_point",
         detector=detector,
         dataset=encoded,
         reward=reward,
         device=detector.device,
+        **options,
     ).unwrapped
 
 
-def chosen(train: Any, val: Any, search: Search, seed: int, run: Run) -> tuple[dict[str, Choose], dict[str, float]]:
-    """The choosing function of each row, and its seconds."""
+def chosen(
+    train: Any, own_train: Any, val: Any, search: Search, seed: int, run: Run
+) -> tuple[dict[str, Choose], dict[str, float]]:
+    """The choosing function of each row, and its seconds; those of a PPO include the grid's."""
     started = time.perf_counter()
     grid = best_on_grid(val, refinements=search.refinements, stride=search.stride)
-    seconds = {"default": 0.0, "fixed_by_grid": time.perf_counter() - started}
+    of_grid = time.perf_counter() - started
+    choices = {
+        "default": always(as_action(val, 0.5, val.nms_iou, 0.0, val.num_candidates)),
+        "fixed_by_grid": always(grid),
+    }
+    seconds = {"default": 0.0, "fixed_by_grid": of_grid}
+    learners: dict[tuple[str, str], Callable[[], tuple[Choose, Choose]]] = {
+        SB3: lambda: by_sb3(train, val, grid, search.ppo, seed, run),
+        OWN: lambda: by_own(own_train, val, grid, search.own, seed, run),
+    }
+    for rows, learnt in learners.items():
+        started = time.perf_counter()
+        choices |= zip(rows, learnt(), strict=True)
+        seconds |= dict.fromkeys(rows, of_grid + time.perf_counter() - started)
+    return choices, seconds
 
-    def log(step: int, metrics: dict[str, float]) -> None:
-        run.log(step, "sb3_ppo", metrics)
 
-    models = learn(train, val, grid, search.ppo, seed=seed, folder=run.checkpoints, log=log)
-    own = as_action(val, 0.5, val.nms_iou, 0.0, val.num_candidates)
-    choices = {"default": always(own), "fixed_by_grid": always(grid)}
-    choices |= {name: chosen_by(model) for name, model in zip(("sb3_ppo", "sb3_ppo_last"), models, strict=True)}
-    return choices, seconds | dict.fromkeys(("sb3_ppo", "sb3_ppo_last"), time.perf_counter() - started)
+def by_sb3(train: Any, val: Any, grid: Tensor, config: SettingsByImage, seed: int, run: Run) -> tuple[Choose, Choose]:
+    """The choosing functions of SB3's best model and of its last."""
+    best, last = learn(train, val, grid, config, seed=seed, folder=run.checkpoints, log=partial(told_of, run, SB3[0]))
+    return chosen_by(best), chosen_by(last)
+
+
+def by_own(train: Any, val: Any, grid: Tensor, config: SettingsByPpo, seed: int, run: Run) -> tuple[Choose, Choose]:
+    """The choosing functions of our PPO's best policy and of its last, which are also saved."""
+    progress = Progress(partial(told_of, run, OWN[0]), train.num_envs)
+    policies = learn_settings(train, val, grid, config, seed=seed, callbacks=[progress])
+    for name, policy in zip(OWN, policies, strict=True):
+        save_state(policy, run.checkpoints / f"{name}.safetensors")
+    best, last = policies
+    return best.chosen, last.chosen
+
+
+def told_of(run: Run, stage: str, step: int, metrics: dict[str, float]) -> None:
+    """Log the metrics of a rollout."""
+    run.log(step, stage, metrics)
 
 
 def always(action: Tensor) -> Choose:
@@ -154,10 +212,10 @@ def always(action: Tensor) -> Choose:
 
 
 def told(choices: dict[str, Choose], seconds: dict[str, float], val: Any, test: Any) -> dict[str, Any]:
-    """Each row's figures on the test split, and the difference of SB3's rows from the grid, image by image."""
+    """Each row's figures on the test split, and the difference of each PPO's rows from the grid, image by image."""
     figured = {name: figures(test, choose) for name, choose in choices.items()}
     rewards = {name: of_images for name, (_, of_images) in figured.items()}
-    gains = {name: rewards[name] - rewards["fixed_by_grid"] for name in ("sb3_ppo", "sb3_ppo_last")}
+    gains = {name: rewards[name] - rewards["fixed_by_grid"] for name in SB3 + OWN}
     settings = val.settings(choices["fixed_by_grid"](torch.zeros(1, 1)))  # the same for every image
     return {
         "seconds": {name: round(spent, 1) for name, spent in seconds.items()},

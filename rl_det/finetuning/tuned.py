@@ -74,6 +74,7 @@ class Tuned:
             "category_ids": self.category_ids,
             "strategy": self.strategy,
             "policy": name_of(self.policy),
+            "num_steps": self.policy.environment_options.get("num_steps"),
             "num_candidates": self.num_candidates,
             "postprocessing": {
                 "nms_iou": how.nms_iou,
@@ -107,7 +108,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
     detector.plain().to(device_named(device))
     check_policy(card["policy"])
     with torch.random.fork_rng(devices=[]):
-        policy = build_policy(card["policy"], detector)
+        policy = build_policy(card["policy"], detector, num_steps=card.get("num_steps"))
     if (module := getattr(policy, "module", None)) is not None:
         load_state(module, folder / MODULE)
     how = card["postprocessing"]

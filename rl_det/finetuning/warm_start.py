@@ -18,6 +18,7 @@ from rl_det.detectors.encodings import encode_dataset
 from rl_det.finetuning.budget import Recipe
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
+from rl_det.progress import bar, tell
 from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
 from rl_det.storage.files import check_writable
@@ -26,7 +27,6 @@ from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner
 from rl_det.training.callbacks import Checkpoint, ProgressBar
 from rl_det.training.loop import LoopConfig, fit
-from rl_det.training.progress import bar, tell
 
 NUM_CANDIDATES = 100
 """The candidates of an image in validations."""

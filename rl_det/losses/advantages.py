@@ -71,22 +71,46 @@ def scaled(advantage: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> 
     return advantage / size.clamp(min=NEGLIGIBLE) * mask
 
 
-def factors(values: Float[Tensor, "B K N *F"]) -> tuple[Float[Tensor, "B K N"], ...]:
-    """The values of each independent factor of the action, split; the values themselves if there is no factor dimension."""
-    return (values,) if values.ndim == 3 else values.unbind(-1)
+def factors(values: Float[Tensor, "*shape"], num_factors: int) -> tuple[Float[Tensor, "*one"], ...]:
+    """The values of each independent factor of the action, split; the values themselves if there is one factor."""
+    return (values,) if num_factors == 1 else values.unbind(-1)
+
+
+def to_go(values: Float[Tensor, " T *shape"], gamma: float) -> Float[Tensor, " T *shape"]:
+    """What is earned from each step of an episode on, a later step discounted by `gamma` for each step between."""
+    sums = [values[-1]]
+    for earned in values[:-1].flip(0):
+        sums.append(earned + gamma * sums[-1])
+    return torch.stack(sums[::-1])
 
 
 def candidate_advantages(
-    reward: Float[Tensor, "B K"],
-    credit: Float[Tensor, "BK N *F"] | None,
-    log_prob: Float[Tensor, "B K N *F"],
-    mask: Bool[Tensor, "B K N"],
-    advantage: Advantage = "counterfactual",
-) -> Float[Tensor, "B K N *F"]:
-    """Advantages of this kind, each factor `scaled` by itself; leave-one-out if there is no credit."""
-    if credit is None or advantage != "counterfactual":
-        whole = group_normalised(reward) if advantage == "group" else leave_one_out(reward)
-        values = whole.view(*whole.shape, *[1] * (log_prob.ndim - 2)).expand_as(log_prob)
+    reward: Float[Tensor, "T B K"],
+    credit: Float[Tensor, "T B K N *F"] | None,
+    log_prob: Float[Tensor, "T B K N *F"],
+    mask: Bool[Tensor, "T B K N"],
+    advantage: Advantage,
+    gamma: float = 1.0,
+) -> Float[Tensor, "T B K N *F"]:
+    """Advantages of this kind over the T steps of episodes, each factor `scaled` by itself.
+
+    Rewards and credits count from a step on (`to_go`). There is no value network: the K samples of an image begin at the
+    same candidates, so the other samples' mean is a baseline without a bias, and a candidate's own credit needs none,
+    because it is already the difference from doing nothing. Both are exact, and a learned value would be neither.
+
+    Raises ValueError if credit is asked for, and there is none.
+    """
+    num_factors = 1 if log_prob.ndim == mask.ndim else log_prob.shape[-1]
+    if advantage == "counterfactual":
+        if credit is None:
+            raise ValueError(
+                "a counterfactual advantage needs the credit of these rewards, and the environment gives none; "
+                "take advantage='leave_one_out'"
+            )
+        values = to_go(credit, gamma).view_as(log_prob)
     else:
-        values = credit.view_as(log_prob)
-    return torch.stack([scaled(own, mask) for own in factors(values)], -1).view_as(log_prob)
+        kind = group_normalised if advantage == "group" else leave_one_out
+        whole = kind(to_go(reward, gamma).flatten(0, 1)).view_as(reward)
+        values = whole.view(*whole.shape, *[1] * (log_prob.ndim - 3)).expand_as(log_prob)
+    each = [scaled(own, mask) for own in factors(values, num_factors)]
+    return torch.stack(each, -1).view_as(log_prob)

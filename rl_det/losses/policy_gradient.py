@@ -1,5 +1,8 @@
 """The losses of REINFORCE and PPO, candidate by candidate, from log-probabilities and advantages."""
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -35,3 +38,8 @@ def approximate_kl(log_ratio: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shap
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """The mean where `mask` is True; 0 with a graph if it is True nowhere."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def mean(values: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    """The mean of numbers with a graph, such as the losses of an episode's steps."""
+    return torch.stack(list(values)).mean()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.data_set import FIGURES as COCO_FIGURES
 from rl_det.ap.data_set import coco_figures
-from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.ap.padding import by_image_id, pad_detections, pad_targets
 from rl_det.errors import UserError
 from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
 from rl_det.metrics.coco import check_lengths, coco_summary

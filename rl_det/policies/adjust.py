@@ -34,7 +34,7 @@ class AdjustPolicy(Head):
     def adjusted(
         self, observation: Observation, output: HeadOutput
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
-        return self._boxes(observation, output), self.logits(observation, output)
+        return present_boxes(observation, output), self.logits(observation, output)
 
     def distribution(self, observation: Observation, output: HeadOutput) -> GaussianAdjustments:
         """Shifts and moves relative to the logits and boxes that the environment has shown."""
@@ -45,11 +45,12 @@ class AdjustPolicy(Head):
         residual = (logits - self.logits(observation, output)) * real
         return GaussianAdjustments(torch.cat([shift[..., None], move], -1), self.sigma, self.box_sigma, residual)
 
-    def _boxes(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:
-        """The candidates' boxes under the head's present output."""
-        image = torch.arange(len(output.boxes), device=output.boxes.device)[:, None]
-        boxes: Tensor = relative(output, observation).flatten(1, 2)[image, observation["index"]]
-        return boxes.where(observation["mask"][..., None], 0.0)
+
+def present_boxes(observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:
+    """The candidates' boxes under the head's present output, relative to the image; 0 on padding."""
+    image = torch.arange(len(output.boxes), device=output.boxes.device)[:, None]
+    boxes: Tensor = relative(output, observation).flatten(1, 2)[image, observation["index"]]
+    return boxes.where(observation["mask"][..., None], 0.0)
 
 
 def relative(output: HeadOutput, observation: Observation) -> Float[Tensor, "B P C 4"]:

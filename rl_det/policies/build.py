@@ -8,11 +8,12 @@ from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
+from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.policies.voting import VotingPolicy
 
-PolicyName = Literal["rescore", "select", "context", "adjust", "voting"]
+PolicyName = Literal["rescore", "select", "context", "adjust", "voting", "refine"]
 
 
 @runtime_checkable
@@ -37,16 +38,32 @@ POLICIES: dict[PolicyName, Kind] = {
     "context": Kind(ContextPolicy, "rl_det/RescoreDetections-v0"),
     "adjust": Kind(AdjustPolicy, "rl_det/AdjustDetections-v0"),
     "voting": Kind(VotingPolicy, "rl_det/AdjustDetections-v0"),
+    "refine": Kind(RefinePolicy, "rl_det/RefineBoxes-v0"),
 }
 
 
-def build_policy(name: PolicyName, detector: Detector, exploration: Exploration | None = None) -> Policy:
+def build_policy(
+    name: PolicyName, detector: Detector, exploration: Exploration | None = None, *, num_steps: int | None = None
+) -> Policy:
     """The policy of this name at the warm start; a module beside the head is initialised from torch's global generator.
 
-    Raises ValueError for an unknown name.
+    `num_steps` is the refining policy's number of steps; left out: 3. Raises ValueError for an unknown name, or if
+    another policy is to make several steps.
     """
     check_policy(name)
-    return POLICIES[name].policy.at_start(detector, exploration or Exploration())
+    check_num_steps(name, num_steps)
+    explored = exploration or Exploration()
+    if num_steps is not None:
+        return RefinePolicy.at_start(detector, explored, num_steps)
+    return POLICIES[name].policy.at_start(detector, explored)
+
+
+def check_num_steps(name: PolicyName, num_steps: int | None) -> None:
+    """Raise ValueError if a policy that makes one step is to make several, or one none."""
+    if num_steps is not None and name != "refine":
+        raise UserError(f"num_steps is for the refining policy; policy {name!r} makes one step; got {num_steps}")
+    if num_steps is not None and num_steps < 1:
+        raise UserError(f"num_steps must be at least 1; got {num_steps}; 3 is usual")
 
 
 def check_policy(name: str) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,13 @@ from rl_det.candidates import SHIFT_OF_ONE
 class Distribution(Protocol):
     """Independent actions of N candidates in B images; K samples are [B, K, N], or [B, K, N, 5] with a box's move.
 
-    Actions are in the environments' unit: gates 0 and 1, or numbers in [-1, 1] that are multiplied by `SHIFT_OF_ONE`.
+    Actions are in the environments' unit: gates 0 and 1, or numbers in [-1, 1] that mean so many times `action_scale`.
     """
+
+    @property
+    def action_scale(self) -> float:
+        """What an action of 1 means to this distribution; the environment's must be the same."""
+        ...
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         """K actions for each image, in antithetic pairs: the second of a pair mirrors the first."""
@@ -45,6 +50,7 @@ class GaussianShifts:
 
     mean: Float[Tensor, "B N"]
     sigma: float
+    action_scale: ClassVar[float] = SHIFT_OF_ONE
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         noise = _antithetic(torch.randn, self.mean, num_samples, generator, mirror=torch.neg)
@@ -81,6 +87,7 @@ class GaussianAdjustments:
     sigma: float
     box_sigma: float
     residual: Float[Tensor, "B N"]
+    action_scale: ClassVar[float] = SHIFT_OF_ONE
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N 5"]:
         noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
@@ -112,10 +119,47 @@ class GaussianAdjustments:
 
 
 @dataclass(frozen=True)
+class GaussianActions:
+    """Each actor's D numbers in the environments' unit: normal with mean `mean` and standard deviation `sigma`, one factor.
+
+    For moves of boxes step by step (four numbers a candidate), and for settings (one actor an image).
+    """
+
+    mean: Float[Tensor, "B N D"]
+    sigma: float
+    action_scale: ClassVar[float] = 1.0
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N D"]:
+        noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
+        noise = noise.view(len(noise), num_samples, *self.mean.shape[1:])
+        return (self.mean.detach()[:, None] + self.sigma * noise).clamp(-1, 1)
+
+    def log_prob(self, action: Float[Tensor, "B K N D"]) -> Float[Tensor, "B K N"]:
+        standard = (action - self.mean[:, None]) / self.sigma
+        return (-0.5 * standard.square() - math.log(self.sigma * math.sqrt(2 * math.pi))).sum(-1)
+
+    def greedy(self) -> Float[Tensor, "B N D"]:
+        return self.mean.detach().clamp(-1, 1)
+
+    def entropy(self) -> Float[Tensor, "B N"]:
+        one = 0.5 + math.log(self.sigma * math.sqrt(2 * math.pi))
+        return torch.full_like(self.mean[..., 0], one * self.mean.shape[-1])
+
+    def kl(self, reference: "GaussianActions") -> Float[Tensor, "B N"]:
+        """KL(self || reference) for each actor, in nats; both must have the same standard deviation."""
+        return 0.5 * ((self.mean - reference.mean) / self.sigma).square().sum(-1)
+
+    def shift(self) -> Float[Tensor, "B N"]:
+        """0, because no logit is shifted."""
+        return torch.zeros_like(self.mean[..., 0])
+
+
+@dataclass(frozen=True)
 class BernoulliGates:
     """Keep (1) or drop (0) each candidate; `logits` are the log-odds of keeping."""
 
     logits: Float[Tensor, "B N"]
+    action_scale: ClassVar[float] = 1.0
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         uniform = _antithetic(torch.rand, self.logits, num_samples, generator, mirror=lambda u: 1 - u)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rl_det.errors import UserError
+from rl_det.settings import check_settings, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,4 @@ class Exploration:
     """The selecting policy keeps a candidate with log-odds of its logit plus this bias."""
 
     def __post_init__(self) -> None:
-        if not (self.sigma > 0 and self.box_sigma > 0):
-            raise UserError(
-                f"sigma and box_sigma must be positive; got {self.sigma} and {self.box_sigma}; 0.5 and 0.2 are usual"
-            )
+        check_settings(self, sigma=positive(), box_sigma=positive())

@@ -10,7 +10,9 @@ from torch.export import Dim, ExportedProgram
 
 from rl_det.detectors.loading import DETECTOR
 from rl_det.policies.context import ContextPolicy
+from rl_det.policies.head import HeadWithModule
 from rl_det.policies.policy import Policy
+from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.storage.files import write_with
 from rl_det.storage.weights import save_state
@@ -27,7 +29,7 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
 
     A context policy's `context.pt2` is for the plain detector's N best candidates. `torch.export.load(...).module()`
     takes their boxes relative to the image [B, N, 4], labels [B, N], logits [B, N], mask [B, N] and box head outputs
-    [B, N, D], and returns logits. A voting policy's `voting.pt2` takes boxes, logits and indices p * C + c of any
+    [B, N, D], and returns logits. A voting or refining policy's `voting.pt2` takes boxes, logits and indices p * C + c of any
     number of candidates, and all boxes [B, P, C, 4] and logits [B, P, C] of the plain detector's head. It returns boxes
     and logits.
     """
@@ -36,12 +38,12 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
         (folder / former).unlink(missing_ok=True)
     files = [folder / DETECTOR]
     save_state(policy.detector.plain(), files[0])
-    if isinstance(policy, ContextPolicy | VotingPolicy):
+    if isinstance(policy, HeadWithModule):
         files.append(folder / MODULE)
         save_state(policy.module, files[1])
     if isinstance(policy, ContextPolicy):
         files.append(_export_context(policy, num_candidates, folder / CONTEXT_PROGRAM))
-    if isinstance(policy, VotingPolicy):
+    if isinstance(policy, VotingPolicy | RefinePolicy):
         files.append(_export_voting(policy, folder / VOTING_PROGRAM))
     return files
 
@@ -58,7 +60,7 @@ def _export_context(policy: ContextPolicy, num_candidates: int, file: Path) -> P
     return _export_module(policy.module, example, ({0: Dim("images")},) * 5, file)
 
 
-def _export_voting(policy: VotingPolicy, file: Path) -> Path:
+def _export_voting(policy: VotingPolicy | RefinePolicy, file: Path) -> Path:
     num_classes = policy.detector.num_classes
     corner = torch.rand(2, 5, num_classes, 2) / 2
     boxes, logits = torch.cat([corner, corner + 0.5], -1), torch.zeros(2, 5, num_classes)

@@ -1,7 +1,7 @@
 """The part that all policies share: the detector's own head, its logits for candidates, its parameters and state."""
 
 from copy import deepcopy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +32,11 @@ class Head:
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
         """The candidates' boxes, relative to the image, and their logits."""
         return observation["boxes"], self.logits(observation, output)
+
+    @property
+    def environment_options(self) -> dict[str, Any]:
+        """What the policy asks of its environment when that is made."""
+        return {}
 
     @property
     def trainable(self) -> nn.Module:

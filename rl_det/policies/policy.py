@@ -1,7 +1,7 @@
 """The Policy protocol, and the function that applies a policy to a detector's candidates."""
 
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,10 @@ class Policy(Protocol):
 
     def distribution(self, observation: Observation, output: HeadOutput) -> Distribution:
         """The distribution of the policy's actions on each candidate."""
+
+    @property
+    def environment_options(self) -> dict[str, Any]:
+        """What the policy asks of its environment when that is made."""
 
     @property
     def trainable(self) -> nn.Module:

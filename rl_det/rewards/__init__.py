@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from rl_det.errors import UserError
 from rl_det.rewards.average_precision import BatchAp, PoolAp, pool_mean_ap
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
+from rl_det.rewards.function import DetectionsFunction, FunctionValue
 from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, f1, image_ap_value, lrp
 from rl_det.rewards.reward import Reward, Value, Worth
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
@@ -25,19 +26,24 @@ REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "lrp": lambda objects: Worth(lrp),
     "cost": lambda objects: Worth(Cost()),
 }
-"""The rewards of `gymnasium.make(..., reward=name)`. `reward` may also be any `Reward` object."""
+"""The rewards of `gymnasium.make(..., reward=name)`. `reward` may also be any `Reward` object, or a plain function."""
+RewardLike = str | Reward | DetectionsFunction
+"""What names a reward: a name, a `Reward`, or a plain function (detections, target) -> value (`rl_det.rewards.function`)."""
 
 __all__ = [
     "REWARDS",
     "BatchAp",
     "Cost",
+    "DetectionsFunction",
     "Edits",
+    "FunctionValue",
     "LengthFactor",
     "MatchedSum",
     "Pool",
     "PoolAp",
     "PotentialShaping",
     "Reward",
+    "RewardLike",
     "Scene",
     "SignOfIouChange",
     "Step",
@@ -55,15 +61,20 @@ __all__ = [
 ]
 
 
-def check_reward(name: str) -> None:
-    """Raise ValueError, which lists the known names, for an unknown name."""
-    if name not in REWARDS:
-        raise UserError(f"reward must be one of {sorted(REWARDS)}; got {name!r}")
+def check_reward(reward: RewardLike) -> None:
+    """Raise ValueError, which lists the known names, for an unknown name or what is no reward at all."""
+    if isinstance(reward, str) and reward not in REWARDS:
+        raise UserError(f"reward must be one of {sorted(REWARDS)}; got {reward!r}")
+    if not callable(reward) and not isinstance(reward, str):
+        raise UserError(f"reward must be a name, a Reward or a function (detections, target) -> number; got {reward!r}")
 
 
-def reward_named(name: str | Reward, objects: Objects) -> Reward:
-    """The reward of this name, for a data set with this many objects of each class; a `Reward` is returned as it is."""
-    if isinstance(name, Reward):
-        return name
-    check_reward(name)
-    return REWARDS[name](objects)
+def reward_named(reward: RewardLike, objects: Objects) -> Reward:
+    """The reward of this name, for a data set with this many objects of each class.
+
+    A `Reward` is returned as it is. A plain function becomes the value of an image's detections, paid at the end.
+    """
+    check_reward(reward)
+    if isinstance(reward, Reward):
+        return reward
+    return REWARDS[reward](objects) if isinstance(reward, str) else Worth(FunctionValue(reward))

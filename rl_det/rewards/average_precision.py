@@ -1,12 +1,12 @@
 """AP as a reward: of a pool of images with one image's detections changed, and of a batch of images that all act."""
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from rl_det.ap.box_moves import what_moves_are_worth
 from rl_det.ap.ranking_pool import RankingPool
-from rl_det.rewards.edits import Edits, Pool, Step
-from rl_det.rewards.reward import Reward
+from rl_det.rewards.edits import Edits, Pool, Scene, Step
+from rl_det.rewards.reward import Reward, joined
 
 
 class PoolAp(Reward):
@@ -23,23 +23,30 @@ class PoolAp(Reward):
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
         """The reward and the credit, by exact changes, without recomputing the image for each candidate."""
+        scene, pool, images = step.scene, step.scene.candidates, step.images
+        own_scores = scene.scores[images]
+        if step.factors == ("boxes",):
+            credit = _alone(scene, images, step.boxes)
+            if step.boxes_before is not None:
+                credit = credit - _alone(scene, images, step.boxes_before)
+            return self(step.before, step.after, ended=ended), credit
         if not step.from_the_scene or step.factors not in (("scores",), ("scores", "boxes")):
             return super().credited(step, ended=ended)
-        pool, images = step.scene.candidates, step.images
-        _, without = pool.what_if(images, step.scene.scores[images], step.scores)
+        _, without = pool.what_if(images, own_scores, step.scores)
         if step.factors == ("scores",):
             change, _ = pool.what_if(images, step.scores)
             return change, -without
-        change, moves = what_moves_are_worth(pool, step.scene.boxes, step.scene.truths, images, step.scores, step.boxes)
-        return change, np.stack([-without, moves], -1)
+        change, moves = what_moves_are_worth(pool, scene.boxes, scene.truths, images, step.scores, step.boxes)
+        return change, joined([-without, moves])
 
 
 class BatchAp(Reward):
     """The mAP of the acting batch, as one data set, when the episode ends: every image of the batch gets the same reward.
 
     If an image has several episodes, its first belongs to the first data set, its second to the second, and so on. A
-    candidate's credit is what the batch loses if only this candidate's action is left out. It is the objective on a
-    small data set, whose mAP is too high: a batch of 16 images has a mAP several points above that of a thousand.
+    candidate's credit is the change of that data set's mAP if this candidate alone acts, in all of its images. It is the
+    objective on a small data set, whose mAP is too high: a batch of 16 images has a mAP several points above that of a
+    thousand.
     """
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
@@ -50,16 +57,16 @@ class BatchAp(Reward):
         return earned
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
-        earned, credits = self(step.before, step.after, ended=ended), []
+        credits = []
         for factor in step.factors:
-            without = step.without(factor)
-            lost = np.zeros(len(without.rows))
+            alone = step.alone(factor)
+            worth = np.zeros(len(alone.rows))
             for rows in _data_sets(step.images) if ended else []:
-                among = np.flatnonzero(np.isin(without.rows, rows))
-                places = np.searchsorted(rows, without.rows[among])
-                lost[among] = -_ranking(step.after[rows]).what_if(places, without.edits[among].matches)
-            credits.append(without.spread(lost))
-        return earned, credits[0] if len(credits) == 1 else np.stack(credits, -1)
+                among = np.flatnonzero(np.isin(alone.rows, rows))
+                places = np.searchsorted(rows, alone.rows[among])
+                worth[among] = _ranking(step.baseline[rows]).what_if(places, alone.after[among].matches)
+            credits.append(alone.spread(worth))
+        return self(step.before, step.after, ended=ended), joined(credits)
 
 
 def pool_mean_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
@@ -71,6 +78,14 @@ def pool_mean_ap(edits: Edits) -> Float64[np.ndarray, " R"]:
 def _change(edits: Edits) -> Float64[np.ndarray, " R"]:
     """The change of the pool's mAP by each edit."""
     return edits.pool.ranking.what_if(edits.images, edits.matches)
+
+
+def _alone(
+    scene: Scene, images: Int64[np.ndarray, " R"], boxes: Float32[np.ndarray, "R N 4"]
+) -> Float64[np.ndarray, "R N"]:
+    """The change of the pool's mAP for each candidate, if its box alone is another one."""
+    pool, scores = scene.candidates, scene.scores[images]
+    return what_moves_are_worth(pool, scene.boxes, scene.truths, images, scores, boxes)[1]
 
 
 def _ranking(edits: Edits) -> RankingPool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -18,6 +18,8 @@ from rl_det.ap.suppression import hard_nms
 NO_LIMIT = CocoOptions(max_detections=2**31 - 1)
 """COCO's options without the limit of a hundred detections a class, which is meant for reports."""
 
+Arrays = tuple[Float32[np.ndarray, "R N 4"], Float64[np.ndarray, "R N"]]
+"""The boxes and scores of R images' candidates."""
 Factor = Literal["scores", "boxes"]
 """The part of a candidate that its action changes. If it changes both, each has its own credit."""
 
@@ -34,6 +36,8 @@ class Pool:
     truths: TruthBatch
     num_classes: int
     displayed_from: float = -np.inf
+    scores_are_logits: bool = True
+    """Whether scores are logits; otherwise they are probabilities."""
 
     @cached_property
     def ranking(self) -> RankingPool:
@@ -126,7 +130,8 @@ class Scene:
 class Step:
     """One step of R episodes: image images[r] of a scene changes from one set of boxes and scores to another.
 
-    Without `boxes_before` and `scores_before`, the step starts from the scene's own.
+    The scene's own boxes and scores are the baseline. Without `boxes_before` and `scores_before`, the step starts from
+    them.
     """
 
     scene: Scene
@@ -143,9 +148,14 @@ class Step:
         return self.boxes_before is None and self.scores_before is None
 
     @cached_property
+    def baseline(self) -> Edits:
+        """The detections under the baseline."""
+        return self.scene.edits(self.images, *self._baseline)
+
+    @cached_property
     def before(self) -> Edits:
         """The detections before the step."""
-        return self.scene.edits(self.images, *self._start)
+        return self.baseline if self.from_the_scene else self.scene.edits(self.images, *self._start)
 
     @cached_property
     def after(self) -> Edits:
@@ -153,38 +163,50 @@ class Step:
         return self.scene.edits(self.images, self.boxes, self.scores)
 
     def alone(self, factor: Factor) -> "Variants":
-        """For each candidate that acts: the step with its action alone."""
-        return self._variants(factor, self._start, (self.boxes, self.scores))
-
-    def without(self, factor: Factor) -> "Variants":
-        """For each candidate that acts: the step without its action."""
-        return self._variants(factor, (self.boxes, self.scores), self._start)
+        """For each candidate that acts, or has acted: the step with its actions alone; all others are at the baseline."""
+        baseline, start, end = self._baseline, self._start, (self.boxes, self.scores)
+        if factor == "boxes":
+            acts = ((baseline[0] != start[0]) | (baseline[0] != end[0])).any(-1)
+        else:
+            acts = (baseline[1] != start[1]) | (baseline[1] != end[1])
+        rows, candidates = np.nonzero(acts & self.scene.mask[self.images])
+        after = self._with_one(baseline, end, factor, rows, candidates)
+        before = (
+            self.baseline[rows] if self.from_the_scene else self._with_one(baseline, start, factor, rows, candidates)
+        )
+        return Variants(before=before, after=after, rows=rows, candidates=candidates, shape=self.scores.shape)
 
     @property
-    def _start(self) -> tuple[Float32[np.ndarray, "R N 4"], Float64[np.ndarray, "R N"]]:
-        boxes = self.scene.boxes[self.images] if self.boxes_before is None else self.boxes_before
-        scores = self.scene.scores[self.images] if self.scores_before is None else self.scores_before
-        return boxes, scores
+    def _baseline(self) -> Arrays:
+        return self.scene.boxes[self.images], self.scene.scores[self.images]
 
-    def _variants(self, factor: Factor, common: tuple[Any, Any], own: tuple[Any, Any]) -> "Variants":
-        """One edit for each candidate that acts: it as in `own`, all others as in `common`."""
-        (boxes, scores), (own_boxes, own_scores) = common, own
-        acts = (boxes != own_boxes).any(-1) if factor == "boxes" else scores != own_scores
-        rows, candidates = np.nonzero(acts & self.scene.mask[self.images])
-        boxes, scores = boxes[rows], scores[rows]
+    @property
+    def _start(self) -> Arrays:
+        boxes, scores = self._baseline
+        return (
+            boxes if self.boxes_before is None else self.boxes_before,
+            scores if self.scores_before is None else self.scores_before,
+        )
+
+    def _with_one(
+        self, baseline: Arrays, own: Arrays, factor: Factor, rows: np.ndarray, candidates: np.ndarray
+    ) -> Edits:
+        """One edit for each candidate: it has its own box or score, all others keep the baseline's."""
+        boxes, scores = baseline[0][rows], baseline[1][rows]
         one = np.arange(len(rows)), candidates
         if factor == "boxes":
-            boxes[one] = own_boxes[rows, candidates]
+            boxes[one] = own[0][rows, candidates]
         else:
-            scores[one] = own_scores[rows, candidates]
-        return Variants(self.scene.edits(self.images[rows], boxes, scores), rows, candidates, self.scores.shape)
+            scores[one] = own[1][rows, candidates]
+        return self.scene.edits(self.images[rows], boxes, scores)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variants:
-    """Edits in which one candidate differs: candidate candidates[v] of episode rows[v]."""
+    """Edits in which one candidate alone acts: candidate candidates[v] of episode rows[v], before and after the step."""
 
-    edits: Edits
+    before: Edits
+    after: Edits
     rows: Int64[np.ndarray, " V"]
     candidates: Int64[np.ndarray, " V"]
     shape: tuple[int, ...]

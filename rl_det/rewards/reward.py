@@ -23,18 +23,20 @@ class Reward(ABC):
         """The reward of a step from `before` to `after`; `ended` says whether the episodes end with it."""
 
     def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
-        """Return the step's reward [R] and each candidate's credit: the reward if it alone acts, minus that of doing nothing.
+        """Return the step's reward [R] and each candidate's credit.
 
-        The credit is the exact counterfactual. It does not depend on the other candidates' actions, so credit times the
-        score function is an unbiased gradient of it.
+        The credit is the reward if this candidate alone acts and all others stay at the baseline, minus the reward of
+        staying at the baseline: the exact counterfactual. In an episode of several steps, the candidate alone has acted
+        in the steps before, too. So its credits of later steps are what its own actions bring, whatever the others do,
+        and credit times the score function is an unbiased gradient of what it earns alone.
         """
-        nothing = self(step.before, step.before, ended=ended)
+        nothing = self(step.baseline, step.baseline, ended=ended)
         credits = []
         for factor in step.factors:
             alone = step.alone(factor)
-            earned = self(step.before[alone.rows], alone.edits, ended=ended)
+            earned = self(alone.before, alone.after, ended=ended)
             credits.append(alone.spread(earned - nothing[alone.rows]))
-        return self(step.before, step.after, ended=ended), _joined(credits)
+        return self(step.before, step.after, ended=ended), joined(credits)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,6 @@ class Worth(Reward):
         return self.value(after) if ended else np.zeros(len(after))
 
 
-def _joined(credits: list[Float64[np.ndarray, "R N"]]) -> Float64[np.ndarray, "R N *F"]:
+def joined(credits: list[Float64[np.ndarray, "R N"]]) -> Float64[np.ndarray, "R N *F"]:
     """The credits as [R, N] for one factor, or [R, N, F] for several."""
     return credits[0] if len(credits) == 1 else np.stack(credits, -1)

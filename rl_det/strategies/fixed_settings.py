@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from rl_det.training.progress import bar
+from rl_det.progress import bar
 
 DETECTIONS = (6, 12, 24)
 """The limits on the number of detections in the grid, besides no limit."""

@@ -1,12 +1,12 @@
 """PPO for a detector's head: tune a policy in an environment of candidates, with the metric as the reward.
 
-This is proximal policy optimisation (Schulman et al. 2017) for episodes of one step, in which many candidates act at
-once. We differ from the paper:
+This is proximal policy optimisation (Schulman et al. 2017) for short episodes, in which many candidates act at once. We
+differ from the paper:
 
 1. The ratio and its clip are per candidate. An image's ratio would be a product of N factors, which explodes.
-2. A candidate's advantage is its own credit, the exact counterfactual in the environment's `info["credit"]`: the reward
-   of its action alone. Alternatives are the image's leave-one-out reward, and GRPO's advantage over the image's group
-   of samples. There is no value network.
+2. A candidate's advantage is its own credit, the exact counterfactual: the reward of its action alone. Alternatives are
+   the image's leave-one-out reward, and GRPO's advantage over the image's group of samples. In episodes of several steps
+   they count from a step on. There is no value network (`losses.advantages.candidate_advantages` says why).
 3. K samples of each image, in antithetic pairs, share one forward pass. The first epoch's gradient goes back through
    this pass. The frozen part of the detector never runs.
 4. The detector's own supervised loss is added (like the pretraining loss in Ouyang et al. 2022, "PPO-ptx"). Boxes and
@@ -29,14 +29,25 @@ from torch import Tensor, nn
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, factors
-from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean
+from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean, mean
 from rl_det.policies.build import PolicyName, build_policy
-from rl_det.policies.distributions import GaussianAdjustments
+from rl_det.policies.distributions import Distribution, GaussianAdjustments
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
-from rl_det.rewards import Reward, check_reward
+from rl_det.rewards import RewardLike
+from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.strategies.hand_set import set_best_votes
-from rl_det.strategies.rollouts import Rollout, collect, make_environment
+from rl_det.strategies.rollouts import (
+    Actor,
+    Move,
+    Rollout,
+    Wrap,
+    check_paid,
+    collect,
+    head_output,
+    make_environment,
+    usable,
+)
 from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.surrogate import SurrogateName
 from rl_det.strategies.teaching import Supervised, taught
@@ -54,8 +65,9 @@ class PPO:
     policy: PolicyName = "voting"
     """The policy. The head alone: rescore, select, or adjust (rescore and move boxes). The head with a module: context
     (rescore) or voting (rescore and move boxes)."""
-    reward: Annotated[str | Reward, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
-    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, or an object."""
+    reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
+    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,
+    or a plain function (detections, target) -> value."""
     begin: Literal["warm_start", "hand_set_votes"] = "warm_start"
     """Where the voting policy starts: at the warm start, or at the hand-set votes that are best on validation."""
     taught_by: SurrogateName | None = None
@@ -63,6 +75,12 @@ class PPO:
     advantage: Advantage = "counterfactual"
     """The advantage of a candidate's action: its own credit (counterfactual), or its image's reward by leave_one_out or
     group (GRPO)."""
+    gamma: float = 1.0
+    """The discount of later steps; only the refining policy makes several."""
+    num_steps: int | None = None
+    """The steps of an episode of the refining policy; left out: 3."""
+    wrap: Annotated[Wrap | None, tyro.conf.Suppress] = None
+    """A function that wraps the environment, such as a vector wrapper of Gymnasium; not a flag."""
     num_updates: int | None = None
     """The number of rollouts; left out: as many as let all strategies see the same number of images."""
     num_epochs: int = 2
@@ -90,7 +108,7 @@ class PPO:
     """Weight of the squared mean shift of all logits."""
     residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
-    factor_weights: tuple[float, float] = (1.0, 4.0)
+    factor_weights: tuple[float, ...] = (1.0, 4.0)
     """Weights of the losses of a candidate's factors: the shift of its logit, the move of its box."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
@@ -100,15 +118,23 @@ class PPO:
     """Training ends if validation AP falls this far below the start's."""
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "samples_per_image", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not 0 < self.clip < 1:
-            raise UserError(f"clip must lie between 0 and 1; got {self.clip}; 0.2 is usual")
+        counts = dict.fromkeys(
+            ("num_updates", "num_epochs", "samples_per_image", "num_candidates", "patience", "num_steps"), at_least(1)
+        )
+        weights = ("kl_weight", "supervised_weight", "mean_shift_penalty", "residual_penalty", "factor_weights")
+        check_settings(
+            self,
+            **counts,
+            **dict.fromkeys((*weights, "context_candidates", "collapse_margin"), at_least(0)),
+            **dict.fromkeys(("learning_rate", "target_kl", "max_grad_norm"), positive()),
+            clip=within("(0, 1)"),
+            gamma=within("[0, 1]"),
+        )
+        if not self.factor_weights:
+            raise UserError("factor_weights must have a weight for each factor; got none; (1.0, 4.0) is usual")
         if self.begin == "hand_set_votes" and self.policy != "voting":
             raise UserError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
-        if isinstance(self.reward, str):
-            check_reward(self.reward)
+        check_paid(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
@@ -118,7 +144,7 @@ class PPO:
 
     def start(self, detector: Detector) -> Policy:
         """The policy at the warm start."""
-        return build_policy(self.policy, detector, self.exploration)
+        return build_policy(self.policy, detector, self.exploration, num_steps=self.num_steps)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment."""
@@ -152,7 +178,7 @@ class PpoLearner:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Actor,
         envs: Any,
         config: PPO,
         *,
@@ -160,7 +186,8 @@ class PpoLearner:
         validate: Callable[[], float],
         supervised: Supervised | None = None,
     ) -> None:
-        self.policy, self.envs, self.config, self.generator = policy, envs, config, generator
+        self.policy, self.config, self.generator = policy, config, generator
+        self.envs = usable(envs, config.advantage, config.gamma)
         self.validation_ap, self.supervised = validate, supervised
         self.reference = policy.copy() if config.kl_weight else None
 
@@ -171,51 +198,76 @@ class PpoLearner:
 
     def update(self, number: int, descent: Descent) -> dict[str, float]:
         """Make several epochs of clipped gradient steps on one new rollout; return their metrics."""
-        rollout = collect(self.policy, self.envs, self.generator, self.config.advantage)
+        config = self.config
+        rollout = collect(self.policy, self.envs, self.generator, config.advantage, config.gamma)
+        self.check_weights(rollout)
         metrics: dict[str, float] = {"reward": float(rollout.reward.mean()), "signal": rollout.signal}
-        for epoch in range(self.config.num_epochs):
-            output, distribution = rollout.output, rollout.distribution
+        for epoch in range(config.num_epochs):
+            output, distributions = rollout.output, [move.distribution for move in rollout.moves]
             if epoch:  # the weights have moved since the rollout
-                output = self.policy.detector.head(rollout.encoded)
-                distribution = self.policy.distribution(rollout.observation, output)
-            log_ratio = distribution.log_prob(rollout.action) - rollout.log_prob
-            moved = float(approximate_kl(factors(log_ratio)[0].detach(), rollout.mask))
-            metrics |= {"kl_old": moved, "epochs": float(epoch)}
-            if epoch and moved > self.config.target_kl:
+                output = head_output(self.policy, rollout.encoded)
+                distributions = rollout.distributions(self.policy, output)
+            log_ratios = [
+                distribution.log_prob(move.action) - move.log_prob
+                for move, distribution in zip(rollout.moves, distributions, strict=True)
+            ]
+            away = mean([moved_away(*step) for step in zip(rollout.moves, log_ratios, strict=True)])
+            metrics |= {"kl_old": float(away), "epochs": float(epoch)}
+            if epoch and away > config.target_kl:
                 break
-            loss, parts = self.loss(rollout, output, distribution, log_ratio)
+            loss, parts = self.loss(rollout, output, distributions, log_ratios)
             metrics |= parts
             metrics |= {"grad_norm": descent.step(loss), "epochs": epoch + 1.0}
         return metrics
 
     def loss(
-        self, rollout: Rollout, output: HeadOutput, distribution: Any, log_ratio: Tensor
+        self, rollout: Rollout, output: HeadOutput | None, distributions: list[Distribution], log_ratios: list[Tensor]
     ) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """The sum of the clipped surrogate, the penalties and the supervised loss; and each term."""
-        config, real = self.config, rollout.mask[:, 0]
-        pairs = zip(factors(log_ratio), factors(rollout.advantage), strict=True)
-        losses = [clipped_loss(ratio, advantage, rollout.mask, clip=config.clip) for ratio, advantage in pairs]
-        weights = config.factor_weights[: len(losses)]
-        surrogate = torch.stack([w * own for w, own in zip(weights, losses, strict=True)]).sum()
-        shift = masked_mean(distribution.shift(), real)
+        config, moves = self.config, rollout.moves
+        parts = zip(moves, log_ratios, rollout.advantages, strict=True)
+        surrogate = mean([self.surrogate(*part) for part in parts])
+        reals = [move.mask.any(1) for move in moves]
+        shift = mean([masked_mean(own.shift(), real) for own, real in zip(distributions, reals, strict=True)])
         loss = surrogate + config.mean_shift_penalty * shift.square()
         metrics = {"surrogate": float(surrogate.detach()), "mean_shift": float(shift.detach())}
-        if isinstance(distribution, GaussianAdjustments):
-            residual = masked_mean(distribution.residual.square(), real)
+        residuals = [
+            masked_mean(own.residual.square(), real)
+            for own, real in zip(distributions, reals, strict=True)
+            if isinstance(own, GaussianAdjustments)
+        ]
+        if residuals:
+            residual = mean(residuals)
             loss = loss + config.residual_penalty * residual
             metrics["residual"] = float(residual.detach())
-        if self.supervised is not None:
+        if self.supervised is not None and rollout.encoded is not None and output is not None:
             supervised = self.supervised(rollout.indices, rollout.encoded, output)
             loss = loss + config.supervised_weight * supervised
             metrics["supervised"] = float(supervised.detach())
         if self.reference is not None:
             with torch.no_grad():
-                head = self.reference.detector.head(rollout.encoded)
-                start = self.reference.distribution(rollout.observation, head)
-            distance = masked_mean(distribution.kl(start), real)
+                starts = rollout.distributions(self.reference, head_output(self.reference, rollout.encoded))
+            each = zip(distributions, starts, reals, strict=True)
+            distance = mean([masked_mean(own.kl(start), real) for own, start, real in each])
             loss = loss + config.kl_weight * distance
             metrics["kl_start"] = float(distance.detach())
         return loss, metrics
+
+    def surrogate(self, move: Move, log_ratio: Tensor, advantage: Tensor) -> Float[Tensor, ""]:
+        """The clipped surrogate of one step's actions, summed over their factors."""
+        count = move.num_factors
+        pairs = zip(factors(log_ratio, count), factors(advantage, count), strict=True)
+        losses = [clipped_loss(ratio, own, move.mask, clip=self.config.clip) for ratio, own in pairs]
+        weights = self.config.factor_weights[:count]
+        return torch.stack([weight * own for weight, own in zip(weights, losses, strict=True)]).sum()
+
+    def check_weights(self, rollout: Rollout) -> None:
+        """Raise ValueError if a factor of the actions has no weight."""
+        if (count := rollout.moves[0].num_factors) > len(self.config.factor_weights):
+            raise UserError(
+                f"factor_weights must have a weight for each of the action's {count} factors; "
+                f"got {self.config.factor_weights}"
+            )
 
     def validate(self) -> dict[str, float]:
         """The validation mAP."""
@@ -223,9 +275,14 @@ class PpoLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the next draws: the noise of the actions, and the environment's images."""
-        return {"generator": self.generator.get_state(), "environment": self.envs.unwrapped.state_dict()}
+        return {"generator": self.generator.get_state(), "environment": self.envs.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
         self.generator.set_state(state["generator"])
-        self.envs.unwrapped.load_state_dict(state["environment"])
+        self.envs.load_state_dict(state["environment"])
+
+
+def moved_away(move: Move, log_ratio: Tensor) -> Float[Tensor, ""]:
+    """The distance of a step's present distribution from the one that sampled, in nats a candidate, by the first factor."""
+    return approximate_kl(factors(log_ratio, move.num_factors)[0].detach(), move.mask)

@@ -1,9 +1,9 @@
 """REINFORCE for a detector's head: tune a policy in an environment of candidates, with the metric as the reward.
 
-This is the score-function estimator (Williams 1992) for episodes of one step. We differ from the paper:
+This is the score-function estimator (Williams 1992) for short episodes. We differ from the paper:
 
 1. A sample's baseline is the mean reward of the other samples of its image (leave-one-out, Kool et al. 2019). Better,
-   each candidate has its own: `advantage="counterfactual"` takes the exact credit in `info["credit"]`, which removes
+   each candidate has its own: `advantage="counterfactual"` takes the exact credit, which removes
    the noise of all other candidates from the gradient.
 2. There is one gradient step per rollout, so nothing is clipped. The supervised loss and the penalty of a common shift
    of all logits are as in `ppo.py`.
@@ -15,17 +15,18 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from rl_det.detectors import Detector
-from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, factors
-from rl_det.losses.policy_gradient import masked_mean, reinforce_loss
+from rl_det.losses.policy_gradient import masked_mean, mean, reinforce_loss
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
-from rl_det.rewards import Reward, check_reward
-from rl_det.strategies.rollouts import collect, make_environment
+from rl_det.rewards import RewardLike
+from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.strategies.rollouts import Actor, Move, Wrap, check_paid, collect, make_environment, usable
 from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
@@ -40,11 +41,18 @@ class Reinforce:
     """The name of its row in the table."""
     policy: PolicyName = "voting"
     """The policy, as for PPO."""
-    reward: Annotated[str | Reward, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
-    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, or an object."""
+    reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
+    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,
+    or a plain function (detections, target) -> value."""
     advantage: Advantage = "counterfactual"
     """The advantage of a candidate's action: its own credit (counterfactual), or its image's reward by leave_one_out or
     group (GRPO)."""
+    gamma: float = 1.0
+    """The discount of later steps; only the refining policy makes several."""
+    num_steps: int | None = None
+    """The steps of an episode of the refining policy; left out: 3."""
+    wrap: Annotated[Wrap | None, tyro.conf.Suppress] = None
+    """A function that wraps the environment, such as a vector wrapper of Gymnasium; not a flag."""
     num_updates: int | None = None
     """The number of rollouts; left out: as many as let all strategies see the same number of images."""
     samples_per_image: int = 8
@@ -69,11 +77,18 @@ class Reinforce:
     """Training ends if validation AP falls this far below the start's."""
 
     def __post_init__(self) -> None:
-        for name in ("samples_per_image", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if isinstance(self.reward, str):
-            check_reward(self.reward)
+        check_settings(
+            self,
+            **dict.fromkeys(
+                ("num_updates", "samples_per_image", "num_candidates", "patience", "num_steps"), at_least(1)
+            ),
+            **dict.fromkeys(
+                ("supervised_weight", "mean_shift_penalty", "context_candidates", "collapse_margin"), at_least(0)
+            ),
+            **dict.fromkeys(("learning_rate", "max_grad_norm"), positive()),
+            gamma=within("[0, 1]"),
+        )
+        check_paid(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
@@ -83,7 +98,7 @@ class Reinforce:
 
     def start(self, detector: Detector) -> Policy:
         """The policy at the warm start."""
-        return build_policy(self.policy, detector, self.exploration)
+        return build_policy(self.policy, detector, self.exploration, num_steps=self.num_steps)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment, with as many gradient steps as the control."""
@@ -114,7 +129,7 @@ class ReinforceLearner:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Actor,
         envs: Any,
         config: Reinforce,
         *,
@@ -122,7 +137,8 @@ class ReinforceLearner:
         validate: Callable[[], float],
         supervised: Supervised | None = None,
     ) -> None:
-        self.policy, self.envs, self.config, self.generator = policy, envs, config, generator
+        self.policy, self.config, self.generator = policy, config, generator
+        self.envs = usable(envs, config.advantage, config.gamma)
         self.validation_ap, self.supervised = validate, supervised
 
     @property
@@ -133,22 +149,26 @@ class ReinforceLearner:
     def update(self, number: int, descent: Descent) -> dict[str, float]:
         """Run one episode in every sub-environment, and make one gradient step."""
         config = self.config
-        rollout = collect(self.policy, self.envs, self.generator, config.advantage)
-        log_prob, mask = rollout.distribution.log_prob(rollout.action), rollout.mask
-        shift = masked_mean(rollout.distribution.shift(), mask[:, 0])
-        pairs = zip(factors(log_prob), factors(rollout.advantage), strict=True)
-        loss = torch.stack([reinforce_loss(*own, mask) for own in pairs]).sum()
+        rollout = collect(self.policy, self.envs, self.generator, config.advantage, config.gamma)
+        losses = [self.step_loss(*step) for step in zip(rollout.moves, rollout.advantages, strict=True)]
+        shift = mean([masked_mean(move.distribution.shift(), move.mask.any(1)) for move in rollout.moves])
         metrics = {
             "reward": float(rollout.reward.mean()),
             "signal": rollout.signal,
             "mean_shift": float(shift.detach()),
         }
-        loss = loss + config.mean_shift_penalty * shift.square()
-        if self.supervised is not None:
+        loss = mean(losses) + config.mean_shift_penalty * shift.square()
+        if self.supervised is not None and rollout.encoded is not None and rollout.output is not None:
             supervised = self.supervised(rollout.indices, rollout.encoded, rollout.output)
             loss = loss + config.supervised_weight * supervised
             metrics["supervised"] = float(supervised.detach())
         return {**metrics, "grad_norm": descent.step(loss)}
+
+    def step_loss(self, move: Move, advantage: Tensor) -> Float[Tensor, ""]:
+        """The score-function estimator of one step's actions, summed over their factors."""
+        count, log_prob = move.num_factors, move.distribution.log_prob(move.action)
+        pairs = zip(factors(log_prob, count), factors(advantage, count), strict=True)
+        return torch.stack([reinforce_loss(*own, move.mask) for own in pairs]).sum()
 
     def validate(self) -> dict[str, float]:
         """The validation mAP."""
@@ -156,9 +176,9 @@ class ReinforceLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the next draws: the noise of the actions, and the environment's images."""
-        return {"generator": self.generator.get_state(), "environment": self.envs.unwrapped.state_dict()}
+        return {"generator": self.generator.get_state(), "environment": self.envs.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
         self.generator.set_state(state["generator"])
-        self.envs.unwrapped.load_state_dict(state["environment"])
+        self.envs.load_state_dict(state["environment"])

@@ -5,6 +5,8 @@ the policy uses, and the first gradient step goes back through the distribution 
 further epochs, for which the weights have changed, run the head again.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,42 +14,100 @@ import gymnasium
 import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
 from gymnasium.vector import VectorEnv
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from rl_det_envs.agent import AgentEnvironment, Earned
+from rl_det_envs.wrapped import agent_environment
+from torch import Tensor, nn
 
-from rl_det.candidates import Observation
+from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
-from rl_det.policies.build import POLICIES, PolicyName
+from rl_det.policies.build import POLICIES, PolicyName, check_num_steps
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
-from rl_det.rewards import Reward
+from rl_det.rewards import RewardLike, check_reward
 from rl_det.strategies.strategy import Task
 from rl_det.types import Encoded, HeadOutput
+
+Wrap = Callable[[VectorEnv[Any, Any, Any]], VectorEnv[Any, Any, Any]]
+"""A function that wraps an environment, such as a vector wrapper of Gymnasium."""
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """What an agent trains: a module, and a distribution over actions, for what an environment shows.
+
+    `rl_det.policies.policy.Policy` is one, whose module is a detector's head.
+    """
+
+    @property
+    def trainable(self) -> nn.Module:
+        """All that is trained, as one module."""
+        ...
+
+    def distribution(self, observation: Any, output: Any) -> Distribution:
+        """The distribution of the actions, one row for each row of the observation; `output` is the head's, if there is one."""
+        ...
+
+    def copy(self) -> "Actor":
+        """A copy whose trained part is its own."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """One step of all episodes, in R rows of S samples each: what was seen, drawn and earned.
+
+    In the first step, a row is an image (R = B), whose K samples share its observation. In later steps, each sample has
+    its own (R = B K, S = 1). `images` is each row's image. `running` says which episodes had not ended before.
+    """
+
+    observation: Any
+    images: Int[Tensor, " R"]
+    distribution: Distribution
+    action: Float[Tensor, "R S N *numbers"]
+    log_prob: Float[Tensor, "R S N *F"]
+    running: Bool[Tensor, "B K"]
+    earned: Earned
+
+    @property
+    def mask(self) -> Bool[Tensor, "R S N"]:
+        """The actions that count: not those of padding, and not those of episodes that had ended."""
+        running = self.running.view(len(self.images), -1, 1)
+        real = self.observation["mask"][:, None] if isinstance(self.observation, dict) else torch.ones_like(running)
+        mask: Tensor = running & real
+        return mask.expand(self.log_prob.shape[:3])
+
+    @property
+    def num_factors(self) -> int:
+        """F, the number of independent factors of an action."""
+        return 1 if self.log_prob.ndim == 3 else int(self.log_prob.shape[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """K samples of each of B images, and their advantages.
+    """An episode of K samples of each of B images: its moves, step by step, their advantages, and its return `reward`.
 
-    `output` and `distribution` are the head's and the policy's at the time of sampling, with a graph for one backward
-    pass. `indices` are the images' positions in the data set.
+    If candidates act, `encoded` are the images' encodings, and `output` is the head's at the time of sampling, with a
+    graph for one backward pass, as the moves' distributions have. `indices` are the images' positions in the data set.
     """
 
-    observation: Observation
-    encoded: Encoded
+    moves: list[Move]
+    advantages: list[Tensor]
+    """Of each move, [R, S, N, *F]."""
     indices: list[int]
-    output: HeadOutput
-    distribution: Distribution
-    action: Float[Tensor, "B K N *numbers"]
-    log_prob: Float[Tensor, "B K N *F"]
-    advantage: Float[Tensor, "B K N *F"]
-    mask: Bool[Tensor, "B K N"]
+    encoded: Encoded | None
+    output: HeadOutput | None
     reward: Float[Tensor, "B K"]
 
     @property
     def signal(self) -> float:
         """The mean absolute advantage: 0 if there is nothing to learn."""
-        return float(self.advantage.abs().mean())
+        return sum(float(own.abs().mean()) for own in self.advantages) / len(self.advantages)
+
+    def distributions(self, policy: Actor, output: HeadOutput | None) -> list[Distribution]:
+        """The policy's present distributions of all moves, given the head's present output."""
+        return [policy.distribution(move.observation, of_rows(output, move.images)) for move in self.moves]
 
 
 @runtime_checkable
@@ -58,10 +118,19 @@ class Paid(Protocol):
     def policy(self) -> PolicyName: ...
 
     @property
-    def reward(self) -> str | Reward: ...
+    def reward(self) -> RewardLike: ...
 
     @property
     def advantage(self) -> Advantage: ...
+
+    @property
+    def gamma(self) -> float: ...
+
+    @property
+    def num_steps(self) -> int | None: ...
+
+    @property
+    def wrap(self) -> Wrap | None: ...
 
     @property
     def samples_per_image(self) -> int: ...
@@ -73,10 +142,25 @@ class Paid(Protocol):
     def context_candidates(self) -> int: ...
 
 
-def make_environment(config: Paid, policy: Policy, task: Task) -> Any:
+def check_paid(config: Paid) -> None:
+    """Raise UserError for an unknown reward, or for a setting that does nothing with this policy or advantage."""
+    check_reward(config.reward)
+    check_num_steps(config.policy, config.num_steps)
+    if config.gamma != 1 and config.policy != "refine":
+        raise UserError(
+            f"gamma does nothing in an episode of one step, as of policy {config.policy!r}; got {config.gamma}; 1 is usual"
+        )
+    if config.advantage != "counterfactual" and config.samples_per_image < 2:
+        raise UserError(
+            f"advantage {config.advantage!r} compares the samples of an image; samples_per_image must be at least 2; "
+            f"got {config.samples_per_image}; 8 is usual"
+        )
+
+
+def make_environment(config: Paid, policy: Policy, task: Task) -> VectorEnv[Any, Any, Any]:
     """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch.
 
-    It gives credit if the advantage is each candidate's own.
+    It gives credit if the advantage is each candidate's own. `wrap` wraps it.
     """
     envs = gymnasium.make_vec(
         POLICIES[config.policy].environment,
@@ -90,40 +174,139 @@ def make_environment(config: Paid, policy: Policy, task: Task) -> Any:
         reward=config.reward,
         credit=config.advantage == "counterfactual",
         device=policy.detector.device,
+        **policy.environment_options,
     )
     envs.reset(seed=task.seed)
-    return envs
+    return envs if config.wrap is None else config.wrap(envs)
+
+
+def usable(envs: Any, advantage: Advantage, gamma: float) -> AgentEnvironment:
+    """The environment as an agent meets it; UserError, in one sentence, if this agent cannot learn in it."""
+    own = agent_environment(envs)
+    if advantage == "counterfactual" and not own.gives_credit:
+        raise UserError(
+            "a counterfactual advantage needs credit, and the environment was made with credit=False; make it with "
+            "credit=True, or take advantage='leave_one_out'"
+        )
+    if advantage != "counterfactual" and own.samples_per_image < 2:
+        raise UserError(
+            f"advantage {advantage!r} compares the samples of an image; the environment has 1 of each; make it with "
+            "samples_per_image=8"
+        )
+    if own.num_steps == 1 and gamma != 1:
+        raise UserError(f"gamma does nothing in an episode of one step; got {gamma}; leave it at 1")
+    return own
 
 
 def collect(
-    policy: Policy,
-    envs: VectorEnv[Any, Any, Any],
+    policy: Actor,
+    envs: AgentEnvironment,
     generator: torch.Generator,
     advantage: Advantage = "counterfactual",
+    gamma: float = 1.0,
 ) -> Rollout:
     """Run one episode in every sub-environment; each run of K consecutive ones shows the same image."""
-    shown, info = envs.reset(options={"with_graph": True})
-    num_samples: int = info["samples_per_image"]
-    observation: Observation = {name: values[::num_samples] for name, values in shown.items()}  # type: ignore[assignment]
-    own = envs.unwrapped.detector is policy.detector  # type: ignore[attr-defined]
-    output = info["output"] if own else policy.detector.head(info["encoded"])
-    distribution = policy.distribution(observation, output)
-    with torch.no_grad():
-        action = distribution.sample(num_samples, generator)
-        log_prob = distribution.log_prob(action)
-    envs.unwrapped.set_baseline(distribution.greedy().repeat_interleave(num_samples, 0))  # type: ignore[attr-defined]
-    _, reward, _, _, outcome = envs.step(action.flatten(0, 1))
-    mask = observation["mask"][:, None].expand(-1, num_samples, -1)
-    reward = torch.as_tensor(reward).unflatten(0, (-1, num_samples))
+    shown = envs.show(with_graph=True)
+    shares_head = getattr(policy, "detector", envs.detector) is envs.detector
+    output = shown.output if shares_head else head_output(policy, shown.encoded)
+    observation = every(envs.samples_per_image, shown.observation)
+    running = torch.ones(len(shown.indices), envs.samples_per_image, dtype=torch.bool, device=envs.detector.device)
+    moves: list[Move] = []
+    while len(moves) < envs.num_steps and running.any():
+        move = moved_once(policy, envs, observation, output, running, generator)
+        moves.append(move)
+        observation, running = move.earned.observation, running & ~move.earned.ended.view_as(running)
+    alive = torch.stack([move.running for move in moves])
+    reward = torch.stack([move.earned.reward.view_as(running) for move in moves]) * alive
+    mask, log_prob = (
+        by_sample(parts, len(running)) for parts in zip(*((m.mask, m.log_prob) for m in moves), strict=True)
+    )
+    every_advantage = candidate_advantages(reward, credit_of(moves, alive), log_prob, mask, advantage, gamma)
     return Rollout(
-        observation=observation,
-        encoded=info["encoded"],
-        indices=list(info["indices"]),
+        moves=moves,
+        advantages=[own.view_as(move.log_prob) for own, move in zip(every_advantage, moves, strict=True)],
+        indices=shown.indices,
+        encoded=shown.encoded,
         output=output,
+        reward=reward.sum(0),
+    )
+
+
+def moved_once(
+    policy: Actor,
+    envs: AgentEnvironment,
+    observation: Any,
+    output: HeadOutput | None,
+    running: Bool[Tensor, "B K"],
+    generator: torch.Generator,
+) -> Move:
+    """Draw an action for every sub-environment, and make the step; `observation` has one row for each draw of samples."""
+    num_rows = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+    share = running.numel() // num_rows
+    images = torch.arange(len(running), device=running.device).repeat_interleave(num_rows // len(running))
+    distribution = policy.distribution(observation, of_rows(output, images))
+    with torch.no_grad():
+        action = distribution.sample(share, generator)
+        log_prob = distribution.log_prob(action)
+    check_fits(distribution, action, envs)
+    shape = running.numel(), *(envs.single_action_space.shape or ())
+    baseline = distribution.greedy().repeat_interleave(share, 0).reshape(shape) if envs.takes_baseline else None
+    return Move(
+        observation=observation,
+        images=images,
         distribution=distribution,
         action=action,
         log_prob=log_prob,
-        advantage=candidate_advantages(reward, outcome.get("credit"), log_prob, mask, advantage),
-        mask=mask,
-        reward=reward,
+        running=running,
+        earned=envs.act(action.reshape(shape), baseline=baseline),
     )
+
+
+def head_output(policy: Actor, encoded: Encoded | None) -> HeadOutput | None:
+    """The output of the policy's own head for these encodings; None where no candidates act."""
+    own: Detector | None = getattr(policy, "detector", None)
+    return None if own is None or encoded is None else own.head(encoded)
+
+
+def every(number: int, observation: Any) -> Any:
+    """Every `number`-th row of an observation."""
+    if isinstance(observation, dict):
+        return {name: values[::number] for name, values in observation.items()}
+    return observation[::number]
+
+
+def of_rows(output: HeadOutput | None, images: Int[Tensor, " R"]) -> HeadOutput | None:
+    """The head's output for each row's image."""
+    if output is None or len(images) == len(output.logits):  # a row is an image, in order
+        return output
+    return HeadOutput(*(part[images] for part in output))
+
+
+def by_sample(steps: Sequence[Tensor], num_images: int) -> Tensor:
+    """Each step's rows and samples [R, S, ...] as the samples of the images: [T, B, K, ...]."""
+    return torch.stack([values.unflatten(0, (num_images, -1)).flatten(1, 2) for values in steps])
+
+
+def credit_of(moves: list[Move], alive: Bool[Tensor, "T B K"]) -> Float[Tensor, "T B K N *F"] | None:
+    """The credit of every step, 0 in episodes that had ended; None if a step gave none."""
+    credits = [move.earned.credit for move in moves if move.earned.credit is not None]
+    if len(credits) < len(moves):
+        return None
+    whole: Tensor = torch.stack(credits).unflatten(1, alive.shape[1:])
+    counted: Tensor = whole * alive.view(*alive.shape, *[1] * (whole.ndim - 3))
+    return counted
+
+
+def check_fits(distribution: Distribution, action: Tensor, envs: AgentEnvironment) -> None:
+    """Raise UserError if the policy's actions are not those of the environment."""
+    space = envs.single_action_space
+    if action[0, 0].numel() != math.prod(space.shape or ()):
+        raise UserError(
+            f"the policy acts in {tuple(action.shape[2:])} numbers, the environment in {space}; "
+            "rl_det.policies.build.POLICIES names each policy's environment"
+        )
+    if distribution.action_scale != envs.action_scale:
+        raise UserError(
+            f"an action of 1 means {distribution.action_scale:g} to the policy, and {envs.action_scale:g} to the "
+            "environment; leave action_scale at its default"
+        )

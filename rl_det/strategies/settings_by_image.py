@@ -21,9 +21,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
+from rl_det.progress import Bar, bar
 from rl_det.settings import at_least, check_settings
 from rl_det.strategies.fixed_settings import judged
-from rl_det.training.progress import Bar, bar
 
 BEST, LAST = "best_model", "last_model"
 """The names of the saved models."""

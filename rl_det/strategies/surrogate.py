@@ -25,6 +25,7 @@ from torchvision.ops import generalized_box_iou_loss
 from rl_det.ap.options import IOU_THRESHOLDS
 from rl_det.candidates import clipped, gather_logits, observe, select_candidates
 from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.losses.alrp import alrp_loss
 from rl_det.losses.ap import ap_loss
 from rl_det.losses.blackbox import blackbox_ap
@@ -85,6 +86,10 @@ class Surrogate:
             max_grad_norm=positive(infinite=True),
             **dict.fromkeys(weights, at_least(0)),
         )
+        if self.policy == "refine":
+            raise UserError(
+                "the refining policy moves boxes alone, and a surrogate of AP ranks scores; take policy voting"
+            )
 
     @property
     def trains(self) -> Literal["head"]:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from rl_det.progress import Bar
 from rl_det.storage.checkpoint import check_same, read_checkpoint, write_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training.loop import Callback, Ending, FitRun
-from rl_det.training.progress import Bar
 
 
 class ProgressBar(Callback):

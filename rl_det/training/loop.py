@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from rl_det.errors import UserError
 from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
+from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.training.averaging import averaged, copied
 from rl_det.training.descent import Descent, NotFiniteError
 from rl_det.training.early_stopping import EarlyStopping
 from rl_det.training.interrupts import Interrupted, Pending, deferred
-from rl_det.training.progress import tell
 from rl_det.training.schedules import ScheduleName
 
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]

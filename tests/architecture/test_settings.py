@@ -18,9 +18,9 @@ from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.rewards import f1
 
 RECORDS = {
-    "Architecture", "Ending", "GaussianAdjustments", "GaussianShifts", "ImageCounts", "Interval", "JobFile", "Outcomes",
-    "Plan", "Pool", "Repairs", "Rollout", "Row", "Rule", "Scene", "Splits", "Step", "Target", "Task", "TensorMatches",
-    "Tested", "Tuned", "Variants", "_Rows",
+    "Architecture", "Ending", "GaussianActions", "GaussianAdjustments", "GaussianShifts", "ImageCounts", "Interval", "JobFile",
+    "Outcomes", "Plan", "Pool", "Repairs", "Rollout", "Row", "Rule", "Scene", "Shown", "Splits", "Step", "Target", "Task",
+    "TensorMatches", "Tested", "Tuned", "Variants", "_Rows",
 }  # fmt: skip
 """Dataclasses that nobody sets: what was computed, read or put together."""
 LEAST: dict[str, dict[str, Any]] = {
@@ -31,6 +31,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "FromLabels": {"num_steps": 4, "batch_size": 2, "learning_rate": 1e-3, "flip": False, "num_workers": 0,
                    "validate_every": 1},
     "EarlyStopping": {"patience": 3},
+    "FunctionValue": {"function": lambda detections, target: 0.0},
     "LoopConfig": {"num_updates": 4, "learning_rate": 1e-3},
     "PostProcessing": {"nms_iou": 0.5},
     "Recipe": vars(DIGIT_RECIPE),
@@ -41,8 +42,6 @@ LEAST: dict[str, dict[str, Any]] = {
 ANY_SIGN = {"Cost.found", "Cost.spurious", "Cost.missed", "Exploration.keep_bias", "PotentialShaping.weight",
             "SignOfIouChange.weight", "StepCost.price"}  # fmt: skip
 """Numbers that may be negative."""
-OF_OTHERS = {"Exploration", "PPO", "Reinforce"}
-"""Settings whose checks are still their own."""
 
 
 def parts(hint: Any) -> Iterator[Any]:
@@ -74,7 +73,7 @@ def settable(kind: Any) -> dict[str, set[Any]]:
 SETTINGS = {
     kind.__name__: kind for kind in dataclasses_of_the_library() if settable(kind) and kind.__name__ not in RECORDS
 }
-FIELDS = [(name, field) for name, kind in SETTINGS.items() if name not in OF_OTHERS for field in settable(kind)]
+FIELDS = [(name, field) for name, kind in SETTINGS.items() for field in settable(kind)]
 
 
 def made(name: str, **given: Any) -> Any:

@@ -111,7 +111,7 @@ def test_next_step_resets_in_the_step_after_the_end_and_same_step_in_the_step_it
     assert at_once.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     info = waiting.reset(seed=3)[1]
     for envs in (later, at_once):
-        assert envs.reset(seed=3)[1]["indices"] == info["indices"]
+        assert envs.reset(seed=3)[1]["indices"].tolist() == info["indices"].tolist()
     for number in range(3):
         *_, last = episode(waiting, env_id, 2, number)
         *_, late = episode(later, env_id, 2, number)
@@ -125,9 +125,9 @@ def test_next_step_resets_in_the_step_after_the_end_and_same_step_in_the_step_it
         assert final["final_info"].keys() == last[4].keys()
         for name, values in numbers(last[0]).items():
             np.testing.assert_array_equal(numbers(final["final_obs"])[name], values)
-        assert final["indices"] == info["indices"]
+        assert final["indices"].tolist() == info["indices"].tolist()
         observation, nothing, ended, cut, begun = later.step(random_actions(env_id, 2, number))
-        assert begun["indices"] == info["indices"]
+        assert begun["indices"].tolist() == info["indices"].tolist()
         assert not torch.stack((nothing.bool(), ended, cut)).any()
         for other in (observation, same[0]):
             for name, values in numbers(following).items():
@@ -147,10 +147,10 @@ def test_an_image_can_be_asked_for_by_its_index_and_by_its_id(
     options = options | {"dataset": with_other_ids(data)}
     single, vector = gymnasium.make(env_id, **options), make_vector(env_id, 2, **options)
     plain = make_vector(env_id, 2, **options | {"dataset": data}).reset(seed=0, options={"indices": [4, 1]})[0]
-    for asked in ({"indices": [4, 1]}, {"image_ids": [12, 30]}, {"image_ids": [12, 30], "with_graph": True}):
+    for asked in ({"indices": [4, 1]}, {"image_ids": [12, 30]}):
         observations, infos = vector.reset(seed=0, options=asked)
-        assert infos["indices"] == vector.indices[:2] == [4, 1]
-        assert infos["image_ids"] == [12, 30]
+        assert infos["indices"].tolist() == vector.indices[:2] == [4, 1]
+        assert infos["image_ids"].tolist() == [12, 30]
         for name, values in numbers(plain).items():
             np.testing.assert_array_equal(numbers(observations)[name], values)
     for alone in ({"index": 4}, {"image_id": 12}):
@@ -166,7 +166,7 @@ def test_info_has_the_index_and_the_id_of_images_that_nobody_asked_for(
     envs = make_vector(env_id, 3, **options | {"dataset": with_other_ids(data)})
     for _ in range(3):
         _, info = envs.reset()
-        assert info["image_ids"] == [OTHER_IDS[index] for index in info["indices"]]
+        assert info["image_ids"].tolist() == [OTHER_IDS[index] for index in info["indices"].tolist()]
 
 
 def test_an_unknown_image_is_refused_and_the_episode_goes_on(
@@ -197,8 +197,6 @@ def test_observations_lie_in_their_space(env_id: str, options: dict[str, Any]) -
     observations, _ = envs.reset(seed=0)
     for seen in (observations, *(step[0] for step in episode(envs, env_id, 3, 0))):
         arrays = numbers(seen)
-        if "mask" in arrays:
-            arrays["mask"] = arrays["mask"].astype(np.int8)
         assert envs.observation_space.contains(arrays if isinstance(seen, dict) else arrays[""])
 
 
@@ -206,7 +204,7 @@ def test_equal_seeds_give_equal_episodes(env_id: str, options: dict[str, Any]) -
     first, second = make_vector(env_id, 3, **options), make_vector(env_id, 3, **options)
     for number in range(4):
         seed = 11 if number == 0 else None
-        assert first.reset(seed=seed)[1]["indices"] == second.reset(seed=seed)[1]["indices"]
+        assert first.reset(seed=seed)[1]["indices"].tolist() == second.reset(seed=seed)[1]["indices"].tolist()
         for step, other in zip(episode(first, env_id, 3, number), episode(second, env_id, 3, number), strict=True):
             assert torch.equal(step[1], other[1])
 
@@ -215,7 +213,7 @@ def test_every_image_comes_once_before_any_comes_again(env_id: str, options: dic
     envs = make_vector(env_id, 2, **options | {"pool_images": 2})
     shown = []
     for number in range(NUM_IMAGES // 2):
-        shown += envs.reset(seed=0 if number == 0 else None)[1]["indices"]
+        shown += envs.reset(seed=0 if number == 0 else None)[1]["indices"].tolist()
     assert sorted(shown) == list(range(NUM_IMAGES))
 
 
@@ -226,12 +224,12 @@ def test_a_fresh_environment_goes_on_from_the_state_of_another(env_id: str, opti
     state = first.state_dict()
     assert isinstance(state["generator"], str)
     assert all(type(index) is int for index in state["queue"])
-    expected = [first.reset()[1]["indices"] for _ in range(8)]
+    expected = [first.reset()[1]["indices"].tolist() for _ in range(8)]
     for seed in (None, 0):
         if seed is not None:
             second.reset(seed=seed)
         second.load_state_dict(json.loads(json.dumps(state)))
-        assert [second.reset()[1]["indices"] for _ in range(8)] == expected
+        assert [second.reset()[1]["indices"].tolist() for _ in range(8)] == expected
         assert json.loads(second.state_dict()["generator"]) == json.loads(first.state_dict()["generator"])
 
 
@@ -258,7 +256,7 @@ def test_a_pickled_environment_goes_on_as_the_first_would(env_id: str, options: 
 def test_samples_of_one_image_share_its_observation(env_id: str, options: dict[str, Any]) -> None:
     envs = make_vector(env_id, 6, **options, samples_per_image=3)
     observation, info = envs.reset(seed=0)
-    assert len(info["indices"]) == 2
+    assert info["indices"].tolist() == [index for index in envs.indices[:2] for _ in range(3)]
     values = numbers(observation)["" if env_id == TUNE else "logits"]
     assert np.array_equal(values[0], values[2])
     assert not np.array_equal(values[2], values[3])
@@ -279,7 +277,7 @@ def test_images_without_objects_or_without_candidates_are_episodes_like_others(
         assert rewards.isfinite().all()
         if env_id != TUNE:
             assert outcome["credit"].isfinite().all()
-            assert not outcome["credit"][info["indices"].index(1)].any()
+            assert not outcome["credit"][info["indices"].tolist().index(1)].any()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     envs = make_vector(env_id, 4, **options, nms_iou=nms_iou)
     nms_iou = nms_iou or detector.nms_iou
     _, info = envs.reset(seed=1)
-    indices = info["indices"]
+    indices = info["indices"].tolist()
     candidates = detector.propose(data.batch(torch.tensor(indices), "cpu"), NUM_CANDIDATES)
     targets = [data.targets[index] for index in indices]
     related = candidate_relations(candidates, targets, num_classes=detector.num_classes)
@@ -123,22 +123,41 @@ def test_features_are_what_the_heads_last_layer_says(
     env_id: str, options: dict[str, Any], detector: Detector, data: EncodedDataset
 ) -> None:
     envs = make_vector(env_id, 4, **options, samples_per_image=2)
-    observation, info = envs.reset(seed=0)
+    observation, _ = envs.reset(seed=0)
     with torch.no_grad():
-        output = detector.head(info["encoded"])
+        output = detector.head(envs.shown.encoded)
     for row, image in ((0, 0), (1, 0), (2, 1)):
         for candidate in (0, 7):
             proposal = observation["index"][row, candidate] // detector.num_classes
             assert torch.equal(observation["features"][row, candidate], output.embeddings[image, proposal])
 
 
-def test_the_heads_output_comes_with_a_graph_where_reset_is_asked_for_one(
+def test_the_heads_output_comes_with_a_graph_where_an_agent_asks_for_one(
     env_id: str, options: dict[str, Any], detector: Detector
 ) -> None:
     envs = make_vector(env_id, 4, **options, samples_per_image=2)
     for asked in ({}, {"with_graph": True}, {"indices": [1, 0]}):
-        observation, info = envs.reset(seed=0, options=asked)
-        assert len(info["output"].logits) == len(info["encoded"]) == 2
-        assert torch.equal(info["output"].logits, detector.head(info["encoded"]).logits)
-        assert info["output"].logits.requires_grad == info["output"].boxes.requires_grad == ("with_graph" in asked)
-        assert not any(values.requires_grad for values in observation.values())
+        shown = envs.show(seed=0, **asked)
+        assert len(shown.output.logits) == len(shown.encoded) == len(shown.indices) == 2
+        assert torch.equal(shown.output.logits, detector.head(shown.encoded).logits)
+        assert shown.output.logits.requires_grad == shown.output.boxes.requires_grad == ("with_graph" in asked)
+        assert not any(values.requires_grad for values in shown.observation.values())
+    envs.reset()
+    assert not envs.shown.output.logits.requires_grad
+
+
+def test_an_action_of_one_means_the_action_scale(env_id: str, options: dict[str, Any]) -> None:
+    if env_id == SELECT:
+        with pytest.raises(ValueError, match=r"action_scale has no meaning here.*; got 0\.5"):
+            make_vector(env_id, 2, **options, action_scale=0.5)
+        return
+    usual, half = make_vector(env_id, 2, **options), make_vector(env_id, 2, **options, action_scale=8.0)
+    for envs in (usual, half):
+        envs.reset(seed=0)
+    actions = random_actions(env_id, 2, 0).clamp(-0.5, 0.5)
+    (_, rewards, *_, info), (_, same, *_, other) = usual.step(actions), half.step(2 * actions)
+    assert torch.equal(rewards, same)
+    assert torch.equal(info["credit"], other["credit"])
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="action_scale must be positive"):
+            make_vector(env_id, 2, **options, action_scale=wrong)

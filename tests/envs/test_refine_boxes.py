@@ -1,4 +1,4 @@
-"""Several moves of every box: what the steps earn adds up, and each move is credited from where its box stood."""
+"""Several moves of every box: what the steps earn adds up, and so does what each candidate earns alone."""
 
 from typing import Any
 
@@ -35,6 +35,7 @@ def test_each_step_earns_the_change_of_the_pools_ap_and_the_changes_add_up(optio
     envs = make_vector(REFINE, 4, **options)
     envs.reset(seed=1)
     boxes = torch.from_numpy(envs.scene().boxes).clone()
+    unmoved = boxes.clone()
     start, earned = pool_ap(envs, 0, boxes[0]), torch.zeros(4)
     for step in range(NUM_STEPS):
         actions = random_actions(REFINE, 4, step)
@@ -47,9 +48,9 @@ def test_each_step_earns_the_change_of_the_pools_ap_and_the_changes_add_up(optio
                 pool_ap(envs, row, boxes[row]) - pool_ap(envs, row, before[row]), abs=1e-6
             )
         for candidate in range(0, NUM_CANDIDATES, 7):
-            alone = before[3].clone()
-            alone[candidate] = boxes[3, candidate]
-            expected = pool_ap(envs, 3, alone) - pool_ap(envs, 3, before[3])
+            alone, was_alone = unmoved[3].clone(), unmoved[3].clone()
+            alone[candidate], was_alone[candidate] = boxes[3, candidate], before[3, candidate]
+            expected = pool_ap(envs, 3, alone) - pool_ap(envs, 3, was_alone)
             assert float(outcome["credit"][3, candidate]) == pytest.approx(expected, abs=1e-6)
         assert bool(ended.all()) == (step + 1 == NUM_STEPS)
     for row in range(4):

@@ -33,7 +33,9 @@ from rl_det.detectors.encodings import EncodedDataset
 
 
 def adapted(env_id: str, num_envs: int, **options: Any) -> DetectorVecEnv:
-    return DetectorVecEnv(make_vector(env_id, num_envs, **options))
+    """The adapter that passes actions on as they are."""
+    envs = make_vector(env_id, num_envs, **options)
+    return DetectorVecEnv(envs, action_scale=envs.action_scale if envs.usual_exploration else None)
 
 
 def actions_for(envs: Any, env_id: str, seed: int) -> np.ndarray:
@@ -83,7 +85,7 @@ def test_each_sub_environment_has_its_own_row(env_id: str, options: dict[str, An
     first = envs.reset()
     seen, begun = vector.reset(seed=3)
     for name, plural in (("index", "indices"), ("image_id", "image_ids")):
-        assert [info[name] for info in envs.reset_infos] == np.repeat(begun[plural], 2).tolist()
+        assert [info[name] for info in envs.reset_infos] == begun[plural].tolist()
     for name, values in numbers(seen).items():
         np.testing.assert_array_equal(numbers(first)[name], values.reshape(4, -1))
     for number in range(vector.num_steps):

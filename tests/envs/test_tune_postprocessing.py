@@ -38,7 +38,7 @@ def test_the_reward_is_the_f1_of_what_the_settings_leave(envs: Any, data: Encode
         _, info = envs.reset(seed=seed)
         actions = torch.from_numpy(rng.uniform(-1, 1, (4, 4))).float()
         _, rewards, _, _, outcome = envs.step(actions)
-        for row, image in enumerate(info["indices"]):
+        for row, image in enumerate(info["indices"].tolist()):
             found = detector.propose(data.batch(torch.tensor([image]), "cpu"), NUM_CANDIDATES)
             threshold, iou, sigma, most = outcome["settings"][row].tolist()
             kept = soft_nms(

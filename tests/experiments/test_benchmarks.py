@@ -30,6 +30,12 @@ def test_the_torch_path_is_timed_beside_the_cpu_path() -> None:
     assert result["cpu_path_ms"] > 0
 
 
+def test_an_update_of_ppo_is_timed_in_every_environment_of_candidates() -> None:
+    result = printed("agents_on_device.py", "--device", "cpu", "--images", "2", "--samples", "2", "--updates", "1")
+    for policy in ("rescore", "select", "context", "adjust", "voting", "refine"):
+        assert result[policy]["cpu"]["seconds"] > 0
+
+
 def test_a_step_of_every_strategy_is_timed_beside_a_supervised_one() -> None:
     result = printed("strategies.py", "--json", "--images", "4", "--batches", "1", "--repeats", "1")
     names = {

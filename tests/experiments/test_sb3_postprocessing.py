@@ -1,4 +1,4 @@
-"""Settings by grid and by SB3's PPO: what a run writes, that the grid finds the best, and that mistakes are refused."""
+"""Settings by grid, by SB3's PPO and by our own: what a run writes, that the grid finds the best, and what is refused."""
 
 import subprocess
 import sys
@@ -15,8 +15,14 @@ from rl_det.finetuning.settings_by_image import Search, compare_settings, settin
 from rl_det.strategies import settings_by_image
 from rl_det.strategies.fixed_settings import as_action, best_on_grid
 from rl_det.strategies.settings_by_image import SettingsByImage
+from rl_det.strategies.settings_by_ppo import SettingsByPpo
 
-SEARCH = Search(refinements=1, stride=100, ppo=SettingsByImage(num_steps=384, num_validations=4))
+SEARCH = Search(
+    refinements=1,
+    stride=100,
+    ppo=SettingsByImage(num_steps=384, num_validations=4),
+    own=SettingsByPpo(num_updates=8, num_validations=4),
+)
 
 
 @pytest.fixture
@@ -33,22 +39,27 @@ def run(out: Path, **options: Any) -> dict[str, Any]:
 
 def test_a_run_says_what_each_method_gave_and_leaves_a_model_that_sb3_loads(tmp_path: Path) -> None:
     told = run(tmp_path / "run")
-    assert list(told["methods"]) == ["default", "fixed_by_grid", "sb3_ppo", "sb3_ppo_last"]
+    rows = ["default", "fixed_by_grid", "sb3_ppo", "sb3_ppo_last", "own_ppo", "own_ppo_last"]
+    assert list(told["methods"]) == list(told["seconds"]) == rows
+    assert list(told["over_grid"]) == rows[2:]
     for figures in told["methods"].values():
         assert 0.3 < figures["reward"] < 1
         assert 0.3 < figures["F1"] < 1
         assert 0.1 < figures["AP"] < 1
-    gain = told["over_grid"]["sb3_ppo"]["mean"]
-    assert gain == pytest.approx(
-        told["methods"]["sb3_ppo"]["reward"] - told["methods"]["fixed_by_grid"]["reward"], abs=1e-7
-    )
-    written = lines(tmp_path / "run")
-    assert {line["stage"] for line in written} == {"sb3_ppo"}
-    assert written[-1]["best"] >= written[0]["best"]
+    for name, gain in told["over_grid"].items():
+        above = told["methods"][name]["reward"] - told["methods"]["fixed_by_grid"]["reward"]
+        assert gain["mean"] == pytest.approx(above, abs=1e-7)
+    assert {line["stage"] for line in lines(tmp_path / "run")} == {"sb3_ppo", "own_ppo"}
+    for stage in ("sb3_ppo", "own_ppo"):
+        written = lines(tmp_path / "run", stage)
+        assert written[-1]["best"] >= written[0]["best"]
+        assert {"reward", "val_reward", "best"} <= written[0].keys()
+    assert len(lines(tmp_path / "run", "own_ppo")) == 8
     for name in ("best_model", "last_model"):
         model = PPO.load(tmp_path / "run" / "checkpoints" / name, device="cpu")
         assert model.predict(torch.rand(5, 32).numpy())[0].shape == (5, 4)
-    assert "fixed_by_grid" in settings_text(told)
+    assert all((tmp_path / "run" / "checkpoints" / f"{name}.safetensors").exists() for name in rows[4:])
+    assert all(name in settings_text(told) for name in rows)
     with pytest.raises(ValueError, match="holds a run already"):
         run(tmp_path / "run")
 

@@ -1,9 +1,11 @@
-"""Environments on the toy whose credit is right, wrong, missing or nothing, and what was learnt: for the ranking tests."""
+"""Environments on the toy whose credit is right, wrong or nothing, and what was learnt: for the ranking tests."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from learning.toy import NUM_PROPOSALS, ToyDetector, toy_data
+from rl_det_envs.agent import Earned
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 
 from rl_det.policies.detections import mean_ap
@@ -16,19 +18,11 @@ LEARNT, NOT_LEARNT = 0.95, 0.85
 class ShuffledCredit(RescoreDetectionsVector):
     """Every candidate gets the credit of another one of its image."""
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        *outcome, info = super().step(actions)
+    def act(self, actions: Any, *, baseline: Any = None) -> Earned:
+        earned = super().act(actions, baseline=baseline)
         away = torch.from_numpy(self.np_random.integers(1, NUM_PROPOSALS, (self.num_envs, 1)))
         order = (torch.arange(NUM_PROPOSALS) + away) % NUM_PROPOSALS
-        return *outcome, {"credit": info["credit"].gather(1, order)}  # type: ignore[return-value]
-
-
-class NoCredit(RescoreDetectionsVector):
-    """The reward alone, as from any other environment."""
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        *outcome, _ = super().step(actions)
-        return *outcome, {}  # type: ignore[return-value]
+        return replace(earned, credit=earned.credit.gather(1, order))  # type: ignore[union-attr]
 
 
 def made(env: type, seed: int, **options: Any) -> tuple[ToyDetector, Any]:
@@ -43,10 +37,9 @@ def made(env: type, seed: int, **options: Any) -> tuple[ToyDetector, Any]:
 class NothingToEarn(RescoreDetectionsVector):
     """No action is worth anything."""
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        observation, reward, *ends, info = super().step(actions)
-        credit = torch.zeros_like(info["credit"])
-        return observation, torch.zeros_like(reward), *ends, {"credit": credit}  # type: ignore[return-value]
+    def act(self, actions: Any, *, baseline: Any = None) -> Earned:
+        earned = super().act(actions, baseline=baseline)
+        return replace(earned, reward=0 * earned.reward, credit=0 * earned.credit)  # type: ignore[operator]
 
 
 def chance_and_validation(detector: ToyDetector, seed: int) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The agents on a toy detector whose boxes are all off by the same: they move them, unless another move has the credit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from learning.toy import NUM_FEATURES, NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.adjust_detections import AdjustDetectionsVector
+from rl_det_envs.agent import Earned
 from torch import nn
 
 from rl_det.policies.adjust import AdjustPolicy
@@ -38,9 +40,10 @@ class ToyRefiner(ToyDetector):
 class ShuffledMoves(AdjustDetectionsVector):
     """Every move gets the credit of another one of its image."""
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        *outcome, info = super().step(actions)
-        return *outcome, {"credit": info["credit"].roll(int(self.np_random.integers(1, NUM_PROPOSALS)), 1)}  # type: ignore[return-value]
+    def act(self, actions: Any, *, baseline: Any = None) -> Earned:
+        earned = super().act(actions, baseline=baseline)
+        assert earned.credit is not None
+        return replace(earned, credit=earned.credit.roll(int(self.np_random.integers(1, NUM_PROPOSALS)), 1))
 
 
 Agent = tuple[Callable[..., Any], Any]

@@ -7,7 +7,6 @@ import torch
 from learning.ranking import (
     LEARNT,
     NOT_LEARNT,
-    NoCredit,
     NothingToEarn,
     ShuffledCredit,
     chance_and_validation,
@@ -53,10 +52,6 @@ def test_the_toy_is_a_detector_that_starts_badly_and_can_be_perfect() -> None:
 @pytest.mark.parametrize("reward", ["pool_ap", "image_ap"])
 def test_ppo_finds_the_best_ranking(env: type, reward: str) -> None:
     assert learnt_by_ppo(env, seed=0, reward=reward) > LEARNT
-
-
-def test_ppo_learns_from_the_reward_alone_where_there_is_no_credit() -> None:
-    assert learnt_by_ppo(NoCredit, seed=0, num_updates=150) > LEARNT
 
 
 @pytest.mark.parametrize("advantage", ["leave_one_out", "group"])

@@ -5,7 +5,6 @@ from statistics import mean
 from learning.ranking import (
     LEARNT,
     NOT_LEARNT,
-    NoCredit,
     NothingToEarn,
     ShuffledCredit,
     chance_and_validation,
@@ -36,7 +35,7 @@ def test_reinforce_finds_the_best_ranking_by_credit() -> None:
 
 
 def test_reinforce_finds_it_by_the_reward_of_the_whole_image_too() -> None:
-    assert learnt_by_reinforce(NoCredit, 0, num_updates=200, advantage="leave_one_out") > LEARNT
+    assert learnt_by_reinforce(RescoreDetectionsVector, 0, num_updates=200, advantage="leave_one_out") > LEARNT
 
 
 def test_reinforce_does_not_find_it_when_credit_goes_to_the_wrong_candidates() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_det.losses.advantages import candidate_advantages, group_normalised, leave_one_out, scaled
+from rl_det.losses.advantages import candidate_advantages, group_normalised, leave_one_out, scaled, to_go
 
 
 def test_leave_one_out_compares_with_the_mean_of_the_others() -> None:
@@ -73,16 +73,38 @@ def test_one_sample_has_no_others(fair: Callable[[Tensor], Tensor]) -> None:
 
 
 def test_the_judge_decides_what_a_candidate_is_judged_by() -> None:
-    reward, mask = torch.tensor([[1.0, 2.0, 6.0]]), torch.ones(1, 3, 2, dtype=torch.bool)
-    credit, log_prob = torch.arange(6.0).view(3, 2), torch.zeros(1, 3, 2)
+    reward, mask = torch.tensor([[[1.0, 2.0, 6.0]]]), torch.ones(1, 1, 3, 2, dtype=torch.bool)
+    credit, log_prob = torch.arange(6.0).view(1, 1, 3, 2), torch.zeros(1, 1, 3, 2)
     by_credit, alone, group = (
         candidate_advantages(reward, credit, log_prob, mask, advantage)
         for advantage in ("counterfactual", "leave_one_out", "group")
     )
-    torch.testing.assert_close(by_credit, scaled(credit[None], mask))
-    torch.testing.assert_close(alone, scaled(leave_one_out(reward)[..., None].expand(-1, -1, 2), mask))
-    torch.testing.assert_close(group, scaled(group_normalised(reward)[..., None].expand(-1, -1, 2), mask))
-    torch.testing.assert_close(candidate_advantages(reward, None, log_prob, mask), alone)
+    torch.testing.assert_close(by_credit, scaled(credit, mask))
+    torch.testing.assert_close(alone, scaled(leave_one_out(reward[0])[None, ..., None].expand(-1, -1, -1, 2), mask))
+    torch.testing.assert_close(group, scaled(group_normalised(reward[0])[None, ..., None].expand(-1, -1, -1, 2), mask))
+
+
+def test_credit_that_is_asked_for_and_not_given_is_refused() -> None:
+    reward, log_prob = torch.zeros(1, 1, 3), torch.zeros(1, 1, 3, 2)
+    with pytest.raises(ValueError, match="needs the credit of these rewards, and the environment gives none"):
+        candidate_advantages(reward, None, log_prob, log_prob.bool(), "counterfactual")
+
+
+def test_what_is_earned_from_a_step_on_discounts_later_steps() -> None:
+    earned = torch.tensor([[1.0], [10.0], [100.0]])
+    assert to_go(earned, 1.0)[:, 0].tolist() == [111.0, 110.0, 100.0]
+    assert to_go(earned, 0.5)[:, 0].tolist() == [31.0, 60.0, 100.0]
+    assert to_go(earned, 0.0)[:, 0].tolist() == [1.0, 10.0, 100.0]
+
+
+def test_several_steps_share_one_scale_and_count_what_comes_after() -> None:
+    credit = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    mask, reward = torch.ones(2, 1, 1, 1, dtype=torch.bool), torch.zeros(2, 1, 1)
+    found = candidate_advantages(reward, credit, torch.zeros_like(credit), mask, "counterfactual")
+    torch.testing.assert_close(found.flatten(), torch.tensor([4.0, 3.0]) / 12.5**0.5)
+    pair = torch.tensor([[[0.0, 1.0]], [[4.0, 0.0]]])  # from the first step on 4 and 1, from the second 4 and 0
+    whole = candidate_advantages(pair, None, torch.zeros(2, 1, 2, 1), mask.expand(2, 1, 2, 1), "leave_one_out")
+    torch.testing.assert_close(whole[..., 0].flatten(), torch.tensor([3.0, -3.0, 4.0, -4.0]) / 12.5**0.5)
 
 
 def test_scaling_sees_the_real_alone_and_keeps_zeros() -> None:

@@ -89,7 +89,9 @@ def test_credit_is_what_a_candidates_action_alone_would_earn(name: str, factors:
 
 
 @pytest.mark.parametrize("factors", [("scores",), ("boxes",), ("scores", "boxes")])
-def test_batch_ap_is_that_of_the_images_that_act_and_credit_what_it_would_lose(factors: tuple[Factor, ...]) -> None:
+def test_batch_ap_is_of_the_images_that_act_and_its_credit_of_one_candidate_alone(
+    factors: tuple[Factor, ...],
+) -> None:
     some, images = scene(2), np.array([0, 0, 3, 3])  # two data sets of images 0 and 3
     step = act(some, 2, images, factors)
     reward, credit = BatchAp().credited(step, ended=True)
@@ -104,16 +106,17 @@ def test_batch_ap_is_that_of_the_images_that_act_and_credit_what_it_would_lose(f
 
         whole = of_batch(step.boxes, step.scores)
         np.testing.assert_allclose(reward[rows], whole, rtol=0, atol=1e-12)
+        nothing = of_batch(some.boxes[step.images], some.scores[step.images])
         for candidate in range(0, NUM_CANDIDATES - 1, 3):
             for number, factor in enumerate(factors):
-                boxes, scores = step.boxes.copy(), step.scores.copy()
+                boxes, scores = some.boxes[step.images], some.scores[step.images]
                 row = rows[1]
                 if factor == "boxes":
-                    boxes[row, candidate] = some.boxes[3, candidate]
+                    boxes[row, candidate] = step.boxes[row, candidate]
                 else:
-                    scores[row, candidate] = some.scores[3, candidate]
-                lost = whole - of_batch(boxes, scores)
-                assert credit[row, candidate, number] == pytest.approx(lost, abs=1e-12)
+                    scores[row, candidate] = step.scores[row, candidate]
+                gained = of_batch(boxes, scores) - nothing
+                assert credit[row, candidate, number] == pytest.approx(gained, abs=1e-12)
     assert np.abs(credit).max() > 0
 
 

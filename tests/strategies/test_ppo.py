@@ -35,7 +35,7 @@ def data() -> EncodedDataset:
         ({"num_updates": 0}, "num_updates must be at least 1; got 0"),
         ({"learning_rate": -1.0}, r"learning_rate must be positive; got -1\.0"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm must be positive; got 0\.0"),
-        ({"patience": 0}, "patience must be at least 1 evaluation; got 0"),
+        ({"patience": 0}, "patience must be at least 1; got 0"),
         ({"collapse_margin": 0.0}, r"collapse_margin must be positive; got 0\.0"),
     ],
 )
@@ -50,8 +50,8 @@ def test_impossible_settings_are_refused_before_anything_is_read(
     ("wrong", "message"),
     [
         ({"num_epochs": 0}, "num_epochs must be at least 1; got 0"),
-        ({"clip": 0.0}, r"clip must lie between 0 and 1; got 0\.0"),
-        ({"clip": 1.0}, r"clip must lie between 0 and 1; got 1\.0"),
+        ({"clip": 0.0}, r"clip must lie in \(0, 1\); got 0\.0"),
+        ({"clip": 1.0}, r"clip must lie in \(0, 1\); got 1\.0"),
         ({"begin": "hand_set_votes", "policy": "rescore"}, "only the voting policy can begin .*; got policy 'rescore'"),
     ],
 )

@@ -53,10 +53,12 @@ def test_the_rollouts_graph_is_that_of_the_head_as_it_is() -> None:
     detector, envs = made(RescoreDetectionsVector, 0)
     policy = RescorePolicy(detector, sigma=0.5)
     rollout = collect(policy, envs, torch.Generator().manual_seed(0))
-    log_prob = rollout.distribution.log_prob(rollout.action)
-    assert torch.equal(log_prob, rollout.log_prob)
-    assert rollout.reward.requires_grad is rollout.advantage.requires_grad is rollout.log_prob.requires_grad is False
-    again = policy.distribution(rollout.observation, detector.head(rollout.encoded)).log_prob(rollout.action)
-    (ours,) = torch.autograd.grad((log_prob * rollout.advantage).sum(), detector.scores.weight)
-    (theirs,) = torch.autograd.grad((again * rollout.advantage).sum(), detector.scores.weight)
+    (move,), (advantage,) = rollout.moves, rollout.advantages
+    log_prob = move.distribution.log_prob(move.action)
+    assert torch.equal(log_prob, move.log_prob)
+    assert rollout.reward.requires_grad is advantage.requires_grad is move.log_prob.requires_grad is False
+    (present,) = rollout.distributions(policy, detector.head(rollout.encoded))
+    again = present.log_prob(move.action)
+    (ours,) = torch.autograd.grad((log_prob * advantage).sum(), detector.scores.weight)
+    (theirs,) = torch.autograd.grad((again * advantage).sum(), detector.scores.weight)
     assert torch.equal(ours, theirs)

@@ -19,8 +19,9 @@ def tell(text: str) -> None:
 class Bar:
     """A progress bar with the remaining time, which its own thread refreshes."""
 
-    def __init__(self, name: str, total: int | None = None, initial: int = 0) -> None:
-        self.bar = tqdm(total=total, initial=initial, desc=name, dynamic_ncols=True, file=sys.stderr)
+    def __init__(self, name: str, total: int | None = None, initial: int = 0, delay: float = 0.0) -> None:
+        self.bar = tqdm(total=total, initial=initial, desc=name, dynamic_ncols=True, file=sys.stderr, delay=delay)
+        self._quiet = max(delay, REFRESHED_EVERY)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._refresh, daemon=True)
         self._thread.start()
@@ -44,14 +45,16 @@ class Bar:
         self.bar.close()
 
     def _refresh(self) -> None:
-        while not self._ended.wait(REFRESHED_EVERY):
+        quiet = self._quiet
+        while not self._ended.wait(quiet):
             self.bar.refresh()
+            quiet = REFRESHED_EVERY
 
 
 @contextmanager
-def bar(name: str, total: int | None = None) -> Iterator[Bar]:
-    """A context with a bar, which is closed at the end."""
-    shown = Bar(name, total)
+def bar(name: str, total: int | None = None, *, delay: float = 0.0) -> Iterator[Bar]:
+    """A context with a bar, which is closed at the end; it appears only if the work takes longer than `delay` seconds."""
+    shown = Bar(name, total, delay=delay)
     try:
         yield shown
     finally:

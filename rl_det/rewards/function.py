@@ -1,0 +1,83 @@
+"""A reward by a plain Python function of an image's detections and true boxes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.errors import UserError
+from rl_det.rewards.edits import Edits
+from rl_det.types import Detections, Target
+
+DetectionsFunction = Callable[[Detections, Target], float]
+"""(an image's detections, its true boxes) -> their value."""
+
+
+@dataclass(frozen=True)
+class FunctionValue:
+    """The value of an image's detections by a plain function, for `Worth`.
+
+    The function gets the detections that NMS leaves, as torchvision's dictionary on the CPU ("boxes" [M, 4] in pixels,
+    "labels" [M], "scores" [M] as probabilities, best first, no threshold), and the image's `Target`. It is called once
+    for each image and sample, and for credit once more for each candidate that acts, so it must be quick;
+    docs/environments.md has measured numbers.
+    """
+
+    function: DetectionsFunction
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise UserError(f"function must be a function (detections, target) -> number; got {self.function!r}")
+
+    def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
+        """The value of each edit. Raises UserError if the function returns something else than a finite number."""
+        targets = targets_of(edits.pool.truths)
+        images = edits.images.tolist()
+        values: Float64[np.ndarray, " R"] = np.empty(len(images))
+        for row, found in enumerate(rows_of(edits.detections, logits=edits.pool.scores_are_logits)):
+            values[row] = finite(self.function(found, targets[images[row]]))
+        return values
+
+
+def finite(returned: Any) -> float:
+    """What a function returned, as a number; a tensor or an array of one number is one, too."""
+    one = returned
+    if isinstance(returned, Tensor | np.ndarray):
+        one = returned.item() if np.prod(returned.shape) == 1 else None
+    value = float(one) if isinstance(one, Real) else np.nan
+    if not np.isfinite(value):
+        told = " ".join(repr(returned).split())
+        raise UserError(f"a reward must be a finite number; the function returned {told[:80]}")
+    return value
+
+
+def rows_of(batch: DetectionBatch, *, logits: bool) -> list[Detections]:
+    """The detections of each image as torchvision's dictionary, best score first; scores become probabilities."""
+    order = np.argsort(np.where(batch.mask, -batch.scores, np.inf), 1, kind="stable")
+    counts = batch.mask.sum(1).tolist()
+    rows = np.arange(len(order))[:, None]
+    boxes, labels = torch.from_numpy(batch.boxes[rows, order]), torch.from_numpy(batch.labels[rows, order])
+    ranked = torch.from_numpy(batch.scores[rows, order])
+    scores = (ranked.sigmoid() if logits else ranked).float()
+    return [
+        Detections(boxes=boxes[row, :count], labels=labels[row, :count], scores=scores[row, :count])
+        for row, count in enumerate(counts)
+    ]
+
+
+def targets_of(truths: TruthBatch) -> list[Target]:
+    """Each image's target; `image_id` is its place in the pool."""
+    parts = {
+        name: torch.from_numpy(np.asarray(getattr(truths, name))) for name in ("boxes", "labels", "area", "iscrowd")
+    }
+    counts = truths.mask.sum(1).tolist()
+    return [
+        Target(**{name: values[image, :count] for name, values in parts.items()}, image_id=image)
+        for image, count in enumerate(counts)
+    ]
