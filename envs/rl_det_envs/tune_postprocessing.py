@@ -57,6 +57,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         self._default = self._processed(
             everything, Settings.fixed(len(self.data), 0.0, self.nms_iou, np.inf, self.num_candidates)
         )
+        self._first = np.arange(self.num_images)
         self._described = torch.from_numpy(self.describe()).to(self.device)
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
@@ -91,7 +92,8 @@ class TunePostprocessingVector(DetectorVectorEnv):
             num_classes=self.detector.num_classes,
             scores_are_logits=False,
         )
-        self._baseline = self._edits = Edits(self._pool, self.rows, self._default[self._acting])
+        self._edits = Edits(self._pool, self.rows, self._default[self._acting])
+        self._baseline = self._edits[self._first * self.samples_per_image]
         return None, None
 
     def observation(self) -> Float[Tensor, "B 32"]:
@@ -110,8 +112,12 @@ class TunePostprocessingVector(DetectorVectorEnv):
         )
 
     def set_baseline(self, actions: Float[Tensor, "B 4"]) -> None:
-        """Measure this episode's rewards and credits against these settings, instead of the detector's own NMS."""
-        self._baseline = Edits(self._pool, self.rows, self._processed(self._acting, self.settings(actions)))
+        """Measure this episode's rewards and credits against these settings, instead of the detector's own NMS.
+
+        An image's samples share a baseline, that of the first.
+        """
+        own = self._processed(self._images[: self.num_images], self.settings(actions[:: self.samples_per_image]))
+        self._baseline = Edits(self._pool, self._first, own)
 
     def outcome(
         self, actions: Tensor, ended: Bool[np.ndarray, " B"]
@@ -119,10 +125,11 @@ class TunePostprocessingVector(DetectorVectorEnv):
         settings = self.settings(actions)
         self._edits = Edits(self._pool, self.rows, self._processed(self._acting, settings))
         told = np.stack([values.astype(np.float64) for values in vars(settings).values()], 1)
-        reward = self.reward(self._baseline, self._edits, ended=True)
+        reward = self.reward(self._baseline[self.rows], self._edits, ended=True)
         credit = None
         if self.gives_credit:
-            credit = (reward - self.reward(self._baseline, self._baseline, ended=True))[:, None]
+            nothing = self.reward(self._baseline, self._baseline, ended=True)
+            credit = (reward - nothing[self.rows])[:, None]
         return reward, credit, {"settings": torch.from_numpy(told).to(self.device)}
 
     def _processed(self, images: np.ndarray, settings: Settings) -> DetectionBatch:

@@ -17,7 +17,8 @@ from rl_det.candidates import SHIFT_OF_ONE
 class Distribution(Protocol):
     """Independent actions of N candidates in B images; K samples are [B, K, N], or [B, K, N, 5] with a box's move.
 
-    Actions are in the environments' unit: gates 0 and 1, or numbers in [-1, 1] that mean so many times `action_scale`.
+    Actions are in the environments' unit: gates 0 and 1, or numbers that mean so many times `action_scale`. Numbers may be
+    drawn outside of [-1, 1], where their density is; an environment is given the nearest number in it.
     """
 
     @property
@@ -54,14 +55,14 @@ class GaussianShifts:
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
         noise = _antithetic(torch.randn, self.mean, num_samples, generator, mirror=torch.neg)
-        return as_action(self.mean.detach()[:, None] + self.sigma * noise)
+        return (self.mean.detach()[:, None] + self.sigma * noise) / SHIFT_OF_ONE
 
     def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
         standard = (SHIFT_OF_ONE * action - self.mean[:, None]) / self.sigma
         return -0.5 * standard.square() - math.log(self.sigma * math.sqrt(2 * math.pi))
 
     def greedy(self) -> Float[Tensor, "B N"]:
-        return as_action(self.mean.detach())
+        return self.mean.detach() / SHIFT_OF_ONE
 
     def entropy(self) -> Float[Tensor, "B N"]:
         return torch.full_like(self.mean, 0.5 + math.log(self.sigma * math.sqrt(2 * math.pi)))
@@ -92,7 +93,7 @@ class GaussianAdjustments:
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N 5"]:
         noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
         noise = noise.view(len(noise), num_samples, *self.mean.shape[1:])
-        return as_action(self.mean.detach()[:, None] + self._sigmas() * noise)
+        return (self.mean.detach()[:, None] + self._sigmas() * noise) / SHIFT_OF_ONE
 
     def log_prob(self, action: Float[Tensor, "B K N 5"]) -> Float[Tensor, "B K N 2"]:
         sigmas = self._sigmas()
@@ -101,7 +102,7 @@ class GaussianAdjustments:
         return torch.stack([density[..., 0], density[..., 1:].sum(-1)], -1)
 
     def greedy(self) -> Float[Tensor, "B N 5"]:
-        return as_action(self.mean.detach())
+        return self.mean.detach() / SHIFT_OF_ONE
 
     def entropy(self) -> Float[Tensor, "B N"]:
         one = 0.5 + (self._sigmas() * math.sqrt(2 * math.pi)).log()
@@ -132,14 +133,14 @@ class GaussianActions:
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N D"]:
         noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
         noise = noise.view(len(noise), num_samples, *self.mean.shape[1:])
-        return (self.mean.detach()[:, None] + self.sigma * noise).clamp(-1, 1)
+        return self.mean.detach()[:, None] + self.sigma * noise
 
     def log_prob(self, action: Float[Tensor, "B K N D"]) -> Float[Tensor, "B K N"]:
         standard = (action - self.mean[:, None]) / self.sigma
         return (-0.5 * standard.square() - math.log(self.sigma * math.sqrt(2 * math.pi))).sum(-1)
 
     def greedy(self) -> Float[Tensor, "B N D"]:
-        return self.mean.detach().clamp(-1, 1)
+        return self.mean.detach()
 
     def entropy(self) -> Float[Tensor, "B N"]:
         one = 0.5 + math.log(self.sigma * math.sqrt(2 * math.pi))
@@ -183,11 +184,6 @@ class BernoulliGates:
     def shift(self) -> Float[Tensor, "B N"]:
         """0, because the reward responds to a gate's probability."""
         return torch.zeros_like(self.logits)
-
-
-def as_action(shift: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """A shift in logits (or a move) in the environments' unit, clipped to the range of actions."""
-    return (shift / SHIFT_OF_ONE).clamp(-1, 1)
 
 
 def _antithetic(

@@ -93,8 +93,11 @@ class Run:
 def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Raise ValueError for a folder that is not writable, or holds a run that may be neither resumed nor replaced.
 
-    A run may be resumed if `resume` is set and its identity is the same. It may be replaced if `overwrite` is set.
+    A run may be resumed if `resume` is set and its identity is the same. It may be replaced if `overwrite` is set. Both
+    at once are refused.
     """
+    if resume and overwrite:
+        raise UserError("resume goes on with a run, overwrite replaces it; give one of the two")
     check_writable(folder)
     file = folder / CONFIG
     if not file.exists():

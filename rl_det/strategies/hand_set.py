@@ -12,6 +12,7 @@ import numpy as np
 
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import candidates_of, ranked_ap
 from rl_det.policies.policy import Policy
@@ -54,6 +55,14 @@ class WarmStart:
         return Ending(reason="budget", best=task.validation_ap(policy))
 
 
+def check_runs_first(strategy: WarmStart | Labels) -> None:
+    """Raise UserError for settings that do nothing in a strategy whose head another one takes over."""
+    usual = type(strategy)()
+    for setting in ("name", "policy"):
+        if (given := getattr(strategy, setting, None)) != getattr(usual, setting, None):
+            raise UserError(f"{setting} does nothing in a strategy that runs first; got {given!r}; leave it out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class HandSetVotes:
     """Hand-set votes on the head that another strategy leaves."""
@@ -61,10 +70,11 @@ class HandSetVotes:
     name: str = "voting_untrained"
     """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
-    """The strategy that runs first."""
+    """The strategy that runs first; its name and its policy are left out, because this row has its own."""
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_runs_first(self.after)
 
     @property
     def trains(self) -> Literal["head"]:
@@ -89,10 +99,11 @@ class PostProcessingGrid:
     name: str = "post_processing_by_grid"
     """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
-    """The strategy that runs first."""
+    """The strategy that runs first; its name and its policy are left out, because this row has its own."""
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_runs_first(self.after)
 
     @property
     def trains(self) -> Literal["head"]:

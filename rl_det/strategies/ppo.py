@@ -109,7 +109,7 @@ class PPO:
     residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
     factor_weights: tuple[float, ...] = (1.0, 4.0)
-    """Weights of the losses of a candidate's factors: the shift of its logit, the move of its box."""
+    """Weights of the losses of a candidate's factors: the shift of its logit, the move of its box if the policy moves it."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
     patience: int | None = None
@@ -262,11 +262,11 @@ class PpoLearner:
         return torch.stack([weight * own for weight, own in zip(weights, losses, strict=True)]).sum()
 
     def check_weights(self, rollout: Rollout) -> None:
-        """Raise ValueError if a factor of the actions has no weight."""
-        if (count := rollout.moves[0].num_factors) > len(self.config.factor_weights):
+        """Raise UserError if a factor of the actions has no weight, or a weight that is not the default has no factor."""
+        count, weights = rollout.moves[0].num_factors, self.config.factor_weights
+        if count > len(weights) or (count < len(weights) and weights != PPO.factor_weights):
             raise UserError(
-                f"factor_weights must have a weight for each of the action's {count} factors; "
-                f"got {self.config.factor_weights}"
+                f"factor_weights must have one weight for each of the action's factors, {count}; got {weights}"
             )
 
     def validate(self) -> dict[str, float]:

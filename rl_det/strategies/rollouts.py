@@ -249,8 +249,7 @@ def moved_once(
         action = distribution.sample(share, generator)
         log_prob = distribution.log_prob(action)
     check_fits(distribution, action, envs)
-    shape = running.numel(), *(envs.single_action_space.shape or ())
-    baseline = distribution.greedy().repeat_interleave(share, 0).reshape(shape) if envs.takes_baseline else None
+    baseline = distribution.greedy().repeat_interleave(share, 0) if envs.takes_baseline else None
     return Move(
         observation=observation,
         images=images,
@@ -258,8 +257,21 @@ def moved_once(
         action=action,
         log_prob=log_prob,
         running=running,
-        earned=envs.act(action.reshape(shape), baseline=baseline),
+        earned=envs.act(in_range(action, envs), baseline=None if baseline is None else in_range(baseline, envs)),
     )
+
+
+def in_range(action: Float[Tensor, " R *more"], envs: AgentEnvironment) -> Float[Tensor, " B *one"]:
+    """The nearest actions that the environment takes, one for each sub-environment.
+
+    Only the environment's are cut off: an action's density is that of the number drawn. With the border's density, the
+    gradient near the border would be biased.
+    """
+    space = envs.single_action_space
+    limits = (
+        (float(space.low.min()), float(space.high.max())) if isinstance(space, gymnasium.spaces.Box) else (0.0, 1.0)
+    )
+    return action.reshape(-1, *(space.shape or ())).clamp(*limits)
 
 
 def head_output(policy: Actor, encoded: Encoded | None) -> HeadOutput | None:

@@ -61,13 +61,11 @@ def test_it_does_not_when_the_credit_is_anothers(env_id: str, agent: str) -> Non
 
     class Shuffled(task.make):  # type: ignore[name-defined, misc]
         def act(self, actions: Any, *, baseline: Any = None) -> Earned:
+            """The credit is that of the next candidate; where one actor acts in an image, of the next image's sample."""
             earned = super().act(actions, baseline=baseline)
-            credit = earned.credit.flatten(0, 1) if earned.credit.shape[1] == 1 else earned.credit.transpose(0, 1)
-            order = torch.from_numpy(self.np_random.permutation(len(credit)))
-            shuffled = (
-                credit[order].unflatten(0, (-1, 1)) if earned.credit.shape[1] == 1 else credit[order].transpose(0, 1)
-            )
-            return replace(earned, credit=shuffled)  # type: ignore[no-any-return]
+            alone = earned.credit.shape[1] == 1
+            order = (self.samples_per_image, 0) if alone else (1, 1)
+            return replace(earned, credit=earned.credit.roll(*order))  # type: ignore[no-any-return]
 
     assert learnt(replace(task, make=Shuffled), agent)[0] < LEARNT
 

@@ -170,11 +170,36 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_goes_on_or_is_replaced(
         run(rl_det.Surrogate("ap"))
     with pytest.raises(ValueError, match="what goes on must be what was stopped; strategies was"):
         run(rl_det.Surrogate("smooth_ap"), resume=True)
+    with pytest.raises(ValueError, match="give one of the two"):
+        run(rl_det.Surrogate("ap"), resume=True, overwrite=True)
     assert run(rl_det.Surrogate("ap"), resume=True).table().splitlines()[4] == first.table().splitlines()[4]
     (tmp_path / "run" / "notes.txt").write_text("mine")
     run(rl_det.HandSetVotes(), overwrite=True)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "run" / "surrogate").exists()
+
+
+def half(detections: Any, target: Any) -> float:
+    return 0.5 * len(detections["boxes"])
+
+
+def whole(detections: Any, target: Any) -> float:
+    return 1.0 * len(detections["boxes"])
+
+
+def test_a_run_paid_by_one_function_does_not_go_on_with_another(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    def run(reward: Any, **keywords: bool) -> rl_det.Results:
+        paid = rl_det.PPO(policy="rescore", reward=reward, samples_per_image=2, num_updates=1)
+        return rl_det.finetune(detector, data, paid, budget=BUDGET, out=tmp_path / "run", baselines=False, **keywords)
+
+    first = run(half)
+    with pytest.raises(
+        ValueError, match=r"what goes on must be what was stopped; strategies was .*half.* and is .*whole"
+    ):
+        run(whole, resume=True)
+    assert run(half, resume=True).table() == first.table()
 
 
 def one_image_of_one_class(split: str) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:

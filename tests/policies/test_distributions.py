@@ -6,7 +6,13 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from rl_det.candidates import SHIFT_OF_ONE
-from rl_det.policies.distributions import BernoulliGates, Distribution, GaussianAdjustments, GaussianShifts
+from rl_det.policies.distributions import (
+    BernoulliGates,
+    Distribution,
+    GaussianActions,
+    GaussianAdjustments,
+    GaussianShifts,
+)
 
 SHAPE = 2, 5
 SIGMA = 0.7
@@ -134,10 +140,22 @@ def test_the_greedy_action_is_the_mean_shift_or_keeps_everything() -> None:
     assert torch.equal(BernoulliGates(logits()).greedy(), torch.ones(SHAPE))
 
 
-def test_what_is_larger_than_an_action_can_be_is_cut_off() -> None:
+def test_a_number_beyond_the_range_of_actions_is_drawn_as_it_is_and_has_its_own_density() -> None:
     far = GaussianShifts(torch.tensor([[40.0, -40.0, 8.0]]), SIGMA)
-    assert far.greedy().tolist() == [[1.0, -1.0, 0.5]]
-    assert far.sample(50, generator()).abs().max() == 1
+    assert far.greedy().tolist() == [[2.5, -2.5, 0.5]]
+    drawn = far.sample(50, generator())
+    assert drawn.abs().max() > 1
+    torch.testing.assert_close(far.log_prob(drawn), Normal(far.mean[:, None], SIGMA).log_prob(SHIFT_OF_ONE * drawn))
+
+
+def test_the_gradient_is_unbiased_where_the_range_cuts_actions_off() -> None:
+    mean = torch.tensor([[[0.9]]], requires_grad=True)
+    own = GaussianActions(mean, 0.2)
+    drawn = own.sample(200_000, generator())
+    reward = drawn.clamp(-1, 1)[..., 0]
+    (gradient,) = torch.autograd.grad((reward * own.log_prob(drawn)).mean(), mean)
+    exact = Normal(0.0, 1.0).cdf(torch.tensor(0.5))  # d E[clip(a)] / d mean, the chance of no cut
+    torch.testing.assert_close(gradient.squeeze(), exact, atol=0.02, rtol=0)
 
 
 def test_only_gaussians_have_a_shift_and_it_has_a_gradient() -> None:

@@ -8,12 +8,14 @@ from strategies.scenes import Told, a_task, shipped, train_data
 from unchecked import unchecked
 
 from rl_det.detectors.encodings import EncodedDataset
+from rl_det.errors import UserError
 from rl_det.policies.build import PolicyName
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.voting import VotingPolicy
 from rl_det.rewards import PoolAp
-from rl_det.strategies.hand_set import HandSetVotes
+from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmStart
+from rl_det.strategies.labels import Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 
@@ -116,3 +118,21 @@ def test_a_policy_explores_as_widely_as_the_strategy_says() -> None:
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"policy must be one of rescore, .*; got 'vote'"), unchecked():
         PPO(policy="vote").start(shipped())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, 4.0, 2.0)])
+def test_a_weight_without_a_factor_is_refused(weights: tuple[float, ...], data: EncodedDataset) -> None:
+    rescoring = PPO(policy="rescore", factor_weights=weights, **LITTLE)
+    with pytest.raises(
+        UserError, match=r"factor_weights must have one weight for each of the action's factors, 1; got"
+    ):
+        rescoring.tune(rescoring.start(shipped()), a_task(data))
+
+
+@pytest.mark.parametrize("first", [Labels(name="mine"), Labels(policy="voting"), WarmStart(name="mine")])
+@pytest.mark.parametrize("strategy", [HandSetVotes, PostProcessingGrid])
+def test_a_name_and_a_policy_of_what_runs_first_are_refused(strategy: Any, first: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"(name|policy) does nothing in a strategy that runs first; got '(mine|voting)'"
+    ):
+        strategy(after=first)

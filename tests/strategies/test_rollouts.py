@@ -5,8 +5,10 @@ import torch
 from learning.ranking import made
 from learning.toy import NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
+from rl_det_envs.tune_postprocessing import TunePostprocessingVector
 
 from rl_det.policies.rescore import RescorePolicy
+from rl_det.policies.settings import SettingsPolicy
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.rollouts import collect
 from rl_det.training.loop import FitRun, LoopConfig
@@ -62,3 +64,17 @@ def test_the_rollouts_graph_is_that_of_the_head_as_it_is() -> None:
     (ours,) = torch.autograd.grad((log_prob * advantage).sum(), detector.scores.weight)
     (theirs,) = torch.autograd.grad((again * advantage).sum(), detector.scores.weight)
     assert torch.equal(ours, theirs)
+
+
+def test_the_environment_gets_the_nearest_action_that_it_takes_and_the_density_is_that_of_the_drawn_one() -> None:
+    envs = TunePostprocessingVector(16, detector=ToyDetector(), dataset=toy_data(0), num_candidates=NUM_PROPOSALS,
+                                    samples_per_image=4)  # fmt: skip
+    described = torch.from_numpy(envs.describe())
+    generator = torch.Generator().manual_seed(0)
+    policy = SettingsPolicy(torch.ones(4), described, sigma=0.3, num_hidden=4, generator=generator)
+    (move,) = collect(policy, envs, generator).moves
+    assert 0.3 < (move.action > 1).float().mean() < 0.7
+    assert torch.equal(move.log_prob, move.distribution.log_prob(move.action))
+    told = move.earned.told["settings"]
+    drawn = move.action.reshape(-1, 4)
+    torch.testing.assert_close(told[:, 0].float(), (drawn[:, 0].clamp(-1, 1) + 1) / 2)
