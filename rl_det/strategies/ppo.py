@@ -125,8 +125,9 @@ class PPO:
         check_settings(
             self,
             **counts,
-            **dict.fromkeys((*weights, "context_candidates", "collapse_margin"), at_least(0)),
-            **dict.fromkeys(("learning_rate", "target_kl", "max_grad_norm"), positive()),
+            **dict.fromkeys((*weights, "context_candidates"), at_least(0)),
+            **dict.fromkeys(("target_kl", "max_grad_norm", "collapse_margin"), positive(infinite=True)),
+            learning_rate=positive(),
             clip=within("(0, 1)"),
             gamma=within("[0, 1]"),
         )

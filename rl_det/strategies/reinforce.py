@@ -82,10 +82,9 @@ class Reinforce:
             **dict.fromkeys(
                 ("num_updates", "samples_per_image", "num_candidates", "patience", "num_steps"), at_least(1)
             ),
-            **dict.fromkeys(
-                ("supervised_weight", "mean_shift_penalty", "context_candidates", "collapse_margin"), at_least(0)
-            ),
-            **dict.fromkeys(("learning_rate", "max_grad_norm"), positive()),
+            **dict.fromkeys(("supervised_weight", "mean_shift_penalty", "context_candidates"), at_least(0)),
+            **dict.fromkeys(("max_grad_norm", "collapse_margin"), positive(infinite=True)),
+            learning_rate=positive(),
             gamma=within("[0, 1]"),
         )
         check_paid(self)

@@ -68,7 +68,8 @@ class SettingsByPpo:
         check_settings(
             self,
             **dict.fromkeys(counts, at_least(1)),
-            **dict.fromkeys(("sigma", "learning_rate", "target_kl"), positive()),
+            **dict.fromkeys(("sigma", "learning_rate"), positive()),
+            target_kl=positive(infinite=True),
             samples_per_image=at_least(2),
             weight_decay=at_least(0),
             clip=within("(0, 1)"),

@@ -82,6 +82,7 @@ class Supervised:
             num_steps=at_least(1),
             batch_size=at_least(1),
             learning_rate=positive(usual="2e-3"),
+            max_grad_norm=positive(infinite=True),
             num_workers=at_least(0),
             validate_every=at_least(1),
         )

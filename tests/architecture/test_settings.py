@@ -106,3 +106,11 @@ def test_what_cannot_be_is_refused_by_its_name(name: str, field: str) -> None:
         with pytest.raises(UserError, match=f"{field} must .*; got |prices must be") as refused:
             made(name, **{field: value})
         assert "\n" not in str(refused.value)
+
+
+LIMITS = [(name, field) for name, field in FIELDS if field in ("target_kl", "max_grad_norm", "collapse_margin")]
+
+
+@pytest.mark.parametrize(("name", "field"), LIMITS, ids=lambda part: part)
+def test_no_limit_is_a_limit(name: str, field: str) -> None:
+    assert getattr(made(name, **{field: math.inf}), field) == math.inf
