@@ -5,12 +5,12 @@ features. Boxes are xyxy, in pixels of the user's image. Labels are 1..C, as in 
 never a label.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypedDict
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from rl_det.errors import UserError
@@ -60,7 +60,8 @@ class Encoded:
     (two-stage), feature maps [B, C, H, W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes
     that the head refines, in pixels of the *resized* image: proposals or anchors, or zeros for queries. `mask` is False
     on padding. `input_size` and `image_size` are the images' sizes (height, width) after and before the detector's
-    transform.
+    transform. `exact` holds what no cache may round: the places of kept anchors, sizes of maps. Only the detector's own
+    head reads `features` and `exact`; their form follows from the part that is trained.
     """
 
     features: tuple[Float[Tensor, "B ..."], ...]
@@ -68,19 +69,45 @@ class Encoded:
     mask: Bool[Tensor, "B P"]
     input_size: Float[Tensor, "B 2"]
     image_size: Float[Tensor, "B 2"]
+    exact: tuple[Shaped[Tensor, "B ..."], ...] = ()
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def __getitem__(self, images: Int[Tensor, " b"] | slice) -> "Encoded":
         """The encodings of some of the images, in the given order."""
-        rest = {f.name: getattr(self, f.name)[images] for f in fields(self) if f.name != "features"}
-        return replace(self, features=tuple(level[images] for level in self.features), **rest)
+        return self.map(lambda tensor: tensor[images])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Encoded":
         """The same encodings on another device; `dtype` (such as torch.float16, for a cache) applies only to the features."""
-        rest = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "features"}
-        return replace(self, features=tuple(level.to(device, dtype) for level in self.features), **rest)
+        moved = self.map(lambda tensor: tensor.to(device))
+        return replace(moved, features=tuple(level.to(dtype) for level in moved.features)) if dtype else moved
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
+        """The encodings with every tensor changed."""
+        return self.of({name: change(tensor) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name; those of a tuple by its name, a dot and their place: "features.0"."""
+        several = {
+            f"{name}.{place}": tensor
+            for name in ("features", "exact")
+            for place, tensor in enumerate(getattr(self, name))
+        }
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("features", "exact")}
+        return {**several, **rest}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Encoded":
+        """The encodings with these tensors, by the names of `tensors()`; ValueError for other names."""
+        single = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        several = {
+            name: tuple(
+                tensors[f"{name}.{place}"] for place in range(sum(key.startswith(f"{name}.") for key in tensors))
+            )
+            for name in ("features", "exact")
+        }
+        return cls(**single, **several)
 
 
 class HeadOutput(NamedTuple):
@@ -134,29 +161,28 @@ class Candidates:
 
 
 def concatenate(
-    parts: Iterable[Encoded], num_images: int, *, empty: Callable[[Tensor], Tensor] | None = None
+    parts: Iterable[Encoded], num_images: int, *, empty: Callable[[str, Tensor], Tensor] | None = None
 ) -> Encoded:
     """Join encodings into one of `num_images` images, without a second copy in memory.
 
-    `empty` allocates each joined tensor, given the first part's tensor; by default in memory. Raises ValueError if
+    `empty` allocates each joined tensor, given its name and the first part's tensor; by default in memory. Raises ValueError if
     shapes disagree beyond the image axis, as one-stage feature maps of images of different sizes do.
     """
-    empty = empty or (lambda like: like.new_empty(num_images, *like.shape[1:]))
-    whole: tuple[Tensor, ...] = ()
+    empty = empty or (lambda _, like: like.new_empty(num_images, *like.shape[1:]))
+    whole: dict[str, Tensor] = {}
     filled = 0
     for part in parts:
-        tensors = (*part.features, part.reference, part.mask, part.input_size, part.image_size)
-        whole = whole or tuple(empty(tensor) for tensor in tensors)
-        shapes = {tuple(tensor.shape[1:] for tensor in those) for those in (whole, tensors)}
+        tensors = part.tensors()
+        whole = whole or {name: empty(name, tensor) for name, tensor in tensors.items()}
+        shapes = {tuple(tensor.shape[1:] for tensor in those.values()) for those in (whole, tensors)}
         if len(shapes) != 1:
             raise UserError(
                 f"encodings to concatenate must agree in shape beyond the image axis; got {sorted(shapes)}; "
                 "give the detector a fixed image size, or encode one batch at a time"
             )
-        for into, tensor in zip(whole, tensors, strict=True):
-            into[filled : filled + len(part)] = tensor
+        for name, tensor in tensors.items():
+            whole[name][filled : filled + len(part)] = tensor
         filled += len(part)
     if not whole or filled != num_images:
         raise ValueError(f"the encodings to concatenate must hold {num_images} images, one at least; got {filled}")
-    *levels, reference, mask, input_size, image_size = whole
-    return Encoded(features=tuple(levels), reference=reference, mask=mask, input_size=input_size, image_size=image_size)
+    return Encoded.of(whole)

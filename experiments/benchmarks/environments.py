@@ -47,7 +47,7 @@ from rl_det.data.digit_scenes import CLASSES, DigitScenes  # noqa: E402
 from rl_det.detectors import Detector, build_detector  # noqa: E402
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E402
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
-from rl_det.losses.advantages import Advantage
+from rl_det.losses.advantages import Advantage  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import Edits, Reward  # noqa: E402
 from rl_det.strategies import ppo  # noqa: E402
@@ -190,7 +190,8 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
     transitions an update, batch, epochs, clip, learning rate, norm of the gradient, no early end of an update, no supervised
     loss.
     Not the same: an image's samples share the head's passes; the reward is the pool's AP, with credit, unless `options` say
-    otherwise (leave-one-out in place of credit); ratios are per candidate, and there is no value function; AdamW, its schedule, and the penalty on the mean shift.
+    otherwise (leave-one-out in place of credit); ratios are per candidate, and there is no value function; AdamW, its schedule,
+    and the penalty on the mean shift.
     """
     detector = copy.deepcopy(f.detector)
     envs = f.vector(

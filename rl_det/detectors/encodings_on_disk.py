@@ -27,12 +27,12 @@ def write(folder: Path, parts: Iterator[Encoded], targets: list[Target], num_ima
     Raises OSError, which names the folder, if it cannot be written; then nothing is left behind.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    names = iter(range(100))
 
-    def on_disk(like: Tensor) -> Tensor:
-        file = beside / f"{next(names):02}.npy"
+    def on_disk(name: str, like: Tensor) -> Tensor:
         shape = num_images, *like.shape[1:]
-        return torch.from_numpy(np.lib.format.open_memmap(file, "w+", dtype=like.numpy().dtype, shape=shape))
+        return torch.from_numpy(
+            np.lib.format.open_memmap(beside / f"{name}.npy", "w+", dtype=like.numpy().dtype, shape=shape)
+        )
 
     try:
         beside.mkdir(parents=True)
@@ -51,16 +51,14 @@ def write(folder: Path, parts: Iterator[Encoded], targets: list[Target], num_ima
 def read(folder: Path) -> tuple[Encoded, list[Target]]:
     """Read what `write` wrote, memory-mapped. Raises ValueError, which names the folder, if it holds anything else."""
     try:
-        tensors = [torch.from_numpy(np.load(file, mmap_mode="c")) for file in sorted(folder.glob("*.npy"))]
-        *levels, reference, mask, input_size, image_size = tensors
+        encoded = Encoded.of(
+            {file.stem: torch.from_numpy(np.load(file, mmap_mode="c")) for file in folder.glob("*.npy")}
+        )
         told = safetensors.torch.load_file(folder / TARGETS)
     except Exception as error:  # whatever the bytes of a broken file provoke
         raise UserError(
             f"{folder}: must be a folder of encodings; got {error!r}; delete it to have it made anew"
         ) from error
-    encoded = Encoded(
-        features=tuple(levels), reference=reference, mask=mask, input_size=input_size, image_size=image_size
-    )
     parts = zip(*(told[name].split(told["counts"].tolist()) for name in FIELDS), strict=True)
     targets = [
         Target(**dict(zip(FIELDS, own, strict=True)), image_id=int(image_id))

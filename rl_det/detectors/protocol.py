@@ -1,12 +1,11 @@
 """The Detector protocol: a frozen part that encodes images once, and a trainable head on the encodings.
 
-DETR would fit as follows. `features` is one level, the decoder's last hidden states [B, P, D], one row a query.
-`reference` is zeros, because a query refines no box, and `mask` is all True. The head is `class_embed` and
-`bbox_embed`. Its logits are log-odds of each class against all others, "no object" included, from the softmax over C +
-1 columns; the "no object" column is then dropped. Its boxes are `bbox_embed`'s sigmoids, converted from cxcywh to xyxy,
-multiplied by the original size and repeated for each class. Its embeddings are the hidden states. `loss` is DETR's set
-loss on the last layer, after Hungarian matching. DETR has no NMS, so its detections are `nms(..., nms_iou=1.0)` of its
-candidates.
+Three parts can be trained, and each leaves another part frozen, whose output is what `encode` gives:
+
+* `predictor`: the last layers alone, on what they take in. Encodings are small.
+* `head`: all behind the frozen features: a two-stage detector's box head, a one-stage detector's towers, a query
+  detector's last decoder layer and its predictors.
+* `all`: the whole model; encodings are the resized images.
 """
 
 from collections.abc import Sequence
@@ -20,12 +19,16 @@ from torch import Tensor, nn
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 
+Part = Literal["predictor", "head", "all"]
+"""The part of a detector that fine-tuning trains."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """How to build a detector's library model again, without its weights; `num_classes` excludes the background."""
 
-    library: Literal["rl_det", "torchvision", "own"]
-    """The code that builds it: rl_det (tiny), torchvision by a name, or the user's own."""
+    library: Literal["rl_det", "torchvision", "transformers", "own"]
+    """The code that builds it: rl_det (tiny), torchvision by a name, transformers by a configuration, or the user's own."""
     name: str
     """The builder's name for the model, or the class of the user's own model."""
     num_classes: int
@@ -50,6 +53,12 @@ class Detector(Protocol):
     architecture: Architecture
     is_trained: bool
     """Whether it is trained for the data's classes; if not, a supervised warm start comes first."""
+    part: Part
+    """The part that fine-tuning trains. `encode`, `head` and `trainable` follow it, `detect` and `training_pass` do not."""
+    overlapping_proposals: bool
+    """Whether several proposals look at one object, so that they can vote; each query of a set detector has its own."""
+    moves_boxes: bool
+    """Whether its boxes may be moved after the head, as box regression does."""
 
     @property
     def num_classes(self) -> int:
@@ -71,8 +80,12 @@ class Detector(Protocol):
         """D, the size of the head's embeddings."""
         ...
 
-    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
-        """Run the frozen part, without gradient; the result does not depend on what the head has learned."""
+    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
+        """Run the frozen part, without gradient.
+
+        `num_proposals` keeps the proposals with the highest class logit under the present head, at most so many; left
+        out: all, or as many as the detector usually keeps. What is kept does not depend on what the head has learned.
+        """
         ...
 
     def training_pass(
