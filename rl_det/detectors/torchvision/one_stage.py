@@ -10,7 +10,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.protocol import Architecture
+from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.torchvision.resized import assign_objects, original_boxes, resized_targets
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
@@ -22,11 +22,20 @@ class OneStage:
     concatenated. RetinaNet does not use torchvision's column 0, the background's, so it is dropped everywhere.
     """
 
-    def __init__(self, model: RetinaNet, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
+    overlapping_proposals, moves_boxes = True, True
+
+    def __init__(
+        self,
+        model: RetinaNet,
+        *,
+        architecture: Architecture | None = None,
+        is_trained: bool = True,
+        part: Part = "head",
+    ) -> None:
         self.model = model.eval()
         self.num_classes: int = model.head.classification_head.num_classes - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)
-        self.is_trained = is_trained
+        self.is_trained, self.part = is_trained, part
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +54,7 @@ class OneStage:
         return int(self.model.head.classification_head.cls_logits.in_channels)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
         """The feature maps of every level, and every level's anchors."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
