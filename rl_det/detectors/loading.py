@@ -14,7 +14,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
 from rl_det.detectors.protocol import Architecture, Detector
-from rl_det.detectors.torchvision.one_stage import OneStage
+from rl_det.detectors.torchvision.retinanet import RetinaNetDetector
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, tiny
 from rl_det.detectors.torchvision.two_stage import (
     FASTER_RCNNS,
@@ -26,7 +26,7 @@ from rl_det.errors import UserError
 from rl_det.storage.weights import check_state, load_state, read_state, state_file
 
 DETECTORS: tuple[str, ...] = ("tiny", *FASTER_RCNNS)
-FAMILIES: dict[type[nn.Module], Callable[..., Detector]] = {FasterRCNN: TwoStage, RetinaNet: OneStage}
+FAMILIES: dict[type[nn.Module], Callable[..., Detector]] = {FasterRCNN: TwoStage, RetinaNet: RetinaNetDetector}
 """The library's model classes, and the Detector that wraps each. A new family is one file and one line here."""
 TINY_INPUT_SIZE = 192
 """The shorter side to which `tiny` resizes images other than digit scenes, in pixels."""

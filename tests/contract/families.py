@@ -1,17 +1,18 @@
 """Small detectors of each family with lively random weights, and images of three sizes, for the contract's tests."""
 
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from contract.one_stage_families import ONE_STAGE_FAMILIES, lively_one_stage, one_stage_model
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from rl_det.detectors import Detector, OneStage, build_detector
+from rl_det.detectors import Detector, build_detector
+from rl_det.detectors.protocol import Part
 from rl_det.detectors.torchvision.tiny import tiny
 
 NUM_CLASSES = 3
@@ -19,32 +20,8 @@ EVERY = 100_000  # more candidates, or detections, than there are
 MOBILENET = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
-class TwoLevels(nn.Module):
-    """A backbone with two maps, strides 8 and 16: small, but with levels that can be confused."""
-
-    out_channels = 16
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.ReLU())
-        self.coarse = nn.Sequential(nn.Conv2d(16, 16, 2, stride=2), nn.ReLU())
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        fine = self.fine(images)
-        return OrderedDict([("0", fine), ("1", self.coarse(fine))])
-
-
 def retinanet() -> RetinaNet:
-    return RetinaNet(
-        TwoLevels(),
-        num_classes=NUM_CLASSES + 1,
-        min_size=64,
-        max_size=128,
-        anchor_generator=AnchorGenerator(sizes=((16,), (32,)), aspect_ratios=((0.5, 1.0, 2.0),) * 2),
-        score_thresh=0.0,
-        topk_candidates=EVERY,
-        detections_per_img=EVERY,
-    )
+    return one_stage_model("retinanet", NUM_CLASSES)
 
 
 @torch.no_grad()
@@ -68,14 +45,7 @@ def lively_two_stage(detector: Detector) -> Detector:
 
 
 def lively_retinanet() -> Detector:
-    model = retinanet()
-    for layer in model.head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-    with torch.no_grad():  # a trained RetinaNet never fires in torchvision's unused column for the background
-        bias = model.head.classification_head.cls_logits.bias.fill_(0.4)
-        bias.view(-1, NUM_CLASSES + 1)[:, 0] = -40.0
-    return OneStage(model.eval())
+    return lively_one_stage("retinanet", NUM_CLASSES)
 
 
 class Case(NamedTuple):
@@ -95,14 +65,14 @@ def images() -> list[Tensor]:
 IMAGES = images()
 
 
-FAMILIES = ("tiny", MOBILENET, "retinanet")
+FAMILIES = ("tiny", MOBILENET, *ONE_STAGE_FAMILIES)
 
 
 def build(family: str) -> Case:
     """One family's detector, by its name in `FAMILIES`."""
     torch.manual_seed(0)
-    if family == "retinanet":
-        return Case(lively_retinanet(), retinanet)
+    if family in ONE_STAGE_FAMILIES:
+        return Case(lively_one_stage(family, NUM_CLASSES), partial(one_stage_model, family, NUM_CLASSES))
     detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, input_size=64))
 
     def fresh() -> FasterRCNN:
@@ -115,3 +85,8 @@ def build(family: str) -> Case:
         return model
 
     return Case(detector, fresh)
+
+
+def same_with(part: Part, detector: Detector) -> Detector:
+    """Another Detector around the same model, which trains this part."""
+    return type(detector)(detector.plain(), architecture=detector.architecture, part=part)  # type: ignore[call-arg]
