@@ -63,6 +63,11 @@ class FCOSDetector(OneStage):
             rows.append(row.masked_fill((row == BACKGROUND) & within(anchors, crowd), LEFT_OUT))
         return pad_sequence(rows, batch_first=True, padding_value=LEFT_OUT)
 
+    def _predict_on_windows(self, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
+        """As the head does it, which cuts off negative distances."""
+        predicted, embeddings = super()._predict_on_windows(encoded)
+        return {**predicted, DELTAS: predicted[DELTAS].relu()}, embeddings
+
     def losses(
         self,
         objects: list[dict[str, Tensor]],
