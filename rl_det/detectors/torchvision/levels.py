@@ -32,11 +32,14 @@ def largest_sizes(transform: GeneralizedRCNNTransform) -> set[Size]:
 
 @torch.no_grad()
 def map_sizes(backbone: nn.Module, size: Size) -> list[Size]:
-    """The sizes of a backbone's maps for an image of this size. Only shapes are computed."""
+    """The sizes of a backbone's maps for an image of this size; only shapes are computed, if its layers can do so."""
     state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    image = torch.empty(1, 3, *size, device="meta")
-    with torch.device("meta"):  # for what the backbone makes on its way
-        maps = functional_call(backbone, {name: tensor.to("meta") for name, tensor in state.items()}, (image,))
+    try:
+        with torch.device("meta"):  # for what it makes on its way
+            on_meta = {name: tensor.to("meta") for name, tensor in state.items()}
+            maps = functional_call(backbone, on_meta, (torch.empty(1, 3, *size),))
+    except (RuntimeError, NotImplementedError):  # it keeps a tensor elsewhere, or cannot do without data
+        maps = backbone(next(iter(state.values())).new_zeros(1, 3, *size))
     return [(level.shape[2], level.shape[3]) for level in as_levels(maps)]
 
 
