@@ -59,6 +59,17 @@ def test_an_image_is_encoded_alone_as_it_is_beside_others(detector: OneStage) ->
     assert_same(backwards[torch.tensor([2, 1, 0])], together)
 
 
+def test_images_whose_sizes_alternate_keep_their_order(detector: OneStage) -> None:
+    images = [IMAGES[0], IMAGES[1], IMAGES[0].flip(1), IMAGES[1].flip(1)]
+    encoded = detector.encode(images)
+    output = detector.head(encoded)
+    for place, image in enumerate(images):
+        alone = detector.encode([image])
+        assert_same(encoded[place : place + 1], alone)
+        for together, own in zip(output, detector.head(alone), strict=True):
+            torch.testing.assert_close(together[place], own[0], rtol=1e-4, atol=1e-4)
+
+
 def test_an_image_is_detected_alone_as_it_is_beside_others(whole: OneStage) -> None:
     for together, image in zip(whole.detect(IMAGES), IMAGES, strict=True):
         (alone,) = whole.detect([image])
@@ -185,7 +196,7 @@ def test_embeddings_are_what_the_last_layer_takes(part: Part) -> None:
     torch.testing.assert_close(output.logits[encoded.mask], wanted[encoded.mask], rtol=1e-4, atol=1e-4)
 
 
-LOGITS = torch.tensor([-300.0, -90.0, -40.0, -12.0, -5.0, -0.7, 0.0, 0.3, 4.0, 9.0, 11.0, 30.0, 95.0, 300.0])
+LOGITS = torch.tensor([-300.0, -90.0, -40.0, -12.0, -5.0, -0.7, 0.0, 0.3, 4.0, 7.5, 9.0, 11.0, 30.0, 95.0, 300.0])
 
 
 def slow_log_odds(first: Tensor, second: Tensor) -> Tensor:
@@ -216,6 +227,8 @@ def test_log_odds_of_a_mean_keep_ranks_that_probabilities_lose_and_are_exact_whe
 def test_no_image_has_maps_larger_than_the_largest_ones() -> None:
     transform = GeneralizedRCNNTransform(61, 117, [0.0] * 3, [1.0] * 3).eval()
     assert largest_sizes(transform) == {(64, 128), (128, 64)}
+    fixed = GeneralizedRCNNTransform(9, 9, [0.0] * 3, [1.0] * 3, size_divisible=1, fixed_size=(33, 17)).eval()
+    assert largest_sizes(fixed) == {tuple(fixed([torch.zeros(3, 8, 8)])[0].tensors.shape[2:])}
     rng = torch.Generator().manual_seed(0)
     for height, width in torch.randint(1, 300, (40, 2), generator=rng).tolist():
         if max(height, width) < 20 * min(height, width):
