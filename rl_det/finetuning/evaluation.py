@@ -10,7 +10,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.data import Dataset
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.metrics.calibration import detection_calibration_error
 from rl_det.metrics.evaluation import evaluate
 from rl_det.metrics.operating_point import best_f1, operating_point
@@ -80,7 +80,7 @@ def tested(
 
 
 def f1_at_validations_best(
-    policy: Policy, val: EncodedDataset, found: DetectionBatch, targets: list[Target], num_candidates: int
+    policy: Policy, val: Encodings, found: DetectionBatch, targets: list[Target], num_candidates: int
 ) -> float:
     """The test split's F1 at the score threshold that was best on validation, which is what a user would set."""
     num_classes = policy.detector.num_classes

@@ -10,8 +10,10 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from rl_det.candidates import select_candidates
+from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.torchvision.resized import assign_objects, original_boxes, resized_targets
+from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 
@@ -161,3 +163,17 @@ class OneStage:
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [image.to(self.device) for image in images]
+
+
+def _known_shape(model: nn.Module, num_classes: int) -> None:
+    raise UserError(f"the model must know the {num_classes} classes of the data; give it a head for them")
+
+
+RETINANET = Family(
+    names=(),
+    takes=lambda model: isinstance(model, RetinaNet),
+    build=RetinaNet,
+    around=OneStage,
+    classes_known=lambda state: None,
+    replace_predictor=_known_shape,
+)
