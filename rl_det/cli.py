@@ -76,6 +76,9 @@ class RunFlags(Request, ProgramFlags):
             resume=self.resume,
             overwrite=self.overwrite,
             baselines=baselines,
+            batch_size=self.batch_size,
+            cache_memory=self.cache_memory,
+            cache_disk=self.cache_disk,
         )
         print(results.table(), end="")
         return results

@@ -108,7 +108,8 @@ def _sharing(policies: Mapping[str, Policy]) -> list[list[str]]:
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, policy in policies.items():
         trained = {id(parameter) for parameter in policy.detector.trainable.parameters()}
-        frozen = tuple(id(p) for p in policy.detector.plain().parameters() if id(p) not in trained)
+        own = [id(policy)] if policy.detector.part == "all" else []  # then the backbone, which proposes, is its own
+        frozen = (*own, *(id(p) for p in policy.detector.plain().parameters() if id(p) not in trained))
         groups.setdefault(frozen, []).append(name)
     return list(groups.values())
 

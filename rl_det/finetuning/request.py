@@ -39,9 +39,20 @@ class Request:
     """The time on two CPU cores: within a minute (smoke), five minutes (short) or a quarter of an hour (full)."""
     device: Device = "auto"
     """The device of the networks."""
+    batch_size: int | None = None
+    """The images of a batch, in the warm start and in every strategy; left out: by the budget and the recipe."""
+    cache_memory: float | None = None
+    """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
+    cache_disk: float | None = None
+    """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
 
     def __post_init__(self) -> None:
-        check_settings(self, image_size=at_least(1))
+        check_settings(
+            self,
+            **dict.fromkeys(("image_size", "batch_size"), at_least(1)),
+            cache_memory=at_least(0),
+            cache_disk=at_least(0),
+        )
         device_named(self.device)
 
     def open(self) -> tuple[Splits, Detector]:
