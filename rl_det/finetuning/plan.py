@@ -16,6 +16,7 @@ from rl_det.detectors.encodings import Encodings
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
+from rl_det.policies.build import check_bears
 from rl_det.progress import bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
@@ -191,6 +192,7 @@ def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
         if isinstance(strategy, type) or not callable(getattr(strategy, "tune", None)):
             got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
             raise UserError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
+        check_bears(getattr(strategy, "policy", None), detector)
 
 
 def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:

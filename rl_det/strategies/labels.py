@@ -36,8 +36,8 @@ class Labels:
 
     name: str = CONTROL
     """The name of its row in the table."""
-    policy: PolicyName = "rescore"
-    """The policy whose head is trained; a module beside the head does not change."""
+    policy: PolicyName | None = "rescore"
+    """The policy whose head is trained; a module beside the head does not change. None: as for PPO."""
     learning_rate: float | None = None
     """AdamW's peak rate; left out: the head's rate in the warm start."""
     max_grad_norm: float = 1.0
