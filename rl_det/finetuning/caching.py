@@ -155,10 +155,10 @@ def plan_cache(
         return plan
     if each * images <= disk:
         return replace(plan, place="disk", why=f", above the {memory / GIB:.1f} GiB of memory for them: {folder}")
-    if max(memory, disk) < each:
+    if 0 < max(memory, disk) < each:
         raise UserError(
-            f"the encoding of one image takes {each / GIB:.3f} GiB; cache_memory and cache_disk must leave room for one, or "
-            "be left out; a smaller image_size or trainable='predictor' makes encodings smaller"
+            f"the encoding of one image takes {each / GIB:.6f} GiB; cache_memory and cache_disk must leave room for one, or "
+            "be left out (or 0: nothing is kept); a smaller image_size or trainable='predictor' makes encodings smaller"
         )
     return replace(plan, place="nowhere", why=f" (disk for them: {disk / GIB:.1f} GiB)")
 
