@@ -4,6 +4,7 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -121,7 +122,7 @@ class _Inert:
 def _loaded(path: Path) -> object:
     """What the file holds, with every object that torch does not know replaced by an inert one."""
     strange = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in strange]
+    stand_ins: Any = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in strange]
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -1,7 +1,7 @@
 """A torchvision Faster R-CNN as a Detector: the RoI-pooled features are frozen, the box head is trained."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,15 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
+from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
 from rl_det.errors import UserError
 from rl_det.storage.weights import load_state, state_file
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
-FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include="fasterrcnn_*"))
+FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include=["fasterrcnn_*", "maskrcnn_*", "keypointrcnn_*"]))
+"""torchvision's builders; Mask and Keypoint R-CNNs are Faster R-CNNs with one branch more."""
 
 
 class TwoStage:
@@ -274,6 +276,12 @@ def torchvision_faster_rcnn(
     return model.eval()
 
 
+def num_classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes in a Faster R-CNN's state, without background."""
+    bias = state.get("roi_heads.box_predictor.cls_score.bias")
+    return None if bias is None or len(bias) < 2 else len(bias) - 1
+
+
 def replace_predictor(model: FasterRCNN, num_classes: int) -> None:
     """Give the model a box predictor with random weights for this number of classes, without the background."""
     features = model.roi_heads.box_predictor.cls_score.in_features
@@ -295,3 +303,13 @@ def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
             f"the weights {weights} of {name} must be downloadable from {known[weights].url}; got {error}; "
             "fetch the file by other means and give its path, or start from random ones (weights none)"
         ) from error
+
+
+FASTER_RCNN = Family(
+    names=FASTER_RCNNS,
+    takes=lambda model: isinstance(model, FasterRCNN),
+    build=torchvision_faster_rcnn,
+    around=TwoStage,
+    classes_known=num_classes_in,
+    replace_predictor=replace_predictor,
+)
