@@ -205,10 +205,8 @@ class OneStage(ABC):
         matched = self.match(everywhere, objects, crowds)
         if self._on_windows:
             matched = matched.gather(1, encoded.exact[0]).masked_fill(~encoded.mask, LEFT_OUT)
-        else:
-            encoded = everywhere
-        predicted, _ = self._predict(encoded)
-        return self.losses(objects, predicted, encoded.reference, matched)
+            return self.losses(objects, self._predict(encoded)[0], encoded.reference, matched)
+        return self.losses(objects, self._predict_all(everywhere), everywhere.reference, matched)
 
     def match(self, everywhere: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor]) -> Int[Tensor, "B N"]:
         """The object of every anchor, as `assign_objects` documents it, by the model's own matcher."""
@@ -296,18 +294,31 @@ class OneStage(ABC):
         if self._on_windows:
             return self._predict_on_windows(encoded)
         parts, order = [], []
+        for rows, run, sizes in self._runs(encoded):
+            predicted, embeddings = self._kept(run, encoded.exact[0][rows], sizes)
+            parts.append({**predicted, "embeddings": embeddings})
+            order.append(rows)
+        joined = in_order(parts, order)
+        return joined, joined.pop("embeddings")
+
+    def _predict_all(self, everywhere: Encoded) -> dict[str, Tensor]:
+        """The head's outputs for all anchors [B, N, K], with zeros behind those of smaller images."""
+        parts, order = [], []
+        for rows, run, _ in self._runs(everywhere):
+            missing = everywhere.mask.shape[1] - run.predicted[SCORES].shape[1]
+            parts.append({name: F.pad(values, (0, 0, 0, missing)) for name, values in run.predicted.items()})
+            order.append(rows)
+        return in_order(parts, order)
+
+    def _runs(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], Run, list[Size]]]:
+        """Run the head, or the whole model, on images of equal sizes together: their rows, and the sizes of their maps."""
         for rows, (padded, *sizes) in by_sizes(encoded.exact[1]):
             features = [level[rows] for level in encoded.features]
             if self.part == "all":
                 maps = as_levels(self.plain().backbone(cut_out(features[0], padded)))
             else:
                 maps = [cut_out(level, size) for level, size in zip(features, sizes, strict=True)]
-            predicted, embeddings = self._kept(self._run(maps), encoded.exact[0][rows], sizes)
-            parts.append({**predicted, "embeddings": embeddings})
-            order.append(rows)
-        back = torch.cat(order).argsort()
-        joined = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-        return joined, joined.pop("embeddings")
+            yield rows, self._run(maps), sizes
 
     def _predict_on_windows(self, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
         """The same from what the last convolutions see, whose weights all levels share."""
@@ -360,6 +371,12 @@ def inputs_of(layers: dict[str, list[nn.Conv2d]]) -> Iterator[dict[str, list[Ten
                     layer.register_forward_pre_hook(lambda _, inputs, to=taken[name]: to.append(*inputs))
                 )
         yield taken
+
+
+def in_order(parts: list[dict[str, Tensor]], rows: list[Int[Tensor, " _"]]) -> dict[str, Tensor]:
+    """Join what was computed for these rows of a batch, in the batch's order."""
+    back = torch.cat(rows).argsort()
+    return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
 
 def scaled(layer: nn.Conv2d, scale: float) -> Tensor:
