@@ -71,7 +71,7 @@ class Budget:
 
 BUDGETS: dict[BudgetName, Budget] = {
     "smoke": Budget(
-        num_updates=4, max_views=1, supervised_steps=6, supervised_validations=3, warm_start_share=0.1, num_draws=50
+        num_updates=4, max_views=1, supervised_steps=6, supervised_validations=3, warm_start_share=0.02, num_draws=50
     ),
     "short": Budget(num_updates=300, supervised_steps=250, supervised_validations=10),
     "full": Budget(),
