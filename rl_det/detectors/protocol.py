@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
-
 Part = Literal["predictor", "head", "all"]
 """The part of a detector that fine-tuning trains."""
 

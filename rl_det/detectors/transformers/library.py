@@ -1,0 +1,17 @@
+"""The transformers library, an optional extra, which is imported at first use."""
+
+import importlib
+from typing import Any
+
+from rl_det.errors import UserError
+
+
+def library() -> Any:
+    """The transformers library. Raises ValueError, in one sentence, if it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise UserError(
+            "detectors of transformers need the transformers library, which cannot be imported "
+            f"({error}); install it by pip install 'rl_det[transformers]'"
+        ) from error
