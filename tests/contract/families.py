@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from contract.query_families import QUERY_FAMILIES, lively_query_detector, query_model
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -79,10 +80,18 @@ def lively_retinanet() -> Detector:
 
 
 class Case(NamedTuple):
-    """A detector, and how torchvision builds the same architecture."""
+    """A detector, how its library builds the same architecture, and what the contract leaves to each family."""
 
     detector: Detector
     fresh: Callable[[], nn.Module]
+    early: nn.Module
+    """Layers, not all frozen by the library, that run once in a training pass."""
+    softmax: tuple[nn.Linear, int] | None = None
+    """The class predictor and its column of the background, if classes compete in a softmax."""
+    takes_any_size: bool = True
+    """Whether encodings of images of any size concatenate."""
+    is_query_detector: bool = False
+    """Whether it matches one query to each object, and has no NMS."""
 
 
 def images() -> list[Tensor]:
@@ -95,14 +104,17 @@ def images() -> list[Tensor]:
 IMAGES = images()
 
 
-FAMILIES = ("tiny", MOBILENET, "retinanet")
+FAMILIES = ("tiny", MOBILENET, "retinanet", *QUERY_FAMILIES)
 
 
 def build(family: str) -> Case:
     """One family's detector, by its name in `FAMILIES`."""
     torch.manual_seed(0)
     if family == "retinanet":
-        return Case(lively_retinanet(), retinanet)
+        one_stage = lively_retinanet()
+        return Case(one_stage, retinanet, one_stage.plain().backbone, takes_any_size=False)
+    if family in QUERY_FAMILIES:
+        return query_case(family)
     detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, input_size=64))
 
     def fresh() -> FasterRCNN:
@@ -114,4 +126,17 @@ def build(family: str) -> Case:
         model.roi_heads.detections_per_img = EVERY
         return model
 
-    return Case(detector, fresh)
+    return Case(detector, fresh, detector.plain().backbone, (detector.plain().roi_heads.box_predictor.cls_score, 0))
+
+
+def query_case(family: str) -> Case:
+    detector = lively_query_detector(family, NUM_CLASSES, IMAGES)
+    anatomy = detector.anatomy
+    softmax = (anatomy.classifier, NUM_CLASSES) if anatomy.is_softmax else None
+    return Case(
+        detector,
+        lambda: query_model(family, NUM_CLASSES),
+        detector.plain().model.encoder,
+        softmax,
+        is_query_detector=True,
+    )

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
-Seen = dict[str, Tensor]
-"""Tensors of one forward pass by name: the arguments of the last decoder layer by the library's names, and our own."""
+Seen = dict[str, Any]
+"""What one forward pass shows, by name: the arguments of the last decoder layer by the library's names, and our own."""
 
 
 class Predictions(NamedTuple):
@@ -103,7 +104,7 @@ class Anatomy:
 
         In training mode, denoising queries come first; they are left out of what is returned by name.
         """
-        seen: dict[str, Any] = {}
+        seen: Seen = {}
         with ExitStack() as hooks:
             for handle in self.watch(seen):
                 hooks.callback(handle.remove)
@@ -116,7 +117,7 @@ class Anatomy:
         seen["shapes"] = self.shapes(seen)
         return output, seen
 
-    def watch(self, seen: dict[str, Any]) -> Iterator[RemovableHandle]:
+    def watch(self, seen: Seen) -> Iterator[RemovableHandle]:
         """Hooks that write the last layer's arguments and its result ("layer") into `seen`."""
         signature = inspect.signature(self.layer.forward)
 
@@ -137,8 +138,8 @@ class Anatomy:
         """What `context` and `places` name."""
         return {}
 
-    def embed(self, hidden: Tensor) -> Tensor:
-        """The embeddings from the last layer's result."""
+    def embed(self, hidden: Tensor, *, is_trained: bool = True) -> Tensor:
+        """The embeddings from the last layer's result; if not `is_trained`, without gradient to what lies between."""
         return hidden
 
     def run_layer(self, seen: Seen, shapes: tuple[tuple[int, int], ...]) -> Tensor:
@@ -196,10 +197,12 @@ class Detr(Anatomy):
         memory = seen["encoder_hidden_states"]
         return torch.tensor([[[memory.shape[1], 1]]], device=memory.device).expand(len(memory), -1, -1)
 
-    def embed(self, hidden: Tensor) -> Tensor:
-        """The decoder's last layer norm; a model with auxiliary losses applies it twice, as the library does."""
+    def embed(self, hidden: Tensor, *, is_trained: bool = True) -> Tensor:
+        """The decoder's layer norm; a model with auxiliary losses applies it twice, and after earlier layers too."""
+        norm = self.decoder.layernorm
+        weights = {name: weight if is_trained else weight.detach() for name, weight in norm.named_parameters()}
         for _ in range(2 if self.model.config.auxiliary_loss else 1):
-            hidden = self.decoder.layernorm(hidden)
+            hidden = functional_call(norm, weights, hidden)
         return hidden
 
     def settings(self, seen: Seen, shapes: tuple[tuple[int, int], ...]) -> dict[str, Any]:
@@ -220,7 +223,7 @@ class ConditionalDetr(Detr):
     is_softmax = False
     processor = "ConditionalDetrImageProcessor"
 
-    def watch(self, seen: dict[str, Any]) -> Iterator[RemovableHandle]:
+    def watch(self, seen: Seen) -> Iterator[RemovableHandle]:
         """And the decoder's reference points, which the model's output lacks."""
 
         def reference(_: nn.Module, __: Any, output: Any) -> None:
@@ -308,7 +311,7 @@ class DFine(Anatomy):
         """The class predictor and the quality's last layer."""
         return (self.classifier, self.quality.reg_conf.layers[-1])
 
-    def watch(self, seen: dict[str, Any]) -> Iterator[RemovableHandle]:
+    def watch(self, seen: Seen) -> Iterator[RemovableHandle]:
         """And the distributions of each layer."""
         seen["distributions"] = []
 
@@ -318,7 +321,7 @@ class DFine(Anatomy):
         yield from super().watch(seen)
         yield self.decoder.integral.register_forward_pre_hook(distributions)
 
-    def surroundings(self, output: Any, seen: dict[str, Any]) -> Seen:
+    def surroundings(self, output: Any, seen: Seen) -> Seen:
         """The layer before: its result and its distributions; and the first boxes, which all layers move."""
         previous, corners = seen["hidden_states"], seen["distributions"][max(self.index - 1, 0)]
         if not self.index:

@@ -205,7 +205,7 @@ class QueryDetector:
         num_places = sum(height * width for height, width in shapes)
         seen |= {name: seen[name][:, :num_places] for name in self.anatomy.memory}
         hidden = self.anatomy.run_layer(seen, shapes)
-        return self.anatomy.predict(seen | {"embeddings": self.anatomy.embed(hidden)})
+        return self.anatomy.predict(seen | {"embeddings": self.anatomy.embed(hidden, is_trained=False)})
 
     def _whole(self, seen: Seen, shapes: tuple[tuple[int, int], ...]) -> Predictions:
         """The predictions from the pixels, for images of one size."""
@@ -239,7 +239,7 @@ class QueryDetector:
         encodings; with other parts they have no features.
         """
         pixels = self._resized(images)
-        sizes = [image.shape[1:] for image in images]
+        sizes = [(float(image.shape[1]), float(image.shape[2])) for image in images]
         given = [self._labels(label["boxes"], label["labels"], size) for label, size in zip(labels, sizes, strict=True)]
         self.model.train()
         output, seen = self.anatomy.look(*padded(pixels), labels=given)
@@ -301,7 +301,7 @@ class QueryDetector:
         )
         return {"loss": loss}
 
-    def _labels(self, boxes: Tensor, labels: Tensor, size: Sequence[float]) -> dict[str, Tensor]:
+    def _labels(self, boxes: Tensor, labels: Tensor, size: tuple[float, float]) -> dict[str, Tensor]:
         """Objects in the library's form: classes from 0, boxes by center and sides, relative to the image."""
         height, width = size
         scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=self.device)
