@@ -132,7 +132,8 @@ class Anatomy:
 
     def shapes(self, seen: Seen) -> Tensor:
         """Height and width of each of the encoder's maps, for each image [B, levels, 2]."""
-        return seen["spatial_shapes"].expand(len(seen["embeddings"]), -1, -1)
+        shapes: Tensor = seen["spatial_shapes"]
+        return shapes.expand(len(seen["embeddings"]), -1, -1)
 
     def surroundings(self, output: Any, seen: Seen) -> Seen:
         """What `context` and `places` name."""
@@ -173,10 +174,10 @@ class Anatomy:
 class Detr(Anatomy):
     """DETR: boxes without a reference, and a softmax whose last column is "no object"."""
 
-    queries = ("hidden_states", "object_queries_position_embeddings")
+    queries: ClassVar[tuple[str, ...]] = ("hidden_states", "object_queries_position_embeddings")
     memory = ("encoder_hidden_states", "spatial_position_embeddings")
     sampled = ()
-    places = ()
+    places: ClassVar[tuple[str, ...]] = ()
     is_softmax = True
     processor = "DetrImageProcessor"
 

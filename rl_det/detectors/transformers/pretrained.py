@@ -96,7 +96,7 @@ def build(
         raise UserError(f"the weights of {name} must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
     config_class = getattr(library(), name.replace("ForObjectDetection", "Config"))
     backbone = {} if ANATOMIES[name].is_square else {"backbone_config": _resnet(name)}
-    model = _random(name, config_class(num_labels=num_classes, **backbone))
+    model: nn.Module = _random(name, config_class(num_labels=num_classes, **backbone))
     if file is not None:
         load_state(model, file)
     return model

@@ -171,7 +171,7 @@ class QueryDetector:
         """The number of places in the encoder's memory of an image of this size; the largest image runs once to tell."""
         if self._most_places is None:
             _, seen = self.anatomy.look(torch.zeros(1, 3, *size, device=self.device))
-            self._most_places = seen[self.anatomy.memory[0]].shape[1]
+            self._most_places = int(seen[self.anatomy.memory[0]].shape[1])
         return self._most_places
 
     def head(self, encoded: Encoded) -> HeadOutput:
@@ -323,9 +323,9 @@ class QueryDetector:
             layer.weight.mul_(scale)
             layer.bias.mul_(scale)
         if self.anatomy.is_softmax:
-            self.anatomy.classifier.bias[-1] -= shift
+            self.anatomy.classifier.bias[-1].sub_(shift)
         else:
-            self.anatomy.classifier.bias += shift
+            self.anatomy.classifier.bias.add_(shift)
 
     def plain(self) -> Any:
         """The model of transformers."""
