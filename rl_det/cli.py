@@ -76,6 +76,9 @@ class RunFlags(Request, ProgramFlags):
             resume=self.resume,
             overwrite=self.overwrite,
             baselines=baselines,
+            batch_size=self.batch_size,
+            cache_memory=self.cache_memory,
+            cache_disk=self.cache_disk,
         )
         print(results.table(), end="")
         return results
@@ -86,7 +89,7 @@ class PolicyFlags(RunFlags):
     """The flags of every command that tunes the head."""
 
     policy: PolicyName | None = None
-    """The policy of all strategies; left out: each strategy's own (voting)."""
+    """The policy of all strategies; left out: each strategy's own (voting where proposals overlap, else adjust)."""
     reward: str | None = None
     """The reward of all strategies that have one; left out: each strategy's own (pool_ap)."""
 
@@ -123,7 +126,7 @@ class FinetuneFlags(PolicyFlags):
     """The score-function estimator."""
     surrogate: Surrogate = field(default_factory=Surrogate)
     """A differentiable surrogate of AP."""
-    labels: Labels = field(default_factory=lambda: Labels(name="labels", policy="voting"))
+    labels: Labels = field(default_factory=lambda: Labels(name="labels", policy=None))
     """Continued supervised training of the head, with settings of its own."""
     supervised: Supervised = field(default_factory=Supervised)
     """Supervised training of the whole detector."""

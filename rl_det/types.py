@@ -7,7 +7,7 @@ never a label.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -100,14 +100,14 @@ class Encoded:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Encoded":
         """The encodings with these tensors, by the names of `tensors()`; ValueError for other names."""
-        single = {name: tensor for name, tensor in tensors.items() if "." not in name}
-        several = {
+        single: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        several: dict[str, Any] = {
             name: tuple(
                 tensors[f"{name}.{place}"] for place in range(sum(key.startswith(f"{name}.") for key in tensors))
             )
             for name in ("features", "exact")
         }
-        return cls(**single, **several)
+        return cls(**several, **single)
 
 
 class HeadOutput(NamedTuple):

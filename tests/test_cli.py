@@ -133,7 +133,7 @@ def test_help_names_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None
         ("--strategies ppo ppo", "'ppo' is there twice"),
         ("--supervised.monitor mAP", "a training is led by one of AP, "),
         ("--seed -1", "seed must not be negative; got -1; 0 is usual"),
-        ("--input-size 0", "input_size must be at least 1; got 0"),
+        ("--image-size 0", "image_size must be at least 1; got 0"),
         (
             "--strategies labels --ppo.clip 0.3",
             "settings of ppo must go with --strategies ppo; got --strategies labels",

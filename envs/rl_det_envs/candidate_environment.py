@@ -83,7 +83,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
 
         An agent that trains this head need not run it again, if the output has a graph.
         """
-        self.encoded = self.data.batch(torch.tensor(self.indices), self.device)
+        self.encoded = self.data.batch(torch.tensor(self.indices), self.detector)
         with torch.set_grad_enabled(self.with_graph):
             output = self.detector.head(self.encoded)
         self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.context_candidates)

@@ -23,7 +23,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.data import Dataset
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector
-from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.encodings import EncodedDataset, Encodings, encode_dataset
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.errors import UserError
@@ -84,7 +84,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         num_envs: int = 1,
         *,
         detector: Detector | None = None,
-        dataset: Dataset | EncodedDataset | None = None,
+        dataset: Dataset | Encodings | None = None,
         num_candidates: int = 64,
         samples_per_image: int = 1,
         pool_images: int = 32,
@@ -110,7 +110,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         if not len(source):
             raise UserError("dataset must hold one image at least; it is empty")
         check_classes(source, self.detector)
-        self.data = source if isinstance(source, EncodedDataset) else encoded_aloud(self.detector, source)
+        self.data = source if isinstance(source, Encodings) else encoded_aloud(self.detector, source)
         self.reward = reward_named(named, objects_of(self.data.targets, self.detector.num_classes))
         self.num_envs, self.samples_per_image = num_envs, samples_per_image
         self.num_images = num_envs // samples_per_image
@@ -449,15 +449,15 @@ def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, poo
             raise UserError(f"{name} must be at least 1; got {count}; {usual} is usual")
 
 
-def check_classes(dataset: Dataset | EncodedDataset, detector: Detector) -> None:
+def check_classes(dataset: Dataset | Encodings, detector: Detector) -> None:
     """Raise ValueError if the data set's classes are not as many as the detector's, or a label is above them."""
-    source = dataset.source if isinstance(dataset, EncodedDataset) else dataset
+    source = dataset.source if isinstance(dataset, Encodings) else dataset
     if source is not None and len(source.classes) != detector.num_classes:
         raise UserError(
             f"the data set has {len(source.classes)} classes, the detector {detector.num_classes}; "
             "give detector=, one that is trained for the data set's classes"
         )
-    for index, target in enumerate(dataset.targets if isinstance(dataset, EncodedDataset) else []):
+    for index, target in enumerate(dataset.targets if isinstance(dataset, Encodings) else []):
         if len(target.labels) and int(target.labels.max()) > detector.num_classes:
             raise UserError(
                 f"labels must be at most the detector's {detector.num_classes} classes; "

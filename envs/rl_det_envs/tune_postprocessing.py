@@ -46,7 +46,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         parts = []
         with torch.no_grad():
             for images in torch.arange(len(self.data)).split(32):
-                encoded = self.data.batch(images, self.device)
+                encoded = self.data.batch(images, self.detector)
                 parts.append(select_candidates(self.detector.head(encoded), encoded.mask, self.num_candidates))
         self._all = Candidates(
             **{name: torch.cat([vars(part)[name] for part in parts]).cpu() for name in vars(parts[0])}

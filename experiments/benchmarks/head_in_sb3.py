@@ -53,7 +53,7 @@ class HeadShifts(BaseFeaturesExtractor):
         self.head = nn.ParameterList(detector.trainable.parameters())
 
     def forward(self, seen: dict[str, Tensor]) -> Tensor:
-        output = self.detector.head(self.data.batch(seen["image"][:, 0].long(), "cpu"))
+        output = self.detector.head(self.data.batch(seen["image"][:, 0].long(), self.detector))
         logits = gather_logits(output.logits, seen["index"].long())
         shifts: Tensor = (logits - seen["logits"]) * seen["mask"] / SHIFT_OF_ONE
         return shifts

@@ -159,7 +159,7 @@ def of_head(bench: Bench, losses: Losses) -> Callable[[int], None]:
 
     def step(number: int) -> None:
         images = bench.batch(number)
-        encoded = bench.data.batch(images, "cpu")
+        encoded = bench.data.batch(images, bench.detector)
         targets = [bench.data.targets[index] for index in images.tolist()]
         move(losses(policy, encoded, bench.detector.head(encoded), targets))
 

@@ -92,7 +92,7 @@ def last_layer_data(split: Split, num_scenes: int) -> EncodedDataset:
     """What the shipped detector's last layer is given, of its best proposals."""
     detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
     data = encode_dataset(detector, DigitScenes(split, num_scenes=num_scenes, seed=2 if split == "train" else 0))
-    outputs = [detector.head(data.batch(images, "cpu")) for images in torch.arange(len(data)).split(50)]
+    outputs = [detector.head(data.batch(images, detector)) for images in torch.arange(len(data)).split(50)]
     features = [torch.cat(list(part))[:, :NUM_PROPOSALS] for part in zip(*outputs, strict=True)]
     encoded = replace(
         data.encoded,

@@ -2,38 +2,48 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torch import nn
+from torchvision.models import get_model_weights, list_models
 
 from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
-from rl_det.detectors.protocol import Architecture, Detector
-from rl_det.detectors.torchvision.one_stage import OneStage
-from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, tiny
-from rl_det.detectors.torchvision.two_stage import (
-    FASTER_RCNNS,
-    TwoStage,
-    replace_predictor,
-    torchvision_faster_rcnn,
-)
+from rl_det.detectors.family import Family
+from rl_det.detectors.protocol import Architecture, Detector, Part
+from rl_det.detectors.torchvision.one_stage import RETINANET
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, TINY, tiny
+from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
 from rl_det.errors import UserError
-from rl_det.storage.weights import check_state, load_state, read_state, state_file
+from rl_det.progress import tell
+from rl_det.storage.weights import check_state, load_state, read_state, state_file, without_prefix
 
-DETECTORS: tuple[str, ...] = ("tiny", *FASTER_RCNNS)
-FAMILIES: dict[type[nn.Module], Callable[..., Detector]] = {FasterRCNN: TwoStage, RetinaNet: OneStage}
-"""The library's model classes, and the Detector that wraps each. A new family is one file and one line here."""
+FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET)
+"""The families of detectors. A new family is one file and one entry here."""
+DETECTORS: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.names)
 TINY_INPUT_SIZE = 192
 """The shorter side to which `tiny` resizes images other than digit scenes, in pixels."""
-NUM_COCO_CLASSES = 90
-"""The number of classes in torchvision's own weights, without the background."""
 MODEL_CARD, DETECTOR = "model.json", "detector.pt"
+BACKGROUND, UNNAMED = ("__background__",), "N/A"
+"""How torchvision calls the background, and numbers that no class has."""
 Device = Literal["auto", "cpu", "cuda"]
+OtherClasses = Literal["refuse", "replace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What `load_detector` is asked for beside the detector itself."""
+
+    classes: tuple[str, ...]
+    """The data's classes."""
+    data: str
+    """The data's name."""
+    image_size: int | None
+    part: Part
+    other_classes: OtherClasses
 
 
 def load_detector(
@@ -41,36 +51,50 @@ def load_detector(
     data: Source,
     *,
     weights: str | Path | None = None,
-    input_size: int | None = None,
+    image_size: int | None = None,
+    trainable: Part = "head",
+    other_classes: OtherClasses = "refuse",
     device: Device = "auto",
 ) -> Detector:
     """The detector that `source` names or holds, for the classes of `data`.
 
     `source` is a name of `DETECTORS`, a file of weights (its entries reveal the architecture), a folder that
-    `Results.best.export` wrote, or the user's own torchvision FasterRCNN or RetinaNet, which is copied and does not
-    change. `input_size` is the shorter side after resizing; by default the detector's own. `weights` goes with a name:
-    a file, a torchvision name, or "none" for random weights. By default these are the shipped weights for `tiny`, and
-    torchvision's "DEFAULT" for its models.
+    `Results.best.export` wrote, or the user's own model of torchvision's FasterRCNN, RetinaNet and their like, which is
+    copied and does not change. `image_size` is the shorter side after resizing; by default the detector's own. `weights`
+    goes with a name: a file, a torchvision name, or "none" for random weights. By default these are the shipped weights
+    for `tiny`, and torchvision's "DEFAULT" for its models. `trainable` is the part that strategies train on frozen
+    features: the last layers (`predictor`), all behind the features (`head`), or everything (`all`).
 
-    If the weights have another number of classes than the data, the box predictor gets random weights. A detector with
-    a random predictor or random weights is not `is_trained`, and `finetune` first warm-starts it by supervised
-    training. Raises ValueError, in one sentence, for any other input.
+    If the weights have another number of classes than the data, the predictor gets random weights, and a line on stderr
+    says so. If they have as many of other names, `other_classes="replace"` does the same; by default they are refused. A
+    detector with a random predictor or random weights is not `is_trained`, and `finetune` first warm-starts it by
+    supervised training. Raises ValueError, in one sentence, for any other input.
     """
     splits = open_data(data)
-    if input_size is not None and input_size < 1:
-        raise UserError(f"input_size must be at least 1; got {input_size}; the detector's own (None) is usual")
+    for name, value, known in (
+        ("trainable", trainable, Part),
+        ("other_classes", other_classes, OtherClasses),
+        ("device", device, Device),
+    ):
+        if value not in get_args(known):
+            raise UserError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size must be at least 1; got {image_size}; the detector's own (None) is usual")
+    wanted = Wanted(
+        classes=splits.classes, data=splits.name, image_size=image_size, part=trainable, other_classes=other_classes
+    )
     with torch.random.fork_rng(
         devices=[]
     ):  # fresh weights are always the same, and the user's generator stays as it was
         torch.manual_seed(0)
         if isinstance(source, nn.Module):
-            _refuse(weights=weights, input_size=input_size)
-            detector = of_model(copy.deepcopy(source), len(splits.classes))
+            _refuse(weights=weights, image_size=image_size)
+            detector = _fitted(of_model(copy.deepcopy(source), part=trainable), wanted, None)
         elif str(source) in DETECTORS:
-            detector = _named(str(source), splits.classes, weights, input_size)
+            detector = _named(str(source), wanted, weights)
         else:
             _refuse(weights=weights)
-            detector = _of_path(Path(source), len(splits.classes), input_size)
+            detector = _of_path(Path(source), wanted)
     detector.plain().to(device_named(device))
     return detector
 
@@ -85,7 +109,12 @@ def device_named(device: Device) -> torch.device:
 
 
 def build_detector(
-    name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
+    name: str,
+    *,
+    num_classes: int,
+    input_size: int | None = None,
+    weights: str | Path | None = None,
+    part: Part = "head",
 ) -> Detector:
     """The detector of this name, independent of any data; `num_classes` excludes the background.
 
@@ -93,86 +122,125 @@ def build_detector(
     torchvision's models a torchvision name such as "DEFAULT". Raises ValueError for an unknown name, and for weights
     that do not fit.
     """
+    family = family_named(name)
+    model = family.build(name, num_classes=num_classes, input_size=input_size, weights=weights)
+    known = names_known(name, weights)
+    is_trained = weights not in (None, "none") and (known is None or len(known) == num_classes)
     architecture = Architecture(
         library="rl_det" if name == "tiny" else "torchvision", name=name, num_classes=num_classes, input_size=input_size
     )
-    is_trained = weights not in (None, "none")
-    if name in FASTER_RCNNS:
-        is_trained = is_trained and (state_file(weights) is not None or num_classes == NUM_COCO_CLASSES)
-        model = torchvision_faster_rcnn(name, num_classes=num_classes, input_size=input_size, weights=weights)
-        return TwoStage(model, architecture=architecture, is_trained=is_trained)
-    model = build_model(architecture)
-    file = state_file(weights)
-    if file is not None:
-        load_state(model, file)
-    elif is_trained:
-        raise UserError(f"the weights of tiny must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
-    return TwoStage(model, architecture=architecture, is_trained=is_trained)
+    return family.around(model, architecture=architecture, is_trained=is_trained, part=part)
 
 
-def build_model(architecture: Architecture) -> FasterRCNN:
+def build_model(architecture: Architecture) -> nn.Module:
     """The library's model with random weights. Raises ValueError for an unknown name."""
-    if architecture.name not in DETECTORS:
-        raise UserError(f"the detector must be one of {', '.join(DETECTORS)}; got {architecture.name!r}")
-    size = architecture.input_size
-    if architecture.name != "tiny":
-        return torchvision_faster_rcnn(architecture.name, num_classes=architecture.num_classes, input_size=size)
-    return tiny(architecture.num_classes, **({} if size is None else {"input_size": size})).eval()
+    return family_named(architecture.name).build(
+        architecture.name, num_classes=architecture.num_classes, input_size=architecture.input_size, weights=None
+    )
 
 
-def of_model(model: nn.Module, num_classes: int) -> Detector:
-    """The Detector around a library's model; its box predictor gets random weights if its number of classes differs."""
-    for family, around in FAMILIES.items():
-        if isinstance(model, family):
-            detector = around(model.eval())
-            break
-    else:
-        known = ", ".join(f"{family.__module__}.{family.__name__}" for family in FAMILIES)
-        raise UserError(f"a model must be one of {known}; got a {type(model).__module__}.{type(model).__name__}")
-    return _knowing(num_classes, detector)
+def around(model: nn.Module, architecture: Architecture, *, is_trained: bool = True, part: Part = "head") -> Detector:
+    """The Detector around a model that `build_model` built."""
+    return family_named(architecture.name).around(model, architecture=architecture, is_trained=is_trained, part=part)
 
 
-def _knowing(num_classes: int, detector: Detector) -> Detector:
-    """The detector, with a random box predictor if its number of classes differs; ValueError if that is impossible."""
-    if detector.num_classes == num_classes:
-        return detector
-    if not isinstance(detector, TwoStage):
-        raise UserError(
-            f"the model must know the {num_classes} classes of the data; it knows {detector.num_classes}; "
-            "give it a head for them"
-        )
-    replace_predictor(detector.model, num_classes)
-    architecture = replace(detector.architecture, num_classes=num_classes)
-    return TwoStage(detector.model, architecture=architecture, is_trained=False)
+def of_model(model: nn.Module, *, part: Part = "head") -> Detector:
+    """The Detector around a user's own model. Raises ValueError for a model of no known family."""
+    return family_of(model).around(model.eval(), part=part)
 
 
-def _named(name: str, classes: tuple[str, ...], weights: str | Path | None, input_size: int | None) -> Detector:
+def family_named(name: str) -> Family:
+    """The family that knows this name. Raises ValueError, which lists the known names, if none does."""
+    for family in FAMILIES:
+        if name in family.names:
+            return family
+    raise UserError(f"the detector must be one of {', '.join(DETECTORS)}; got {name!r}")
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family of a user's own model. Raises ValueError if it has none."""
+    for family in FAMILIES:
+        if family.takes(model):
+            return family
+    raise UserError(
+        "a model must be one of torchvision's detection models (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet); "
+        f"got a {type(model).__module__}.{type(model).__name__}"
+    )
+
+
+def names_known(name: str, weights: str | Path | None) -> tuple[str, ...] | None:
+    """The classes of a library's own weights, without the background; None for others."""
+    if weights is None or state_file(weights) is not None or name not in list_models():
+        return None
+    known = get_model_weights(name).__members__
+    categories = known[str(weights)].meta.get("categories", ()) if weights in known else ()
+    names = tuple(category for category in categories if category not in BACKGROUND)
+    return names or None
+
+
+def _fitted(detector: Detector, wanted: Wanted, known: tuple[str, ...] | None) -> Detector:
+    """The detector, with a random predictor if its classes are not the data's; `known` are its classes, if they have names.
+
+    Raises ValueError for as many classes of other names, unless they may be replaced.
+    """
+    count = len(wanted.classes)
+    if detector.num_classes == count:
+        other = _first_other(known, wanted.classes)
+        if other is None:
+            return detector
+        ours, theirs = other
+        if wanted.other_classes == "refuse":
+            raise UserError(
+                f"the detector knows other classes than {wanted.data}: {ours!r} where the data has {theirs!r}; "
+                "rename them if they mean the same, or give the detector a new predictor by other_classes='replace' "
+                "(--other-classes replace)"
+            )
+    tell(
+        f"the detector knows {detector.num_classes} classes, and {wanted.data} has {count}: "
+        "its predictor is new, with random weights"
+    )
+    architecture = detector.architecture
+    family = family_of(detector.plain()) if architecture.library == "own" else family_named(architecture.name)
+    family.replace_predictor(detector.plain(), count)
+    architecture = replace(architecture, num_classes=count)
+    return family.around(detector.plain(), architecture=architecture, is_trained=False, part=detector.part)
+
+
+def _first_other(known: tuple[str, ...] | None, classes: tuple[str, ...]) -> tuple[str, str] | None:
+    """The detector's and the data's first class that differ, letter case aside; None if they agree.
+
+    A class whose name is its own number has none.
+    """
+    pairs = enumerate(zip(known, classes, strict=True), start=1) if known else ()
+    named = (pair for label, pair in pairs if not {str(label), UNNAMED} & set(pair))
+    return next((pair for pair in named if pair[0].casefold() != pair[1].casefold()), None)
+
+
+def _named(name: str, wanted: Wanted, weights: str | Path | None) -> Detector:
     """A detector of `DETECTORS`; without `weights`, with the best weights available."""
-    num_classes = len(classes)
     if name != "tiny":
-        weights = "DEFAULT" if weights is None else weights
-        return _built(name, num_classes, weights, input_size)
-    on_digits = classes == DIGITS
-    size = input_size if input_size is not None or on_digits else TINY_INPUT_SIZE
+        return _built(name, wanted, "DEFAULT" if weights is None else weights)
+    on_digits = wanted.classes == DIGITS
+    size = wanted.image_size if wanted.image_size is not None or on_digits else TINY_INPUT_SIZE
     if weights is None and on_digits:
         weights = SHIPPED_WEIGHTS
-    detector = _built(name, num_classes, weights, size)
+    detector = _built(name, replace(wanted, image_size=size), weights)
     if weights is None:
         _start_from_digits(detector)
     return detector
 
 
-def _built(name: str, num_classes: int, weights: str | Path | None, input_size: int | None) -> Detector:
-    """The detector of this name; its box predictor is random if a file's weights have another number of classes."""
-    file = state_file(weights)
-    known = num_classes if file is None else _classes_known(read_state(file), num_classes)
-    return _knowing(num_classes, build_detector(name, num_classes=known, input_size=input_size, weights=weights))
-
-
-def _classes_known(state: Mapping[str, Tensor], otherwise: int) -> int:
-    """A Faster R-CNN's number of classes, read from its weights, without background; `otherwise` for other weights."""
-    bias = state.get("roi_heads.box_predictor.cls_score.bias")
-    return otherwise if bias is None or len(bias) < 2 else len(bias) - 1
+def _built(name: str, wanted: Wanted, weights: str | Path | None) -> Detector:
+    """The detector of this name; its predictor is random if the weights have other classes."""
+    file, names = state_file(weights), names_known(name, weights)
+    if file is not None:
+        known = family_named(name).classes_known(without_prefix(read_state(file)))
+    else:
+        known = None if names is None else len(names)
+    built = build_detector(
+        name, num_classes=known or len(wanted.classes), input_size=wanted.image_size, weights=weights, part=wanted.part
+    )
+    return _fitted(built, wanted, names)
 
 
 def _start_from_digits(detector: Detector) -> None:
@@ -183,24 +251,24 @@ def _start_from_digits(detector: Detector) -> None:
     detector.plain().load_state_dict(state, strict=False)
 
 
-def _of_path(path: Path, num_classes: int, input_size: int | None) -> Detector:
+def _of_path(path: Path, wanted: Wanted) -> Detector:
     """The detector in an exported folder or a file of weights."""
     exported = path.is_dir() or (path.is_file() and path.name == DETECTOR)
     folder = path if path.is_dir() else path.parent
     if exported and (folder / MODEL_CARD).is_file():
-        _refuse(input_size=input_size)
-        return _exported(folder, num_classes)
+        _refuse(image_size=wanted.image_size)
+        return _exported(folder, wanted)
     if state_file(path) is None or not path.is_file():
         raise UserError(
             f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .safetensors), "
             f"a folder that was exported, or a model; {'it is none' if path.exists() else 'there is no such file'}"
         )
-    return _built(_architecture_of(path, num_classes), num_classes, path, input_size)
+    return _built(_architecture_of(path, len(wanted.classes)), wanted, path)
 
 
-def _exported(folder: Path, num_classes: int) -> Detector:
+def _exported(folder: Path, wanted: Wanted) -> Detector:
     """The detector in an exported folder, at its own input size."""
-    architecture = read_card(folder / MODEL_CARD)[1]
+    card, architecture = read_card(folder / MODEL_CARD)
     if architecture.library == "own":
         raise UserError(
             f"{folder}: the detector is a {architecture.name} of your own code; load its {DETECTOR} into such a model, and "
@@ -208,21 +276,24 @@ def _exported(folder: Path, num_classes: int) -> Detector:
         )
     model = build_model(architecture)
     load_state(model, folder / DETECTOR)
-    return _knowing(num_classes, TwoStage(model, architecture=architecture))
+    return _fitted(around(model, architecture, part=wanted.part), wanted, tuple(card["classes"]))
 
 
 def _architecture_of(path: Path, num_classes: int) -> str:
     """The one known architecture with the entries of a file of weights; ValueError if there is none, or several."""
-    state, fitting = read_state(path), []
-    known = _classes_known(state, num_classes)
-    for name in DETECTORS:
-        with torch.device("meta"):
-            model = build_model(Architecture(library="torchvision", name=name, num_classes=known, input_size=None))
-        try:
-            check_state(model, state, path)
-        except UserError:
-            continue
-        fitting.append(name)
+    state, fitting = without_prefix(read_state(path)), []
+    for family in FAMILIES:
+        known = family.classes_known(state)
+        for name in family.names if known is not None else ():
+            with torch.device("meta"):
+                model = build_model(
+                    Architecture(library="torchvision", name=name, num_classes=known or num_classes, input_size=None)
+                )
+            try:
+                check_state(model, state, path)
+            except UserError:
+                continue
+            fitting.append(name)
     if len(fitting) != 1:
         found = f"it fits {' and '.join(fitting)}" if fitting else "it fits none of them"
         raise UserError(

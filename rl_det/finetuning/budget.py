@@ -121,6 +121,15 @@ class Recipe:
         return replace(self, **{name: max(1, round(share * getattr(self, name))) for name in counts})
 
 
+def in_batches_of(size: int | None, budget: Budget, recipe: Recipe) -> tuple[Budget, Recipe]:
+    """Budget and recipe with this number of images in every batch; None: as they are. Raises ValueError below 1."""
+    if size is None:
+        return budget, recipe
+    if size < 1:
+        raise UserError(f"batch_size must be at least 1; got {size}; the budget's own (None) is usual")
+    return replace(budget, images_per_update=size), replace(recipe, batch_size=size, head_batch_size=size)
+
+
 DIGIT_RECIPE = Recipe(
     num_steps=850,
     batch_size=16,

@@ -15,7 +15,8 @@ import numpy as np
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
 from rl_det.errors import UserError
-from rl_det.finetuning.budget import Budget, budget_named, recipe_for
+from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
+from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.job import JobFile, strategy_of
 from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.finetuning.request import Request
@@ -57,13 +58,14 @@ def compare(
         raise UserError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
     check_writable(out)
     data, detector = request.open()
-    budget = budget or budget_named(request.budget)
-    recipe = recipe_for(data)
+    budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
     plans = {
         (name, seed): plan_run(detector, data, [strategy_of(name, reward)], budget, recipe, seed, baselines=False)
         for seed in seeds
         for name in strategies
     }
+    for plan in plans.values():
+        plan.limits = CacheLimits(memory=request.cache_memory, disk=request.cache_disk)
     waiting = [
         pair for pair, plan in plans.items() if not _is_done(out / folder_name(*pair), plan, overwrite=overwrite)
     ]
@@ -164,7 +166,7 @@ def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
 def _encode(plan: Plan, folder: Path) -> None:
     """Make the warm start, and the encodings that all processes share."""
     if not plan.detector.is_trained:
-        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
+        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
     plan.encodings = folder
     plan.encode("train")
     plan.encode("val")

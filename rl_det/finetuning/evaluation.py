@@ -10,7 +10,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.data import Dataset
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.metrics.calibration import detection_calibration_error
 from rl_det.metrics.evaluation import evaluate
 from rl_det.metrics.operating_point import best_f1, operating_point
@@ -80,7 +80,7 @@ def tested(
 
 
 def f1_at_validations_best(
-    policy: Policy, val: EncodedDataset, found: DetectionBatch, targets: list[Target], num_candidates: int
+    policy: Policy, val: Encodings, found: DetectionBatch, targets: list[Target], num_candidates: int
 ) -> float:
     """The test split's F1 at the score threshold that was best on validation, which is what a user would set."""
     num_classes = policy.detector.num_classes
@@ -108,7 +108,8 @@ def _sharing(policies: Mapping[str, Policy]) -> list[list[str]]:
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, policy in policies.items():
         trained = {id(parameter) for parameter in policy.detector.trainable.parameters()}
-        frozen = tuple(id(p) for p in policy.detector.plain().parameters() if id(p) not in trained)
+        own = [id(policy)] if policy.detector.part == "all" else []  # then the backbone, which proposes, is its own
+        frozen = (*own, *(id(p) for p in policy.detector.plain().parameters() if id(p) not in trained))
         groups.setdefault(frozen, []).append(name)
     return list(groups.values())
 

@@ -15,7 +15,8 @@ import torch
 
 from rl_det.data.open import Source, open_data
 from rl_det.detectors import Detector
-from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, recipe_for
+from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
+from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tested
 from rl_det.finetuning.pages import PAGES, Findings
@@ -29,7 +30,7 @@ from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
-from rl_det.storage.run import TENSORBOARD, Run, check_run_folder
+from rl_det.storage.run import ENCODINGS, TENSORBOARD, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
@@ -50,6 +51,9 @@ def finetune(
     overwrite: bool = False,
     baselines: bool = True,
     encodings: str | Path | None = None,
+    batch_size: int | None = None,
+    cache_memory: float | None = None,
+    cache_disk: float | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Results:
     """Tune copies of the detector by each strategy, by default `PPO()`, and compare them with the control.
@@ -58,26 +62,25 @@ def finetune(
     and is kept for later runs. `recipe` sets how, and at which rate the head learns; by default it follows the data.
     `out` is the run's folder, by default one in `runs/`, named after the run. A folder that already holds a run is
     refused, unless `resume` continues this same run or `overwrite` replaces it. `baselines=False` leaves out the warm
-    start and the control. `encodings` is a folder where the frozen part's results are kept and reused; by default they
-    are kept in memory. `callbacks` are called for every update of every strategy.
+    start and the control. `batch_size` replaces the numbers of images in a batch of the budget and the recipe.
+
+    The frozen part's results are kept in memory up to `cache_memory` GiB (by default a third of the machine's), else on
+    disk up to `cache_disk` GiB (by default half of what is free), else the frozen part runs in the loop. `encodings` is a
+    folder where they are kept for later runs. `callbacks` are called for every update of every strategy.
 
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
     splits, chosen = open_data(data), strategies or (PPO(),)
-    plan = plan_run(
-        copy.deepcopy(detector),
-        splits,
-        chosen,
-        budget_named(budget),
-        recipe or recipe_for(splits),
-        seed,
-        baselines=baselines,
-    )
+    limits = CacheLimits(memory=cache_memory, disk=cache_disk)
+    work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))
+    plan = plan_run(copy.deepcopy(detector), splits, chosen, *work, seed, baselines=baselines)
+    plan.limits = limits
     folder = Path(out) if out is not None else plan.default_folder()
     check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
     if encodings is not None:
         plan.encodings = Path(encodings)
         check_writable(plan.encodings)
+    plan.own_folder = folder / ENCODINGS
     plan.check_test_images()
     with Run(folder, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run:
         return _run(plan, run, callbacks)
@@ -100,7 +103,7 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     """Run warm start, baselines, strategies and test; finished parts of a stopped run are loaded, not run again."""
     started = time.perf_counter()
     if not plan.detector.is_trained:
-        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share))
+        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
     rows = _Rows()
     own = [strategy for strategy in plan.strategies if not (plan.baselines and strategy == Labels())]
     of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]
@@ -205,6 +208,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             "detector": plan.detector.architecture.name,
             "device": str(plan.detector.device),
             "budget": vars(plan.budget),
+            "encodings": plan.cache.facts() if plan.encoded else {},
             "strategies": plan.identity["strategies"],
         },
         folder=run.folder,
@@ -219,6 +223,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     for page in PAGES.values():
         page(Findings(results=results, curves=curves, run=run))
     run.write_results(results.to_json())
+    plan.remove_own_encodings()
     tell(
         f"the tuned detectors, the metrics and results.json are in {run.folder}; "
         f"best on validation: {run.folder / results.best.name}"

@@ -1,9 +1,10 @@
 """The plan of a run: all that its results depend on, checked before any image is decoded."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ from rl_det.data import Dataset
 from rl_det.data.augment import Views
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
-from rl_det.progress import bar
+from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
+from rl_det.policies.build import check_bears
+from rl_det.progress import bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
 from rl_det.storage.weights import state_fingerprint
@@ -39,8 +42,12 @@ class Plan:
     seed: int
     baselines: bool
     identity: dict[str, Any]
+    limits: CacheLimits = field(default_factory=CacheLimits)
     encodings: Path | None = None
-    encoded: dict[str, EncodedDataset] = field(default_factory=dict)
+    """The folder that keeps encodings for other runs; None: they go where the limits allow."""
+    own_folder: Path = Path("encodings")
+    """Where this run's encodings go if they need a disk."""
+    encoded: dict[str, Encodings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_settings(self, seed=at_least(0, usual="0"))
@@ -65,16 +72,40 @@ class Plan:
         num_views = self.budget.num_views(len(dataset)) if split == "train" else 1
         return Views(dataset, num_views, self.budget.views) if num_views > 1 else dataset
 
-    def encode(self, split: Literal["train", "val"]) -> EncodedDataset:
+    @cached_property
+    def cache(self) -> CachePlan:
+        """Where encodings go, and what they hold; it is said when it is decided."""
+        folder = self.encodings or self.own_folder
+        plan = plan_cache(
+            self.detector,
+            {split: self.images(split) for split in ("train", "val")},
+            self.limits,
+            folder=folder,
+            num_candidates=self.budget.validated_candidates,
+            chosen=folder / PROPOSALS,
+        )
+        tell(plan.told())
+        return plan
+
+    def encode(self, split: Literal["train", "val"]) -> Encodings:
         """A split's encodings, computed or loaded once."""
         if split not in self.encoded:
-            images = self.images(split)
-            folder = None if self.encodings is None else self.encodings / split
-            if folder is not None:
-                folder.parent.mkdir(parents=True, exist_ok=True)
+            images, on_disk = self.images(split), self.cache.place == "disk"
+            kept = self.encodings or (self.own_folder if on_disk else None)
             with bar(f"encode {split}", len(images)) as shown:
-                self.encoded[split] = encode_dataset(self.detector, images, folder=folder, on_batch=shown.advance)
+                self.encoded[split] = encodings_by(
+                    self.cache,
+                    self.detector,
+                    images,
+                    folder=None if kept is None else kept / split,
+                    on_batch=shown.advance,
+                )
         return self.encoded[split]
+
+    def remove_own_encodings(self) -> None:
+        """Remove this run's encodings from the disk; those in a folder of the user's stay."""
+        self.encoded.clear()
+        shutil.rmtree(self.own_folder, ignore_errors=True)
 
     def task(self, name: str = "", callbacks: Sequence[Callback] = ()) -> Task:
         """The task for a strategy, whose learner runs in the loop under this name and with these callbacks."""
@@ -127,7 +158,11 @@ def plan_run(
         )
     identity = {
         "data": {"name": data.name, "classes": data.classes, **data.fingerprints()},
-        "detector": {**asdict(detector.architecture), "weights": state_fingerprint(detector.plain())},
+        "detector": {
+            **asdict(detector.architecture),
+            "trainable": detector.part,
+            "weights": state_fingerprint(detector.plain()),
+        },
         "strategies": [settings_of(strategy) for strategy in strategies],
         "budget": vars(budget),
         "recipe": vars(recipe),
@@ -157,6 +192,7 @@ def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
         if isinstance(strategy, type) or not callable(getattr(strategy, "tune", None)):
             got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
             raise UserError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
+        check_bears(getattr(strategy, "policy", None), detector)
 
 
 def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:

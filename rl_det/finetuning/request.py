@@ -6,7 +6,8 @@ from pathlib import Path
 from rl_det.data.open import digit_scenes, open_data
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector, load_detector
-from rl_det.detectors.loading import Device, device_named
+from rl_det.detectors.loading import Device, OtherClasses, device_named
+from rl_det.detectors.protocol import Part
 from rl_det.finetuning.budget import BudgetName
 from rl_det.settings import at_least, check_settings
 
@@ -25,23 +26,44 @@ class Request:
     data: Path | None = None
     """A COCO-format folder (images/, train.json, val.json, test.json); left out: digit scenes."""
     detector: str = "tiny"
-    """tiny, torchvision's name of a Faster R-CNN, a file of weights, or a folder that a run exported."""
+    """tiny, torchvision's name of a detection model, a file of weights, or a folder that a run exported."""
     weights: str | None = None
     """A file of weights, a torchvision name, or none (random weights); left out: the best weights available."""
-    input_size: int | None = None
+    image_size: int | None = None
     """The shorter side to which the detector resizes images, in pixels; left out: the detector's own."""
+    trainable: Part = "head"
+    """The part that strategies train: the predictor, the head, or all of the detector."""
+    other_classes: OtherClasses = "refuse"
+    """What is done with a detector of other classes than the data's, but as many: refuse it, or replace its predictor."""
     budget: BudgetName = "full"
     """The time on two CPU cores: within a minute (smoke), five minutes (short) or a quarter of an hour (full)."""
     device: Device = "auto"
     """The device of the networks."""
+    batch_size: int | None = None
+    """The images of a batch, in the warm start and in every strategy; left out: by the budget and the recipe."""
+    cache_memory: float | None = None
+    """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
+    cache_disk: float | None = None
+    """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
 
     def __post_init__(self) -> None:
-        check_settings(self, input_size=at_least(1))
+        check_settings(
+            self,
+            **dict.fromkeys(("image_size", "batch_size"), at_least(1)),
+            cache_memory=at_least(0),
+            cache_disk=at_least(0),
+        )
         device_named(self.device)
 
     def open(self) -> tuple[Splits, Detector]:
         """The data and the detector. Raises ValueError, with nothing trained or written, if one cannot be used."""
         splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else open_data(self.data)
         return splits, load_detector(
-            self.detector, splits, weights=self.weights, input_size=self.input_size, device=self.device
+            self.detector,
+            splits,
+            weights=self.weights,
+            image_size=self.image_size,
+            trainable=self.trainable,
+            other_classes=self.other_classes,
+            device=self.device,
         )

@@ -17,8 +17,17 @@ import rl_det
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import image_tensor
-from rl_det.detectors import Detector, TwoStage, load_state
-from rl_det.detectors.loading import DETECTOR, MODEL_CARD, Device, build_model, device_named, of_model, read_card
+from rl_det.detectors import load_state
+from rl_det.detectors.loading import (
+    DETECTOR,
+    MODEL_CARD,
+    Device,
+    around,
+    build_model,
+    device_named,
+    of_model,
+    read_card,
+)
 from rl_det.errors import UserError
 from rl_det.policies.build import build_policy, check_policy, name_of
 from rl_det.policies.detections import detect_images, on_host
@@ -70,6 +79,7 @@ class Tuned:
             "torch": torch.__version__,
             "torchvision": importlib.metadata.version("torchvision"),
             "architecture": vars(self.policy.detector.architecture),
+            "trainable": self.policy.detector.part,
             "classes": self.classes,
             "category_ids": self.category_ids,
             "strategy": self.strategy,
@@ -101,9 +111,13 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
                 f"{folder}: the detector is a {architecture.name} of your own code; give load_tuned such a model: "
                 "load_tuned(folder, model)"
             )
-        detector: Detector = of_model(model, architecture.num_classes)
+        detector = of_model(model, part=card["trainable"])
+        if detector.num_classes != architecture.num_classes:
+            raise UserError(
+                f"{folder}: the model must know {architecture.num_classes} classes; it knows {detector.num_classes}"
+            )
     else:
-        detector = TwoStage(build_model(architecture), architecture=architecture)
+        detector = around(build_model(architecture), architecture, part=card["trainable"])
     load_state(detector.plain(), folder / DETECTOR)
     detector.plain().to(device_named(device))
     check_policy(card["policy"])

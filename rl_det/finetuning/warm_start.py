@@ -5,7 +5,9 @@ of a whole step, and a head that has not converged would make every later strate
 they were stopped.
 """
 
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import torch
 from rl_det.data import Dataset
 from rl_det.data.splits import Splits, fingerprint
 from rl_det.detectors import Detector, load_state, save_state
-from rl_det.detectors.encodings import encode_dataset
+from rl_det.detectors.encodings import BATCH_BYTES, Encodings, encode_dataset, encode_in_the_loop, images_in
 from rl_det.finetuning.budget import Recipe
+from rl_det.finetuning.caching import ENCODED_TOGETHER, PROPOSALS, CacheLimits, First, encodings_by, plan_cache
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.progress import bar, tell
@@ -30,15 +33,18 @@ from rl_det.training.loop import LoopConfig, fit
 
 NUM_CANDIDATES = 100
 """The candidates of an image in validations."""
+VALIDATION_SHARE = 16
+"""A validation in the first stage encodes all images at once if that takes at most this part of the memory for encodings."""
 TIMED_IMAGES = 4
 FORWARD_AND_BACKWARD = 3
 """A training step takes about this many times as long as encoding its images."""
 
 
-def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
+def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLimits | None = None) -> Path:
     """Train the detector in place, or load the result of the same recipe; return the file that keeps its state.
 
-    It first announces what it will do, about how long that takes, and where the result is kept. Sets torch's global
+    It first announces what it will do, about how long that takes, and where the result is kept. Encodings for the head's
+    stage go where the limits allow; if strategies train all of the detector, there is no such stage. Sets torch's global
     seed, with which torchvision's detectors sample proposals.
     """
     images = data.warm_start_images or data.train
@@ -46,6 +52,8 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
         "architecture": vars(detector.architecture), "weights": state_fingerprint(detector.plain()),
         "recipe": vars(recipe), "train": fingerprint(images), "val": fingerprint(data.val), "classes": images.classes,
     }  # fmt: skip
+    if detector.part != "head":
+        identity["trainable"] = detector.part
     file = cache_folder() / "warm_starts" / f"{fingerprint_of_settings(identity)}.safetensors"
     if file.exists():
         tell(f"warm start: found, as an earlier run has trained it: {file}")
@@ -53,10 +61,11 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe) -> Path:
         minutes = seconds_of(detector, images, recipe) / 60
         tell(
             f"warm start: {detector.architecture.name} does not know the classes of {data.name} yet. Supervised training of "
-            f"all of it on {len(images)} images ({recipe.num_steps} steps of {recipe.batch_size}), then of its head "
-            f"({recipe.head_steps} steps of {recipe.head_batch_size}), about {max(1, round(minutes))} min; kept in {file}"
+            f"all of it on {len(images)} images ({recipe.num_steps} steps of {recipe.batch_size}), then of its "
+            f"{detector.part} ({recipe.head_steps} steps of {recipe.head_batch_size}), about {max(1, round(minutes))} min; "
+            f"kept in {file}"
         )
-        _train(detector, images, data.val, recipe, file)
+        _train(detector, images, data.val, recipe, file, limits or CacheLimits())
         save_state(detector.plain(), file)
         for stage in (1, 2):
             _checkpoint(file, stage).unlink(missing_ok=True)
@@ -78,12 +87,13 @@ def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
     return FORWARD_AND_BACKWARD * each * recipe.num_steps * recipe.batch_size
 
 
-def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, file: Path) -> None:
+def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, file: Path, limits: CacheLimits) -> None:
     check_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     policy = RescorePolicy(detector, sigma=1.0)
+    of_val = _encoder(detector, val, limits)
     first = SupervisedLearner(
         detector,
         images,
@@ -94,14 +104,27 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
             num_workers=recipe.num_workers,
         ),
         generator=generator,
-        validate=lambda: {"AP": mean_ap(policy, encode_dataset(detector, val), NUM_CANDIDATES)},
+        validate=lambda: {"AP": mean_ap(policy, of_val(), NUM_CANDIDATES)},
     )
     settings = Supervised(ema=0.0, validate_start=False, patience=recipe.patience)
     config = settings.loop(first.plan, recipe.learning_rate, recipe.validate_every, len(images))
     fit(first, config, name="warm start", callbacks=[Checkpoint(_checkpoint(file, 1)), ProgressBar()])
-    with bar("encode", min(len(images), recipe.head_images) + len(val)) as shown:
-        encoded = encode_dataset(detector, images, num_images=recipe.head_images, on_batch=shown.advance)
-        encoded_val = encode_dataset(detector, val, on_batch=shown.advance)
+    if detector.part == "all":
+        return
+    few, folder = First(images, recipe.head_images), file.with_suffix(".encodings")
+    plan = plan_cache(
+        detector,
+        {"train": few, "val": val},
+        limits,
+        folder=folder,
+        num_candidates=NUM_CANDIDATES,
+        chosen=folder / PROPOSALS,
+    )
+    tell(plan.told())
+    on_disk = {split: folder / split if plan.place == "disk" else None for split in ("train", "val")}
+    with bar("encode", len(few) + len(val)) as shown:
+        encoded = encodings_by(plan, detector, few, folder=on_disk["train"], on_batch=shown.advance)
+        encoded_val = encodings_by(plan, detector, val, folder=on_disk["val"], on_batch=shown.advance)
     second = LabelsLearner(
         policy,
         encoded,
@@ -116,6 +139,17 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         validate_every=recipe.head_validate_every,
     )
     fit(second, config, name="warm start's head", callbacks=[Checkpoint(_checkpoint(file, 2)), ProgressBar()])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _encoder(detector: Detector, val: Dataset, limits: CacheLimits) -> Callable[[], Encodings]:
+    """A function that encodes the validation images as the detector then is: at once if they are small, else one by one."""
+    encoded = detector.encode([val[0].image])
+    each = sum(2 * level.numel() for level in encoded.features)
+    if detector.part != "all" and each * len(val) <= limits.memory_bytes() // VALIDATION_SHARE:
+        return lambda: encode_dataset(detector, val)
+    in_the_loop = encode_in_the_loop(val, batch_size=images_in(BATCH_BYTES, encoded, most=ENCODED_TOGETHER))
+    return lambda: in_the_loop
 
 
 def _checkpoint(file: Path, stage: int) -> Path:

@@ -42,14 +42,41 @@ POLICIES: dict[PolicyName, Kind] = {
 }
 
 
+VOTE = ("voting", "refine")
+"""The policies in which proposals vote."""
+MOVE_BOXES = ("adjust", "voting", "refine")
+"""The policies that move boxes."""
+
+
+def usual_policy(detector: Detector) -> PolicyName:
+    """The policy that is taken if none is named: voting where proposals overlap, else adjust; rescore where boxes are fixed."""
+    if not detector.moves_boxes:
+        return "rescore"
+    return "voting" if detector.overlapping_proposals else "adjust"
+
+
+def check_bears(name: PolicyName | None, detector: Detector) -> None:
+    """Raise ValueError, which names policies that it bears, if the detector cannot bear this one."""
+    lacks_votes = name in VOTE and not detector.overlapping_proposals
+    if lacks_votes or (name in MOVE_BOXES and not detector.moves_boxes):
+        why = "proposals that overlap and vote" if lacks_votes else "boxes that may be moved"
+        raise UserError(
+            f"policy {name!r} needs {why}, and the {detector.architecture.name} has none; "
+            f"take {usual_policy(detector)} or context"
+        )
+
+
 def build_policy(
-    name: PolicyName, detector: Detector, exploration: Exploration | None = None, *, num_steps: int | None = None
+    name: PolicyName | None, detector: Detector, exploration: Exploration | None = None, *, num_steps: int | None = None
 ) -> Policy:
     """The policy of this name at the warm start; a module beside the head is initialised from torch's global generator.
 
-    `num_steps` is the refining policy's number of steps; left out: 3. Raises ValueError for an unknown name, or if
-    another policy is to make several steps.
+    None is the detector's usual policy. `num_steps` is the refining policy's number of steps; left out: 3. Raises
+    ValueError for an unknown name, for a policy that the detector cannot bear, or if another policy is to make several
+    steps.
     """
+    check_bears(name, detector)
+    name = usual_policy(detector) if name is None else name
     check_policy(name)
     check_num_steps(name, num_steps)
     explored = exploration or Exploration()
@@ -58,7 +85,7 @@ def build_policy(
     return POLICIES[name].policy.at_start(detector, explored)
 
 
-def check_num_steps(name: PolicyName, num_steps: int | None) -> None:
+def check_num_steps(name: PolicyName | None, num_steps: int | None) -> None:
     """Raise ValueError if a policy that makes one step is to make several, or one none."""
     if num_steps is not None and name != "refine":
         raise UserError(f"num_steps is for the refining policy; policy {name!r} makes one step; got {num_steps}")

@@ -18,33 +18,35 @@ from rl_det.ap.matching import match
 from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.candidates.postprocessing import PostProcessing, detections_of, ranked
 from rl_det.data import Dataset
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.policies.policy import Policy, apply_policy
 from rl_det.storage.memory import give_back
 from rl_det.types import Candidates, Detections, Encoded, Target
 
-ENCODED_BATCH, IMAGE_BATCH = 50, 16
-"""Batch sizes: images of one pass of the head, and of one pass of the frozen part."""
+IMAGE_BATCH = 16
+"""The images of one pass of the frozen part."""
 
 
-def candidates_of(
-    policy: Policy, data: EncodedDataset, num_candidates: int, *, batch_size: int = ENCODED_BATCH
-) -> Candidates:
+def candidates_of(policy: Policy, data: Encodings, num_candidates: int, *, batch_size: int | None = None) -> Candidates:
     """Every image's N best candidates under the policy's logits, on the host."""
-    device = policy.detector.device
     parts = [
-        apply_policy(policy, data.batch(images, device), num_candidates).to("cpu")
-        for images in torch.arange(len(data)).split(batch_size)
+        apply_policy(policy, data.batch(images, policy.detector), num_candidates).to("cpu")
+        for images in torch.arange(len(data)).split(batch_size or data.batch_size)
     ]
     return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
 
 
-def mean_ap(policy: Policy, data: EncodedDataset, num_candidates: int) -> float:
+def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
     """COCO's AP of the policy's detections after its own NMS, in [0, 1]; exact, and fast with hard NMS."""
-    candidates, how = candidates_of(policy, data, num_candidates), policy.postprocessing
+    candidates = candidates_of(policy, data, num_candidates)
+    return candidates_ap(candidates, policy.postprocessing, data.targets, num_classes=policy.detector.num_classes)
+
+
+def candidates_ap(candidates: Candidates, how: PostProcessing, targets: Sequence[Target], *, num_classes: int) -> float:
+    """COCO's AP of all images' candidates after this post-processing, in [0, 1]; exact, and fast with hard NMS."""
     if not how.is_hard:
-        return ranked_ap(candidates, how, data.targets, num_classes=policy.detector.num_classes)
-    related = candidate_relations(candidates, data.targets, num_classes=policy.detector.num_classes)
+        return ranked_ap(candidates, how, targets, num_classes=num_classes)
+    related = candidate_relations(candidates, targets, num_classes=num_classes)
     scores = candidates.logits.double().numpy()
     found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=how.nms_iou).mean_ap
     give_back()
@@ -62,12 +64,12 @@ def detections(policy: Policy, encoded: Encoded, num_candidates: int) -> list[De
     return detections_of(apply_policy(policy, encoded, num_candidates), policy.postprocessing)
 
 
-def detect_encoded(policy: Policy, data: EncodedDataset, num_candidates: int) -> list[Detections]:
+def detect_encoded(policy: Policy, data: Encodings, num_candidates: int) -> list[Detections]:
     """The tuned detector's detections for cached encodings."""
     return [
         found
-        for images in torch.arange(len(data)).split(ENCODED_BATCH)
-        for found in detections(policy, data.batch(images, policy.detector.device), num_candidates)
+        for images in torch.arange(len(data)).split(data.batch_size)
+        for found in detections(policy, data.batch(images, policy.detector), num_candidates)
     ]
 
 

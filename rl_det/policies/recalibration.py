@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rl_det.ap.padding import pad_detections, pad_targets
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.metrics.outcomes import outcomes
 from rl_det.metrics.recalibration import fit_recalibration
 from rl_det.policies.detections import detect_encoded
@@ -14,7 +14,7 @@ COST_OF_CALIBRATION = 5e-4
 
 
 def recalibrated(
-    policy: Policy, val: EncodedDataset, num_candidates: int, validation_ap: Callable[[Policy], float]
+    policy: Policy, val: Encodings, num_candidates: int, validation_ap: Callable[[Policy], float]
 ) -> Policy:
     """A recalibrated copy; or the policy itself if recalibration costs AP, or if its soft-NMS depends on the scores' scale."""
     if not policy.postprocessing.is_hard:

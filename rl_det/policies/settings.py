@@ -69,7 +69,8 @@ class SettingsPolicy(nn.Module):
     @torch.no_grad()
     def chosen(self, descriptions: Float[Tensor, "B F"]) -> Float[Tensor, "B A"]:
         """The actions without exploration, in [-1, 1]."""
-        return self(descriptions).clamp(-1, 1)
+        means: Tensor = self(descriptions)
+        return means.clamp(-1, 1)
 
     def copy(self) -> "SettingsPolicy":
         """A copy whose network is its own."""

@@ -14,7 +14,8 @@ from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
-PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS)
+ENCODINGS = "encodings"
+PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS)
 """The subfolders of a run, besides those of its tuned detectors."""
 
 

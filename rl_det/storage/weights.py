@@ -1,8 +1,10 @@
 """Save and load a model's state_dict (.pt, .pth or .safetensors), checked entry by entry and written whole."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -12,6 +14,10 @@ from rl_det.errors import UserError
 from rl_det.storage.files import write_with
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "model_ema")
+"""The names under which checkpoints keep a state_dict beside other things; the first one counts."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "detector.", "net.")
+"""What wrappers put before the names of all entries."""
 
 
 def state_file(weights: str | Path | None) -> Path | None:
@@ -24,10 +30,13 @@ def state_file(weights: str | Path | None) -> Path | None:
 def load_state(model: nn.Module, path: Path) -> None:
     """Load a file's state into the model, in the model's own dtypes; if it does not fit, the model does not change.
 
-    Raises ValueError, which names the file, if it is missing, cannot be read, or holds the state of another
-    architecture (then also with the first entry that is missing, has another shape, or is unexpected).
+    Names may have a prefix that a wrapper gave them (`module.`, `model.`, ...). Raises ValueError, which names the file,
+    if it is missing, cannot be read, or holds the state of another architecture (then also with the first entry that is
+    missing, has another shape, or is unexpected).
     """
     state = read_state(path)
+    if not state.keys() & model.state_dict().keys():
+        state = without_prefix(state)
     check_state(model, state, path)
     model.load_state_dict({name: state.get(name, tensor) for name, tensor in model.state_dict().items()})
 
@@ -70,21 +79,52 @@ def state_fingerprint(model: nn.Module) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a file. Raises ValueError, which names the file, if it is missing or holds anything else."""
+    """The state_dict in a file, alone or as people keep it in a checkpoint: under "model", "state_dict" and the like.
+
+    No code of the file is executed: what is not a tensor or a plain container becomes an empty object. Raises ValueError,
+    which names the file, if it is missing or holds anything else.
+    """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     if not path.is_file():
         raise UserError(f"{path}: must be a file of weights; there is none; check the path")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _loaded(path)
     except Exception as error:  # whatever the bytes of a broken file provoke
         message = f"it cannot be loaded as such ({type(error).__name__}); save model.state_dict() alone"
         raise UserError(f"{path}: must be a readable {path.suffix} file of tensors; {message}") from error
-    if not isinstance(state, dict) or not all(isinstance(entry, Tensor) for entry in state.values()):
-        raise UserError(f"{path}: must hold a state_dict, names to tensors; save model.state_dict() alone")
-    return state
+    for state in (found, *(found.get(name) for name in WRAPPERS)) if isinstance(found, dict) else ():
+        if isinstance(state, dict) and state and all(isinstance(entry, Tensor) for entry in state.values()):
+            return dict(state)
+    held = f"it holds {', '.join(map(str, list(found)[:5]))}" if isinstance(found, dict) and found else "it does not"
+    raise UserError(f"{path}: must hold a state_dict, names to tensors; {held}; save model.state_dict() alone")
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the prefixes that wrappers (DistributedDataParallel, Lightning, torch.compile) give all names."""
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+    return dict(state)
+
+
+class _Inert:
+    """What stands in for an object of a checkpoint that is no tensor; it takes anything, and does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _loaded(path: Path) -> object:
+    """What the file holds, with every object that torch does not know replaced by an inert one."""
+    strange = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    stand_ins: Any = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in strange]
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _optional(name: str) -> bool:

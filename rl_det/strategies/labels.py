@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.settings import check_settings, positive
@@ -36,8 +36,8 @@ class Labels:
 
     name: str = CONTROL
     """The name of its row in the table."""
-    policy: PolicyName = "rescore"
-    """The policy whose head is trained; a module beside the head does not change."""
+    policy: PolicyName | None = "rescore"
+    """The policy whose head is trained; a module beside the head does not change. None: as for PPO."""
     learning_rate: float | None = None
     """AdamW's peak rate; left out: the head's rate in the warm start."""
     max_grad_norm: float = 1.0
@@ -91,7 +91,7 @@ class LabelsLearner:
     def __init__(
         self,
         policy: Policy,
-        data: EncodedDataset,
+        data: Encodings,
         losses: Losses,
         *,
         batch_size: int,
@@ -109,7 +109,7 @@ class LabelsLearner:
     def update(self, number: int, descent: Descent) -> dict[str, float]:
         """Make one step on one batch; if there are several losses, the metrics have each."""
         images = self.batches.draw()
-        encoded = self.data.batch(images, descent.device)
+        encoded = self.data.batch(images, self.policy.detector)
         targets = [self.data.targets[image] for image in images.tolist()]
         output = self.policy.detector.head(encoded)
         parts = self.losses(self.policy, encoded, output, targets)

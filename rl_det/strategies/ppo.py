@@ -34,6 +34,7 @@ from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.distributions import Distribution, GaussianAdjustments
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
+from rl_det.policies.voting import VotingPolicy
 from rl_det.rewards import RewardLike
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.strategies.hand_set import set_best_votes
@@ -62,9 +63,9 @@ class PPO:
 
     name: str = "ppo"
     """The name of its row in the table."""
-    policy: PolicyName = "voting"
+    policy: PolicyName | None = None
     """The policy. The head alone: rescore, select, or adjust (rescore and move boxes). The head with a module: context
-    (rescore) or voting (rescore and move boxes)."""
+    (rescore) or voting (rescore and move boxes). Left out: voting where proposals overlap, else adjust."""
     reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
     """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,
     or a plain function (detections, target) -> value."""
@@ -133,7 +134,7 @@ class PPO:
         )
         if not self.factor_weights:
             raise UserError("factor_weights must have a weight for each factor; got none; (1.0, 4.0) is usual")
-        if self.begin == "hand_set_votes" and self.policy != "voting":
+        if self.begin == "hand_set_votes" and self.policy not in (None, "voting"):
             raise UserError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
         check_paid(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
@@ -145,7 +146,12 @@ class PPO:
 
     def start(self, detector: Detector) -> Policy:
         """The policy at the warm start."""
-        return build_policy(self.policy, detector, self.exploration, num_steps=self.num_steps)
+        policy = build_policy(self.policy, detector, self.exploration, num_steps=self.num_steps)
+        if self.begin == "hand_set_votes" and not isinstance(policy, VotingPolicy):
+            raise UserError(
+                f"begin='hand_set_votes' needs proposals that vote; a {detector.architecture.name} has none"
+            )
+        return policy
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment."""

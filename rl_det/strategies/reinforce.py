@@ -39,7 +39,7 @@ class Reinforce:
 
     name: str = "reinforce"
     """The name of its row in the table."""
-    policy: PolicyName = "voting"
+    policy: PolicyName | None = None
     """The policy, as for PPO."""
     reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
     """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,

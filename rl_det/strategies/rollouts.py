@@ -20,9 +20,10 @@ from rl_det_envs.wrapped import agent_environment
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
+from rl_det.detectors.encodings import EncodedDataset
 from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
-from rl_det.policies.build import POLICIES, PolicyName, check_num_steps
+from rl_det.policies.build import POLICIES, PolicyName, check_num_steps, name_of
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike, check_reward
@@ -115,7 +116,7 @@ class Paid(Protocol):
     """The settings of a strategy that learns from a reward in its policy's environment."""
 
     @property
-    def policy(self) -> PolicyName: ...
+    def policy(self) -> PolicyName | None: ...
 
     @property
     def reward(self) -> RewardLike: ...
@@ -160,10 +161,14 @@ def check_paid(config: Paid) -> None:
 def make_environment(config: Paid, policy: Policy, task: Task) -> VectorEnv[Any, Any, Any]:
     """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch.
 
-    It gives credit if the advantage is each candidate's own. `wrap` wraps it.
+    It gives credit if the advantage is each candidate's own. `wrap` wraps it. If images are encoded in the loop, there
+    are no bystanders: each would have to be encoded anew.
     """
+    options: dict[str, Any] = dict(policy.environment_options)
+    if not isinstance(task.train, EncodedDataset):
+        options["pool_images"] = task.batch_size
     envs = gymnasium.make_vec(
-        POLICIES[config.policy].environment,
+        POLICIES[name_of(policy)].environment,
         num_envs=task.batch_size * config.samples_per_image,
         vectorization_mode="vector_entry_point",
         detector=policy.detector,
@@ -174,7 +179,7 @@ def make_environment(config: Paid, policy: Policy, task: Task) -> VectorEnv[Any,
         reward=config.reward,
         credit=config.advantage == "counterfactual",
         device=policy.detector.device,
-        **policy.environment_options,
+        **options,
     )
     envs.reset(seed=task.seed)
     return envs if config.wrap is None else config.wrap(envs)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rl_det.data import Dataset
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.encodings import Encodings
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
@@ -56,7 +56,7 @@ class Task:
 
     train_images: Dataset
     val_images: Dataset
-    encode: Callable[[Literal["train", "val"]], EncodedDataset]
+    encode: Callable[[Literal["train", "val"]], Encodings]
     """The function that gives a split's encodings; called once for each, and only by strategies that train the head
     alone."""
     num_steps: int
@@ -74,12 +74,12 @@ class Task:
     fit: Fit
 
     @cached_property
-    def train(self) -> EncodedDataset:
+    def train(self) -> Encodings:
         """The encodings of the training images."""
         return self.encode("train")
 
     @cached_property
-    def val(self) -> EncodedDataset:
+    def val(self) -> Encodings:
         """The encodings of the validation images."""
         return self.encode("val")
 

@@ -60,8 +60,8 @@ class Surrogate:
     """The surrogate of AP."""
     name: str = "surrogate"
     """The name of its row in the table."""
-    policy: PolicyName = "voting"
-    """The policy that is tuned: the head alone, or the head with the policy's module."""
+    policy: PolicyName | None = None
+    """The policy that is tuned: the head alone, or the head with the policy's module; left out: as for PPO."""
     num_candidates: int = 96
     """The candidates of an image from which NMS chooses those that are ranked."""
     surrogate_weight: float = 5.0

@@ -203,6 +203,8 @@ def test_the_loss_is_the_same_for_an_output_that_was_not_remembered(
     copied = HeadOutput(*(tensor.detach().clone() for tensor in output))
     (remembered,), (again,) = (detector.loss(encoded, targets(), one).values() for one in (output, copied))
     torch.testing.assert_close(remembered, again)
+    del output, copied
+    assert not len(detector._latest)  # nothing keeps an output's graph alive
 
 
 def test_a_training_pass_gives_the_librarys_loss_and_works_without_objects(

@@ -17,6 +17,7 @@ from rl_det.detectors.transformers.pretrained import (
     QUERY_DETECTORS,
     classes_known,
     load_pretrained,
+    names_known,
     rebuild,
     save_pretrained,
 )
@@ -24,6 +25,8 @@ from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.errors import UserError
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="transformers is not installed")
+
+CLASSES = ("cat", "dog", "bird")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def test_transformers_alone_loads_what_was_saved_and_detects_the_same_to_the_bit
 ) -> None:
     torch.save(IMAGES, tmp_path / "images.pt")
     for family, detector in detectors.items():
-        save_pretrained(detector, tmp_path / family)
+        save_pretrained(detector, tmp_path / family, CLASSES)
         assert {file.name for file in (tmp_path / family).iterdir()} >= {"config.json", "model.safetensors"}
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)]
     command += [str(tmp_path / family) for family in detectors]
@@ -67,6 +70,7 @@ def test_transformers_alone_loads_what_was_saved_and_detects_the_same_to_the_bit
     for family, detector in detectors.items():
         again = rebuild(tmp_path / family, detector.architecture)
         assert again.is_trained
+        assert names_known(again.plain()) == CLASSES
         found = torch.load(tmp_path / family / "found.pt")
         for image, own in zip(IMAGES, found, strict=True):
             (ours,), (same,) = detector.detect([image]), again.detect([image])  # batches round otherwise
@@ -84,7 +88,9 @@ def test_another_number_of_classes_gets_random_predictors_and_all_else_stays(
     save_pretrained(detector, tmp_path)
     other = load_pretrained(tmp_path, num_classes)
     assert not other.is_trained
-    assert other.num_classes == num_classes == len(other.plain().config.id2label)
+    assert other.num_classes == other.architecture.num_classes == num_classes == len(other.plain().config.id2label)
+    assert names_known(other.plain()) is None
+    assert other.processor.size == detector.processor.size
     assert classes_known(other.plain().state_dict()) == num_classes
     assert classes_known(detector.plain().state_dict()) == NUM_CLASSES
     old, new = detector.plain().state_dict(), other.plain().state_dict()

@@ -52,7 +52,7 @@ def test_each_row_is_that_images_own_encoding(cache: EncodedDataset, detector: D
 
 
 def test_a_batch_holds_the_images_asked_for_in_their_order_and_in_single_precision(cache: EncodedDataset) -> None:
-    batch = cache.batch(torch.tensor([5, 0, 5]), "cpu")
+    batch = cache.batch(torch.tensor([5, 0, 5]), detector)
     assert len(batch) == 3
     assert batch.features[0].dtype == torch.float32
     assert torch.equal(batch.features[0], cache.encoded.features[0][[5, 0, 5]].float())
@@ -71,7 +71,7 @@ def test_the_head_says_of_the_cache_nearly_what_it_says_of_the_images(
 ) -> None:
     with torch.no_grad():
         exact = detector.head(detector.encode([scene.image for scene in scenes]))
-        cached = detector.head(cache.batch(torch.arange(NUM_SCENES), "cpu"))
+        cached = detector.head(cache.batch(torch.arange(NUM_SCENES), detector))
     mask = cache.encoded.mask
     gap = (exact.logits - cached.logits)[mask].abs().max()
     assert 0 < gap < 0.02 * exact.logits[mask].std()
@@ -91,7 +91,7 @@ def test_on_disk_it_holds_what_it_holds_in_memory(
         assert target.image_id == other.image_id
         for name in ("boxes", "labels", "area", "iscrowd"):
             assert torch.equal(getattr(target, name), getattr(other, name))
-    assert torch.equal(kept.batch(torch.tensor([5, 0]), "cpu").reference, cache.encoded.reference[[5, 0]])
+    assert torch.equal(kept.batch(torch.tensor([5, 0]), detector).reference, cache.encoded.reference[[5, 0]])
     assert [file.name for file in tmp_path.iterdir()] == ["encodings"]
 
 

@@ -41,7 +41,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     nms_iou = nms_iou or detector.nms_iou
     _, info = envs.reset(seed=1)
     indices = info["indices"].tolist()
-    candidates = detector.propose(data.batch(torch.tensor(indices), "cpu"), NUM_CANDIDATES)
+    candidates = detector.propose(data.batch(torch.tensor(indices), detector), NUM_CANDIDATES)
     targets = [data.targets[index] for index in indices]
     related = candidate_relations(candidates, targets, num_classes=detector.num_classes)
     logits = candidates.logits.numpy()  # float32, as the environment adds its actions in float32

@@ -39,7 +39,7 @@ def test_the_reward_is_the_f1_of_what_the_settings_leave(envs: Any, data: Encode
         actions = torch.from_numpy(rng.uniform(-1, 1, (4, 4))).float()
         _, rewards, _, _, outcome = envs.step(actions)
         for row, image in enumerate(info["indices"].tolist()):
-            found = detector.propose(data.batch(torch.tensor([image]), "cpu"), NUM_CANDIDATES)
+            found = detector.propose(data.batch(torch.tensor([image]), detector), NUM_CANDIDATES)
             threshold, iou, sigma, most = outcome["settings"][row].tolist()
             kept = soft_nms(
                 found.boxes.numpy(), found.labels.numpy(), found.logits.double().sigmoid().numpy(), found.mask.numpy(),
@@ -73,7 +73,7 @@ def test_under_f1_a_threshold_has_a_best_place_inside_and_under_the_ap_of_all_it
 
 def test_the_description_counts_what_is_there(envs: Any, detector: Detector, data: EncodedDataset) -> None:
     described = envs.describe() * NUM_CANDIDATES
-    found = detector.propose(data.batch(torch.arange(NUM_IMAGES), "cpu"), NUM_CANDIDATES)
+    found = detector.propose(data.batch(torch.arange(NUM_IMAGES), detector), NUM_CANDIDATES)
     p = found.logits.double().sigmoid().numpy()
     for image in range(NUM_IMAGES):
         np.testing.assert_allclose(described[image, :10], np.histogram(p[image], np.linspace(0, 1, 11))[0], atol=1e-4)

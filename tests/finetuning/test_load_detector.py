@@ -1,5 +1,6 @@
 """What a detector may be loaded from, and the one sentence for what it may not."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,15 @@ def test_everything_else_is_refused_in_one_sentence(two: Splits, tmp_path: Path)
         (
             tmp_path / "nested.pt",
             {},
-            r"nested\.pt: must hold a state_dict, names to tensors; save model\.state_dict\(\)",
+            r"nested\.pt: must hold the weights of one of tiny, .*; it fits none of them",
         ),
         (nn.Linear(2, 2), {}, r"a model must be one of .*FasterRCNN, .*RetinaNet; got a torch\.nn\..*Linear"),
-        (retinanet(), {}, "the model must know the 2 classes of the data; it knows 3; give it a head for them"),
+        (retinanet(), {}, "the model must know the 2 classes of the data; give it a head for them"),
         (own_model(), {"weights": "mine.pt"}, "weights goes with the name of a detector only"),
-        (own_model(), {"input_size": 100}, "input_size goes with the name of a detector only"),
+        (own_model(), {"image_size": 100}, "image_size goes with the name of a detector only"),
         ("tiny", {"weights": "DEFAULT"}, "the weights of tiny must be 'none' or a file"),
         ("tiny", {"weights": "gone.pt"}, r"gone\.pt: must be a file of weights; there is none"),
-        ("tiny", {"input_size": 0}, "input_size must be at least 1; got 0"),
+        ("tiny", {"image_size": 0}, "image_size must be at least 1; got 0"),
         ("tiny", {"device": "tpu"}, "device must be one of auto, cpu, cuda; got 'tpu'"),
         (MOBILENET, {"weights": "IMAGENET"}, "must be 'none', one of COCO_V1, DEFAULT, or a file"),
     ]
@@ -131,3 +132,78 @@ def test_a_model_card_that_lies_about_does_not_decide_what_a_name_means(
 
 def test_a_folder_of_data_may_stand_for_the_data(tmp_path: Path) -> None:
     assert rl_det.load_detector("tiny", write_folder(tmp_path / "data")).is_trained
+
+
+def test_a_new_predictor_is_said(two: Splits, capsys: pytest.CaptureFixture[str]) -> None:
+    rl_det.load_detector(own_model(num_classes=5), two)
+    assert capsys.readouterr().err.splitlines() == [
+        f"the detector knows 5 classes, and {two.name} has 2: its predictor is new, with random weights"
+    ]
+    rl_det.load_detector(own_model(), two)
+    assert not capsys.readouterr().err
+
+
+def test_a_detector_of_as_many_other_classes_is_refused_unless_its_predictor_may_be_replaced(
+    two: Splits, tmp_path: Path
+) -> None:
+    folder = tmp_path / "better"
+    budget = rl_det.Budget(num_updates=1, max_views=1, num_draws=2, warm_start_share=0.004)
+    votes = rl_det.finetune(
+        rl_det.load_detector("tiny", two, weights="none"), two, rl_det.HandSetVotes(), budget=budget,
+        out=tmp_path / "run", baselines=False,
+    )  # fmt: skip
+    votes.best.export(folder)
+    assert rl_det.load_detector(folder, two).is_trained
+    assert rl_det.load_detector(folder, rl_det.open_data(pairs(), classes=["LOW", "High"])).is_trained
+    assert rl_det.load_detector(folder, rl_det.open_data(pairs())).is_trained, "numbers are no names"
+    fruit = rl_det.open_data(pairs(), classes=["low", "pear"], name="fruit")
+    with pytest.raises(
+        ValueError, match="knows other classes than fruit: 'high' where the data has 'pear'; rename them"
+    ):
+        rl_det.load_detector(folder, fruit)
+    assert not rl_det.load_detector(folder, fruit, other_classes="replace").is_trained
+
+
+def test_what_strategies_train_is_chosen_and_anything_else_refused(two: Splits) -> None:
+    names = {"predictor": {"box_predictor"}, "head": {"box_head", "box_predictor"}}
+    everything = {"backbone", "box_head", "box_predictor"}
+    for part in ("predictor", "head", "all"):
+        detector = rl_det.load_detector(own_model(), two, trainable=part)
+        assert set(dict(detector.trainable.named_children())) == names.get(part, everything)
+    for keywords, told in (
+        ({"trainable": "backbone"}, "trainable must be one of predictor, head, all; got 'backbone'"),
+        ({"other_classes": "keep"}, "other_classes must be one of refuse, replace; got 'keep'"),
+    ):
+        with unchecked(), pytest.raises(ValueError, match=told):
+            rl_det.load_detector(own_model(), two, **keywords)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_checkpoint_of_torchvisions_references_is_a_detector(tmp_path: Path, prefix: str) -> None:
+    digits, file = rl_det.digit_scenes(2, 2, 2), tmp_path / "model_25.pth"
+    known = rl_det.load_detector("tiny", digits)
+    state = {prefix + name: tensor for name, tensor in known.plain().state_dict().items()}
+    torch.save({"model": state, "optimizer": {}, "epoch": 25, "args": argparse.Namespace(lr=0.02)}, file)
+    for detector in (rl_det.load_detector(file, digits), rl_det.load_detector("tiny", digits, weights=file)):
+        assert detector.is_trained
+        assert same_state(detector.plain().state_dict(), known.plain().state_dict())
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"])
+def test_a_mask_or_keypoint_rcnn_is_taken_by_its_boxes(name: str, two: Splits) -> None:
+    detector = rl_det.load_detector(name, two, weights="none", image_size=64, trainable="predictor")
+    model: Any = detector.plain()
+    before = {entry: tensor.clone() for entry, tensor in model.state_dict().items()}
+    image, target = two.train[0].image, two.train[0].target
+    labels = [{"boxes": target.boxes, "labels": target.labels}]
+    losses, encoded, output = detector.training_pass([image], labels)
+    assert set(losses) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    assert output.logits.shape == (*encoded.mask.shape, 2)
+    (found,) = detector.detect([image])
+    assert set(found) == {"boxes", "labels", "scores"}
+    assert model.roi_heads.has_mask() or model.roi_heads.has_keypoint()
+    assert model.state_dict().keys() == before.keys()
+    with torch.no_grad():
+        (whole,) = model([image])
+    assert torch.equal(whole["boxes"], found["boxes"])
+    assert {"masks", "keypoints"} & set(whole)

@@ -118,8 +118,8 @@ def test_an_exported_folder_is_a_detector_too_and_keeps_its_size(results: rl_det
     again = rl_det.load_detector(results.folder / "rescore", data)
     assert again.is_trained
     assert again.architecture.input_size == 192
-    with pytest.raises(ValueError, match="input_size goes with the name of a detector only"):
-        rl_det.load_detector(results.folder / "rescore", data, input_size=100)
+    with pytest.raises(ValueError, match="image_size goes with the name of a detector only"):
+        rl_det.load_detector(results.folder / "rescore", data, image_size=100)
     with pytest.raises(ValueError, match=r"nothing\.pt: a detector must be one of .* there is no such file"):
         rl_det.load_detector(results.folder / "rescore" / "nothing.pt", data)
     ten = rl_det.load_detector(results.folder / "rescore", rl_det.digit_scenes(2, 2, 2))
@@ -160,7 +160,7 @@ def test_retinanet_of_ones_own_goes_from_data_to_detections(tmp_path: Path) -> N
     from contract.families import NUM_CLASSES, lively_retinanet, retinanet
 
     model = lively_retinanet().plain()
-    with pytest.raises(ValueError, match="must know the 2 classes of the data; it knows 3"):
+    with pytest.raises(ValueError, match="must know the 2 classes of the data; give it a head"):
         rl_det.load_detector(model, pairs())
     data = rl_det.open_data(pairs(), classes=["low", "high", "none"])
     assert NUM_CLASSES == 3

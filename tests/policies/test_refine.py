@@ -36,14 +36,14 @@ def test_its_detections_are_the_boxes_at_the_end_of_its_greedy_episode(num_steps
     observation, first = shown.observation, shown.observation["boxes"]
     for _ in range(num_steps):
         observation = envs.act(policy.distribution(observation, shown.output).greedy().flatten(1)).observation
-    found = apply_policy(policy, data.batch(torch.tensor(shown.indices), "cpu"), NUM_CANDIDATES)
+    found = apply_policy(policy, data.batch(torch.tensor(shown.indices), detector), NUM_CANDIDATES)
     torch.testing.assert_close(found.boxes / 128, observation["boxes"], rtol=0, atol=1e-5)
     assert (observation["boxes"] - first).abs().max() > 0.001
 
 
 def test_more_steps_go_further_and_none_beyond_the_environments_border() -> None:
     detector = shipped()
-    encoded = scenes(detector).batch(torch.arange(4), "cpu")
+    encoded = scenes(detector).batch(torch.arange(4), detector)
     once, thrice = (apply_policy(voting(detector, steps), encoded, 24).boxes for steps in (1, 3))
     start = apply_policy(build_policy("refine", detector), encoded, 24).boxes
     assert (thrice - start).abs().mean() > (once - start).abs().mean() > 0

@@ -1,5 +1,7 @@
 """States in files: what is saved loads again, what does not fit is refused by name, and no file is ever half written."""
 
+import argparse
+import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -162,3 +164,55 @@ def test_a_string_means_a_file_by_its_suffix_and_a_path_always(tmp_path: Path) -
     assert state_file("DEFAULT") is None
     assert state_file("best.pt") == Path("best.pt")
     assert state_file(tmp_path / "odd.bin") == tmp_path / "odd.bin"
+
+
+class Own:
+    """A class that the reader does not know."""
+
+    def __init__(self) -> None:
+        self.value = 3
+
+
+class Harmful:
+    """Its pickle runs code."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('the file ran code')",)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
+def test_a_checkpoint_as_people_keep_it_loads(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
+    path, saved, fresh = tmp_path / "checkpoint.pth", model(), model(seed=1)
+    state = {prefix + name: tensor for name, tensor in saved.state_dict().items()}
+    beside = {
+        "optimizer": torch.optim.SGD(saved.parameters(), momentum=0.9).state_dict(),
+        "args": argparse.Namespace(lr=0.02, output=Path("runs")),
+        "own": Own(),
+        "harmful": Harmful(),
+        "when": datetime.datetime(2026, 1, 1),
+        "epoch": 25,
+    }
+    torch.save(state if wrapper is None else {**beside, wrapper: state}, path)
+    load_state(fresh, path)
+    assert same(copy_of(saved), copy_of(fresh))
+
+
+def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
+    for content in (Harmful(), {"model": Harmful()}, [Harmful()], model()):
+        torch.save(content, tmp_path / "harmful.pt")
+        with pytest.raises(ValueError, match=r"harmful\.pt: must hold a state_dict, names to tensors; it .*save model"):
+            load_state(model(), tmp_path / "harmful.pt")
+
+
+def test_a_checkpoint_without_a_known_wrapper_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"weights": model().state_dict(), "epoch": 3}, tmp_path / "own.pt")
+    with pytest.raises(ValueError, match=r"own\.pt: must hold a state_dict, .*it holds weights, epoch; save model"):
+        load_state(model(), tmp_path / "own.pt")
+
+
+def test_a_models_own_names_are_not_taken_for_a_prefix(tmp_path: Path) -> None:
+    saved, fresh = nn.ModuleDict({"model": model()}), nn.ModuleDict({"model": model(seed=1)})
+    torch.save(saved.state_dict(), tmp_path / "own.pt")
+    load_state(fresh, tmp_path / "own.pt")
+    assert same(copy_of(saved), copy_of(fresh))

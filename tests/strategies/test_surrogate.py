@@ -53,7 +53,7 @@ def config(**changes: object) -> Surrogate:
 
 
 def candidates_of(detector: Detector, data: EncodedDataset) -> Candidates:
-    encoded = data.batch(torch.arange(len(data)), "cpu")
+    encoded = data.batch(torch.arange(len(data)), detector)
     return select_candidates(detector.head(encoded), encoded.mask, NUM_CANDIDATES)
 
 
@@ -62,7 +62,7 @@ def matched(candidates: Candidates, targets: list[Target]) -> MatchedCandidates:
 
 
 def losses_of(policy: Policy, data: EncodedDataset, own: Surrogate) -> dict[str, Tensor]:
-    encoded = data.batch(torch.arange(len(data)), "cpu")
+    encoded = data.batch(torch.arange(len(data)), policy.detector)
     return policy_losses(policy, encoded, policy.detector.head(encoded), data.targets, own)
 
 
@@ -174,7 +174,7 @@ def test_the_control_is_continued_training_by_the_losses_that_come_by_default(
     detector: Detector, data: EncodedDataset
 ) -> None:
     losses = losses_of(RescorePolicy(detector, sigma=0.5), data, config())
-    encoded = data.batch(torch.arange(len(data)), "cpu")
+    encoded = data.batch(torch.arange(len(data)), detector)
     supervised = supervised_loss(RescorePolicy(detector, sigma=0.5), encoded, detector.head(encoded), data.targets)
     torch.testing.assert_close(losses["supervised"], supervised)
     halved = losses_of(RescorePolicy(detector, sigma=0.5), data, config(supervised_weight=0.5))

@@ -10,8 +10,10 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.protocol import Architecture
+from rl_det.detectors.family import Family
+from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.torchvision.resized import assign_objects, original_boxes, resized_targets
+from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 
@@ -22,11 +24,20 @@ class OneStage:
     concatenated. RetinaNet does not use torchvision's column 0, the background's, so it is dropped everywhere.
     """
 
-    def __init__(self, model: RetinaNet, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
+    overlapping_proposals, moves_boxes = True, True
+
+    def __init__(
+        self,
+        model: RetinaNet,
+        *,
+        architecture: Architecture | None = None,
+        is_trained: bool = True,
+        part: Part = "head",
+    ) -> None:
         self.model = model.eval()
         self.num_classes: int = model.head.classification_head.num_classes - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)
-        self.is_trained = is_trained
+        self.is_trained, self.part = is_trained, part
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +56,7 @@ class OneStage:
         return int(self.model.head.classification_head.cls_logits.in_channels)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
         """The feature maps of every level, and every level's anchors."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
@@ -152,3 +163,17 @@ class OneStage:
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [image.to(self.device) for image in images]
+
+
+def _known_shape(model: nn.Module, num_classes: int) -> None:
+    raise UserError(f"the model must know the {num_classes} classes of the data; give it a head for them")
+
+
+RETINANET = Family(
+    names=(),
+    takes=lambda model: isinstance(model, RetinaNet),
+    build=RetinaNet,
+    around=OneStage,
+    classes_known=lambda state: None,
+    replace_predictor=_known_shape,
+)

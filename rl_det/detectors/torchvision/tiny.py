@@ -1,5 +1,6 @@
 """Build `tiny`, a torchvision Faster R-CNN with less than a million parameters, quick to train on a CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
+
+from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
+from rl_det.errors import UserError
+from rl_det.storage.weights import load_state, state_file
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny_digit_scenes.safetensors"
 """The warm start on digit scenes, in half precision, made by `experiments/warm_start.py`."""
@@ -71,3 +76,19 @@ def tiny(num_classes: int, *, input_size: int = 128) -> FasterRCNN:
         box_score_thresh=0.0,
         box_nms_thresh=0.6,  # digits overlap; 0.5 is torchvision's
     )
+
+
+def built(
+    name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
+) -> FasterRCNN:
+    """`tiny` with random weights or those of a file. Raises ValueError for other weights, and for those that do not fit."""
+    model = tiny(num_classes, **({} if input_size is None else {"input_size": input_size})).eval()
+    file = state_file(weights)
+    if file is not None:
+        load_state(model, file)
+    elif weights not in (None, "none"):
+        raise UserError(f"the weights of {name} must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
+    return model
+
+
+TINY = replace(FASTER_RCNN, names=("tiny",), takes=lambda model: False, build=built)

@@ -1,7 +1,9 @@
 """A torchvision Faster R-CNN as a Detector: the RoI-pooled features are frozen, the box head is trained."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,40 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.protocol import Architecture
+from rl_det.detectors.family import Family
+from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
 from rl_det.errors import UserError
 from rl_det.storage.weights import load_state, state_file
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
-FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include="fasterrcnn_*"))
+FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include=["fasterrcnn_*", "maskrcnn_*", "keypointrcnn_*"]))
+"""torchvision's builders; Mask and Keypoint R-CNNs are Faster R-CNNs with one branch more."""
 
 
 class TwoStage:
-    """The Detector around a Faster R-CNN; `rl_det.detectors.protocol` documents each method."""
+    """The Detector around a Faster R-CNN; `rl_det.detectors.protocol` documents each method.
 
-    def __init__(self, model: FasterRCNN, *, architecture: Architecture | None = None, is_trained: bool = True) -> None:
+    What is encoded are the resized images (part `all`), RoI-pooled features (`head`) or the box head's output
+    (`predictor`). The RPN is trained by no part, because a proposal's place has no gradient; under `all`, it proposes on
+    the maps of the backbone as it is. A Mask or Keypoint R-CNN is taken by its boxes: its other branches do not run, and
+    do not change.
+    """
+
+    overlapping_proposals, moves_boxes = True, True
+
+    def __init__(
+        self,
+        model: FasterRCNN,
+        *,
+        architecture: Architecture | None = None,
+        is_trained: bool = True,
+        part: Part = "head",
+    ) -> None:
         self.model = model.eval()
         self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)
-        self.is_trained = is_trained
+        self.is_trained, self.part = is_trained, part
 
     @property
     def device(self) -> torch.device:
@@ -51,11 +70,18 @@ class TwoStage:
         return int(self.model.roi_heads.box_predictor.cls_score.in_features)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
         """Encode the images; each has as many proposals as the RPN may keep, padded if it kept fewer."""
         model, images = self.plain(), self._placed(images)
         resized, _ = model.transform(images)
-        return self._encoded(images, resized, model.backbone(resized.tensors))
+        located = self._located(images, resized, maps := named(model.backbone(resized.tensors)))
+        if num_proposals is not None and num_proposals < located.mask.shape[1]:
+            output = self._output(located, self._embedded(self._pooled(maps, located)))
+            located = best_proposals(located, output, num_proposals)
+        if self.part == "all":
+            return located
+        pooled = self._pooled(maps, located)
+        return replace(located, features=(pooled if self.part == "head" else self._embedded(pooled),))
 
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
@@ -65,43 +91,23 @@ class TwoStage:
         seen: dict[str, Any] = {}
         model = self.model.train()
         with (
+            boxes_alone(model),
             model.transform.register_forward_hook(lambda _, __, output: seen.update(resized=output[0])),
             model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=output)),
         ):
             losses: dict[str, Tensor] = model(images, list(labels))
-        encoded = self._encoded(images, **seen)
-        return TrainingPass(losses, encoded, self.head(encoded))
-
-    def _encoded(self, images: Sequence[Tensor], resized: ImageList, maps: Tensor | dict[str, Tensor]) -> Encoded:
-        """The head's input, from the backbone's maps; the RPN runs as in detection."""
-        model = self.plain()
-        if isinstance(maps, Tensor):
-            maps = {"0": maps}
-        with torch.no_grad():
-            proposals, _ = model.rpn(resized, maps)
-        pooled = model.roi_heads.box_roi_pool(maps, proposals, resized.image_sizes)
-        shape = len(images), model.rpn.post_nms_top_n()
-        mask = torch.arange(shape[1], device=pooled.device) < pooled.new_tensor([len(p) for p in proposals])[:, None]
-        features, reference = pooled.new_zeros(*shape, *pooled.shape[1:]), pooled.new_zeros(*shape, 4)
-        features[mask], reference[mask] = pooled, torch.cat(proposals)
-        return Encoded(
-            features=(features,),
-            reference=reference,
-            mask=mask,
-            input_size=reference.new_tensor(resized.image_sizes),
-            image_size=reference.new_tensor([image.shape[1:] for image in images]),
-        )
+        located = self._located(images, seen["resized"], maps := named(seen["maps"]))
+        pooled = self._pooled(maps, located)
+        embeddings = self._embedded(pooled)
+        features = {"predictor": embeddings, "head": pooled, "all": seen["resized"].tensors}[self.part]
+        return TrainingPass(losses, replace(located, features=(features,)), self._output(located, embeddings))
 
     def head(self, encoded: Encoded) -> HeadOutput:
         """The head's output, with class-specific boxes; the embeddings are the box head's output."""
-        scores, deltas, embeddings = self._predict(encoded)
-        boxes = self.model.roi_heads.box_coder.decode(deltas, [encoded.reference.flatten(0, 1)])
-        shape = encoded.mask.shape
-        return HeadOutput(
-            logits=log_odds(scores)[:, 1:].reshape(*shape, -1),
-            boxes=original_boxes(boxes[:, 1:].reshape(*shape, -1, 4), encoded),
-            embeddings=embeddings.reshape(*shape, -1),
-        )
+        model, (features,) = self.plain(), encoded.features
+        if self.part == "all":
+            features = self._pooled(named(model.backbone(features)), encoded)
+        return self._output(encoded, features.float() if self.part == "predictor" else self._embedded(features))
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
@@ -111,7 +117,9 @@ class TwoStage:
     @torch.no_grad()
     def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
         """Detect with `roi_heads`' own `score_thresh`, `nms_thresh` and `detections_per_img`."""
-        detections: list[Detections] = self.plain()(self._placed(images))
+        model = self.plain()
+        with boxes_alone(model):
+            detections: list[Detections] = model(self._placed(images))
         return detections
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
@@ -137,9 +145,11 @@ class TwoStage:
 
     @property
     def trainable(self) -> nn.Module:
-        """`box_head` and `box_predictor`."""
+        """`box_predictor`; beyond it `box_head`; beyond it the backbone. Layers that the user froze stay as they are."""
         heads = self.model.roi_heads
-        return nn.ModuleDict({"box_head": heads.box_head, "box_predictor": heads.box_predictor})
+        parts = {"backbone": self.model.backbone, "box_head": heads.box_head, "box_predictor": heads.box_predictor}
+        trained: dict[Part, tuple[str, ...]] = {"predictor": ("box_predictor",), "head": ("box_head", "box_predictor")}
+        return nn.ModuleDict({name: parts[name] for name in trained.get(self.part, tuple(parts))})
 
     @torch.no_grad()
     def recalibrate(self, scale: float, shift: float) -> None:
@@ -153,14 +163,78 @@ class TwoStage:
         """The torchvision model."""
         return self.model.eval()
 
-    def _predict(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
-        """Class scores with the background [B * P, C + 1], box deltas [B * P, 4 * (C + 1)], embeddings [B * P, D]."""
-        heads = self.plain().roi_heads
-        embeddings = heads.box_head(encoded.features[0].flatten(0, 1).float())
-        return *heads.box_predictor(embeddings), embeddings
+    @torch.no_grad()
+    def _located(self, images: Sequence[Tensor], resized: ImageList, maps: dict[str, Tensor]) -> Encoded:
+        """The resized images, and the RPN's proposals on the backbone's maps, as in detection."""
+        model = self.plain()
+        proposals, _ = model.rpn(resized, maps)
+        shape = len(images), model.rpn.post_nms_top_n()
+        counts = torch.tensor([len(own) for own in proposals], device=resized.tensors.device)
+        mask = torch.arange(shape[1], device=counts.device) < counts[:, None]
+        reference = resized.tensors.new_zeros(*shape, 4)
+        reference[mask] = torch.cat(proposals)
+        return Encoded(
+            features=(resized.tensors,),
+            reference=reference,
+            mask=mask,
+            input_size=reference.new_tensor(resized.image_sizes),
+            image_size=reference.new_tensor([image.shape[1:] for image in images]),
+        )
+
+    def _pooled(self, maps: dict[str, Tensor], encoded: Encoded) -> Float[Tensor, "B P C h w"]:
+        """The proposals' RoI features, zeros on padding."""
+        proposals = [own[real] for own, real in zip(encoded.reference, encoded.mask, strict=True)]
+        sizes = [(int(height), int(width)) for height, width in encoded.input_size.tolist()]
+        real = self.model.roi_heads.box_roi_pool(maps, proposals, sizes)
+        pooled: Tensor = real.new_zeros(*encoded.mask.shape, *real.shape[1:])
+        pooled[encoded.mask] = real
+        return pooled
+
+    def _embedded(self, pooled: Float[Tensor, "B P C h w"]) -> Float[Tensor, "B P D"]:
+        """The box head's output."""
+        embeddings: Tensor = self.plain().roi_heads.box_head(pooled.flatten(0, 1).float())
+        return embeddings.reshape(*pooled.shape[:2], -1)
+
+    def _output(self, encoded: Encoded, embeddings: Float[Tensor, "B P D"]) -> HeadOutput:
+        """The predictor's output."""
+        heads, shape = self.plain().roi_heads, encoded.mask.shape
+        scores, deltas = heads.box_predictor(embeddings.flatten(0, 1))
+        boxes = heads.box_coder.decode(deltas, [encoded.reference.flatten(0, 1)])
+        return HeadOutput(
+            logits=log_odds(scores)[:, 1:].reshape(*shape, -1),
+            boxes=original_boxes(boxes[:, 1:].reshape(*shape, -1, 4), encoded),
+            embeddings=embeddings,
+        )
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [image.to(self.device) for image in images]
+
+
+def best_proposals(encoded: Encoded, output: HeadOutput, num_proposals: int) -> Encoded:
+    """Each image's proposals of the highest class logit, in their order; the features stay those of the images."""
+    worth = output.logits.amax(-1).masked_fill(~encoded.mask, -math.inf)
+    kept = worth.topk(num_proposals, dim=1).indices.sort(dim=1).values
+    rows = torch.arange(len(kept), device=kept.device)[:, None]
+    return replace(encoded, reference=encoded.reference[rows, kept], mask=encoded.mask[rows, kept])
+
+
+def named(maps: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's maps by name; a single map is "0", as torchvision names it."""
+    return {"0": maps} if isinstance(maps, Tensor) else maps
+
+
+@contextmanager
+def boxes_alone(model: FasterRCNN) -> Iterator[None]:
+    """The branches for masks and keypoints, if there are any, are left out of what runs inside."""
+    heads = model.roi_heads
+    branches = {name: getattr(heads, name) for name in ("mask_roi_pool", "keypoint_roi_pool") if hasattr(heads, name)}
+    try:
+        for name in branches:
+            setattr(heads, name, None)
+        yield
+    finally:
+        for name, branch in branches.items():
+            setattr(heads, name, branch)
 
 
 def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
@@ -202,6 +276,12 @@ def torchvision_faster_rcnn(
     return model.eval()
 
 
+def num_classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes in a Faster R-CNN's state, without background."""
+    bias = state.get("roi_heads.box_predictor.cls_score.bias")
+    return None if bias is None or len(bias) < 2 else len(bias) - 1
+
+
 def replace_predictor(model: FasterRCNN, num_classes: int) -> None:
     """Give the model a box predictor with random weights for this number of classes, without the background."""
     features = model.roi_heads.box_predictor.cls_score.in_features
@@ -223,3 +303,13 @@ def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
             f"the weights {weights} of {name} must be downloadable from {known[weights].url}; got {error}; "
             "fetch the file by other means and give its path, or start from random ones (weights none)"
         ) from error
+
+
+FASTER_RCNN = Family(
+    names=FASTER_RCNNS,
+    takes=lambda model: isinstance(model, FasterRCNN),
+    build=torchvision_faster_rcnn,
+    around=TwoStage,
+    classes_known=num_classes_in,
+    replace_predictor=replace_predictor,
+)

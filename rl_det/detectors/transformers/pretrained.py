@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.transformers.anatomy import ANATOMIES, known_class
-from rl_det.detectors.transformers.library import library
+from rl_det.detectors.transformers.library import library, without_progress_bars
 from rl_det.detectors.transformers.processing import image_processor
 from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.errors import UserError
@@ -48,17 +49,41 @@ def load_pretrained(
         model, is_trained = _random(name, config), False
     else:
         model, is_trained = _from_pretrained(name, source), True
-    if config.num_labels != num_classes:
-        replace_predictor(model, num_classes)
-        is_trained = False
-    architecture = Architecture(library="transformers", name=name, num_classes=num_classes, input_size=input_size)
     processor = image_processor(ANATOMIES[name], input_size, str(source))
-    return QueryDetector(model, processor=processor, architecture=architecture, is_trained=is_trained, part=part)
+    architecture = Architecture(library="transformers", name=name, num_classes=config.num_labels, input_size=input_size)
+    detector = QueryDetector(model, processor=processor, architecture=architecture, is_trained=is_trained, part=part)
+    return detector if detector.num_classes == num_classes else with_new_predictor(detector, num_classes)
 
 
-def save_pretrained(detector: QueryDetector, folder: str | Path) -> None:
-    """Write `config.json`, `model.safetensors` and `preprocessor_config.json`, which transformers loads without rl_det."""
-    detector.plain().save_pretrained(folder)
+def with_new_predictor(detector: QueryDetector, num_classes: int) -> QueryDetector:
+    """The detector around the same model and image processor, with a random class predictor: it is not `is_trained`."""
+    replace_predictor(detector.plain(), num_classes)
+    return QueryDetector(
+        detector.plain(),
+        processor=detector.processor,
+        architecture=replace(detector.architecture, num_classes=num_classes),
+        is_trained=False,
+        part=detector.part,
+    )
+
+
+def names_known(model: nn.Module) -> tuple[str, ...] | None:
+    """The names of the model's classes in its configuration; None if the configuration only counts them."""
+    config: Any = model.config
+    names = tuple(str(config.id2label[place]) for place in range(config.num_labels))
+    return None if names == tuple(f"LABEL_{place}" for place in range(config.num_labels)) else names
+
+
+def save_pretrained(detector: QueryDetector, folder: str | Path, classes: tuple[str, ...] = ()) -> None:
+    """Write `config.json`, `model.safetensors` and `preprocessor_config.json`, which transformers loads without rl_det.
+
+    `classes` are the names of the classes, for the configuration.
+    """
+    if classes:
+        detector.plain().config.id2label = dict(enumerate(classes))
+        detector.plain().config.label2id = {name: place for place, name in enumerate(classes)}
+    with without_progress_bars():
+        detector.plain().save_pretrained(folder)
     detector.processor.save_pretrained(folder)
 
 
@@ -169,9 +194,10 @@ def _random(name: str, config: Any) -> Any:
 def _from_pretrained(name: str, source: str | Path) -> Any:
     """A model with its weights, from a safetensors file."""
     try:
-        model, report = getattr(library(), name).from_pretrained(
-            str(source), use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
+        with without_progress_bars():
+            model, report = getattr(library(), name).from_pretrained(
+                str(source), use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: must hold readable weights of a {name}; {reason}") from error

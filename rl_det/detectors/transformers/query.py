@@ -228,7 +228,8 @@ class QueryDetector:
         """The classes' log-odds."""
         if not self.anatomy.is_softmax:
             return scores.float()
-        return log_odds(scores.float().flatten(0, 1))[:, :-1].unflatten(0, scores.shape[:2])
+        logits: Tensor = log_odds(scores.float().flatten(0, 1))[:, :-1].unflatten(0, scores.shape[:2])
+        return logits
 
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
