@@ -117,6 +117,7 @@ def test_an_encoding_does_not_depend_on_its_batch(
         alone = concatenate((parts[part].encode([image]) for image in IMAGES), len(IMAGES))
         for name, tensor in encodings[part].tensors().items():
             torch.testing.assert_close(alone.tensors()[name], tensor, rtol=1e-4, atol=1e-4)
+        assert len(parts[part].encode([*IMAGES, *IMAGES])) == 2 * len(IMAGES)  # more images than feature levels
 
 
 def total(detector: QueryDetector, encoded: Encoded) -> Tensor:

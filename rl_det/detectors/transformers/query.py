@@ -3,15 +3,17 @@
 What is frozen, and what an encoding holds, for each part:
 
 * `predictor`: the class and the box predictor of the last decoder layer are trained. An encoding holds what they take
-  in: one embedding for each query (100 queries of DETR: 0.1 MB), and the point or box that it moves.
+  in: one embedding for each query (in float32, 100 queries of DETR: 0.1 MB; 300 of RT-DETR: 0.3 MB; of D-FINE: 0.8 MB),
+  and the point or box that it moves.
 * `head`: the last decoder layer is trained too (of DETR and Conditional DETR without the decoder's final layer norm).
-  An encoding also holds the encoder's memory, padded to that of the largest image that the image processor makes. In
-  float32: RT-DETR and D-FINE at 640 pixels 9.2 MB, DETR at 800 to 1333 pixels 2.4 MB, Deformable DETR 23 MB. A cache in
-  half precision takes half of it.
+  An encoding also holds the encoder's memory, padded to that of the largest image that the image processor makes: DETR
+  at 800 to 1333 pixels 2.4 MB, Conditional DETR 3.1 MB, Deformable DETR 23 MB; RT-DETR at 640 pixels 9.2 MB, D-FINE
+  9.7 MB. A cache in half precision takes half of it.
 * `all`: the whole model is trained. An encoding holds the pixels (4.9 MB at 640, 13 MB at 800 to 1333).
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -102,6 +104,7 @@ class QueryDetector:
         self.plain()
         pixels = self._resized(images)
         limit = self.anatomy.num_queries if num_proposals is None else min(num_proposals, self.anatomy.num_queries)
+        needed = {"kept", *itertools.chain(*self._names())}
         rows: list[Seen] = [{} for _ in images]
         for places, batch in batches(pixels):
             seen = {"pixels": batch.flatten(2)}
@@ -109,7 +112,7 @@ class QueryDetector:
                 seen |= self.anatomy.look(batch)[1]
             seen["kept"] = self._kept(seen, len(batch), limit)
             for row, place in enumerate(places):
-                rows[place] = {name: tensor[row] for name, tensor in seen.items() if isinstance(tensor, Tensor)}
+                rows[place] = {name: seen[name][row] for name in needed}
         return self._encoded(images, pixels, rows)
 
     def _kept(self, seen: Seen, num_images: int, limit: int) -> Tensor:
