@@ -12,6 +12,7 @@ from contract.families import IMAGES, NUM_CLASSES
 from contract.query_families import IS_INSTALLED, OPTIONS, lively_query_detector, query_model
 from torch import nn
 
+from rl_det.detectors.protocol import Architecture
 from rl_det.detectors.transformers import library
 from rl_det.detectors.transformers.pretrained import (
     QUERY_DETECTORS,
@@ -165,6 +166,11 @@ def test_the_family_takes_its_own_models_alone() -> None:
     assert QUERY_DETECTORS.takes(model)
     assert not QUERY_DETECTORS.takes(nn.Linear(1, 1))
     assert QUERY_DETECTORS.around(model).num_classes == NUM_CLASSES
+    small = QueryDetector(model, input_size=64)
+    assert QUERY_DETECTORS.around(model).processor is small.processor  # it is not forgotten with the Detector
+    architecture = Architecture(library="transformers", name="DFineForObjectDetection", num_classes=3, input_size=96)
+    other = QUERY_DETECTORS.around(query_model("d_fine", NUM_CLASSES), architecture=architecture)
+    assert other.processor.size.height == 96
     QUERY_DETECTORS.replace_predictor(model, 2)
     assert QUERY_DETECTORS.around(model, part="all").num_classes == 2
     assert classes_known({}) is None

@@ -130,9 +130,8 @@ def build(
 def around(
     model: nn.Module, *, architecture: Architecture | None = None, is_trained: bool = True, part: Part = "head"
 ) -> QueryDetector:
-    """The Detector around a model, with the default image processor of its type at the architecture's input size."""
-    size = None if architecture is None else architecture.input_size
-    return QueryDetector(model, input_size=size, architecture=architecture, is_trained=is_trained, part=part)
+    """The Detector around a model, with the model's own image processor if a Detector around it has had one."""
+    return QueryDetector(model, architecture=architecture, is_trained=is_trained, part=part)
 
 
 def classes_known(state: Mapping[str, Tensor]) -> int | None:

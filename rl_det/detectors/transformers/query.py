@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,9 @@ from rl_det.detectors.transformers.anatomy import ANATOMIES, Predictions, Seen, 
 from rl_det.detectors.transformers.processing import image_processor, largest_size, resized
 from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
+
+PROCESSORS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""The image processor of each model, which the model itself does not hold, for later Detectors around it."""
 
 
 class QueryDetector:
@@ -61,7 +65,10 @@ class QueryDetector:
         is_trained: bool = True,
         part: Part = "head",
     ) -> None:
-        """`processor` is the model's own image processor; by default, that of its type, at `input_size`, if given."""
+        """`processor` is the model's own image processor, by default that of an earlier Detector around the same model.
+
+        Without either, it is the default of the model's type, at `input_size` or the architecture's, if given.
+        """
         name = known_class(model)
         if name is None:
             raise UserError(
@@ -69,7 +76,10 @@ class QueryDetector:
             )
         self.model: Any = model.eval()
         self.anatomy = ANATOMIES[name](self.model)
-        self.processor = processor or image_processor(self.anatomy, input_size)
+        if input_size is None:
+            processor = processor or PROCESSORS.get(model)
+            input_size = None if architecture is None else architecture.input_size
+        self.processor = PROCESSORS[model] = processor or image_processor(self.anatomy, input_size)
         self.num_classes = int(self.anatomy.classifier.out_features) - self.anatomy.is_softmax
         self.architecture = architecture or Architecture(
             library="transformers", name=name, num_classes=self.num_classes, input_size=input_size
