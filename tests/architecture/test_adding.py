@@ -1,7 +1,7 @@
 """Each row of CONTRIBUTING.md's table "To add a ...": one is added from outside of the package, by its line, and used."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector, TwoStage, loading
 from rl_det.detectors.torchvision.tiny import tiny
+from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
 from rl_det.finetuning import pages
 from rl_det.policies import build
 from rl_det.policies.build import Kind, build_policy
@@ -137,7 +138,13 @@ class Wrapped(nn.Module):
 
 
 def test_a_detector_family(monkeypatch: pytest.MonkeyPatch, data: Splits) -> None:
-    monkeypatch.setitem(loading.FAMILIES, Wrapped, lambda model: TwoStage(model.inner))
+    family = replace(
+        FASTER_RCNN,
+        names=(),
+        takes=lambda model: isinstance(model, Wrapped),
+        around=lambda model, **keywords: TwoStage(model.inner, **keywords),
+    )
+    monkeypatch.setattr(loading, "FAMILIES", (family, *loading.FAMILIES))
     detector = rl_det.load_detector(Wrapped(tiny(10)), data, device="cpu")
     assert detector.num_classes == 10
     assert len(detector.encode([data.val[0].image])) == 1

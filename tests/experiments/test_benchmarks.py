@@ -93,3 +93,13 @@ def test_the_first_use_is_timed() -> None:
     result = printed("first_use.py", "--inside")
     assert result["seconds"] > 0
     assert all(seconds > 0 for seconds in result["functions"].values())
+
+
+def test_detectors_of_real_size_are_measured_at_a_small_size() -> None:
+    sizes = ("--device", "cpu", "--image-size", "64", "--images", "2", "--batch-size", "2", "--updates", "1")
+    result = printed("gpu.py", "--json", *sizes, "--detectors", "fasterrcnn_mobilenet_v2")
+    figures = result["fasterrcnn_mobilenet_v2"]
+    assert figures["image_size"] == 64
+    assert figures["rl_over_supervised"] == pytest.approx(figures["rl_ms"] / figures["supervised_ms"], rel=0.01)
+    assert 0 < figures["reward_share"] < 1
+    assert figures["encoding_mb"] == pytest.approx(0.0126 * min(300, 500), rel=0.05)
