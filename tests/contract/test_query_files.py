@@ -147,6 +147,19 @@ def test_weights_that_are_a_pickle_or_incomplete_are_refused(folder: Path) -> No
         load_pretrained(folder, NUM_CLASSES)
 
 
+def test_an_image_processor_is_the_folders_own_or_the_default_but_never_a_broken_one(folder: Path) -> None:
+    assert load_pretrained(folder, NUM_CLASSES).processor.size.shortest_edge == 800
+    settings = folder / "preprocessor_config.json"
+    settings.write_text(json.dumps({"size": {"shortest_edge": 96, "longest_edge": 160}}), encoding="utf-8")
+    detector = load_pretrained(folder, NUM_CLASSES)
+    assert detector.encode(IMAGES).input_size.tolist() == [[96, 96], [67, 160], [137, 96]]
+    smaller = load_pretrained(folder, NUM_CLASSES, input_size=48)
+    assert smaller.encode(IMAGES).input_size.max() <= 80
+    settings.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="readable settings of a DetrImageProcessor"):
+        load_pretrained(folder, NUM_CLASSES)
+
+
 def test_a_name_without_a_hub_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -1,5 +1,6 @@
 """Images as a model of transformers takes them in, by the library's own image processors."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from rl_det.detectors.transformers.anatomy import Anatomy
 from rl_det.detectors.transformers.library import library
 from rl_det.errors import UserError
 
+SETTINGS = "preprocessor_config.json"
 STRIDE = 32
 """What the sides of a square must divide by, as RT-DETR's and D-FINE's encoders add maps of three strides up to this."""
 
@@ -24,10 +26,15 @@ def image_processor(anatomy: Anatomy | type[Anatomy], input_size: int | None, fo
 
 
 def _of_folder(anatomy: Anatomy | type[Anatomy], folder: str) -> Any:
+    """The folder's own image processor; the default if the folder has no settings of one."""
+    kind = getattr(library(), anatomy.processor)
+    if Path(folder).is_dir() and not (Path(folder) / SETTINGS).is_file():
+        return kind()
     try:
-        return getattr(library(), anatomy.processor).from_pretrained(folder)
-    except OSError:  # it has no file of the processor's settings
-        return getattr(library(), anatomy.processor)()
+        return kind.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder}: must hold readable settings of a {anatomy.processor}; {reason}") from error
 
 
 def _resized_to(size: Any, input_size: int) -> Any:
