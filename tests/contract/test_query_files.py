@@ -1,5 +1,6 @@
 """Query detectors of transformers as files: what transformers and rl_det write, the other one loads."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -153,6 +154,8 @@ def test_an_image_processor_is_the_folders_own_or_the_default_but_never_a_broken
     settings.write_text(json.dumps({"size": {"shortest_edge": 96, "longest_edge": 160}}), encoding="utf-8")
     detector = load_pretrained(folder, NUM_CLASSES)
     assert detector.encode(IMAGES).input_size.tolist() == [[96, 96], [67, 160], [137, 96]]
+    again = QUERY_DETECTORS.around(copy.deepcopy(detector.plain()))  # the model tells where it comes from
+    assert again.processor.size == detector.processor.size
     smaller = load_pretrained(folder, NUM_CLASSES, input_size=48)
     assert smaller.encode(IMAGES).input_size.max() <= 80
     settings.write_text("{", encoding="utf-8")
@@ -179,8 +182,6 @@ def test_the_family_takes_its_own_models_alone() -> None:
     assert QUERY_DETECTORS.takes(model)
     assert not QUERY_DETECTORS.takes(nn.Linear(1, 1))
     assert QUERY_DETECTORS.around(model).num_classes == NUM_CLASSES
-    small = QueryDetector(model, input_size=64)
-    assert QUERY_DETECTORS.around(model).processor is small.processor  # it is not forgotten with the Detector
     architecture = Architecture(library="transformers", name="DFineForObjectDetection", num_classes=3, input_size=96)
     other = QUERY_DETECTORS.around(query_model("d_fine", NUM_CLASSES), architecture=architecture)
     assert other.processor.size.height == 96

@@ -1,5 +1,6 @@
 """Images as a model of transformers takes them in, by the library's own image processors."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,24 @@ def image_processor(anatomy: Anatomy | type[Anatomy], input_size: int | None, fo
     `input_size` replaces the side of its square, or its shorter side, with the longer side's limit in proportion.
     """
     processor = _of_folder(anatomy, folder) if folder else getattr(library(), anatomy.processor)()
+    return sized(processor, input_size)
+
+
+def sized(processor: Any, input_size: int | None) -> Any:
+    """The image processor with another side of its square, or another shorter side; None: its own."""
     if input_size is not None:
         processor.size = _resized_to(processor.size, input_size)
     return processor
+
+
+def processor_of(anatomy: Anatomy, input_size: int | None) -> Any:
+    """The image processor from where the library has loaded the model, if it is still there; else the default one."""
+    source = str(anatomy.model.name_or_path)
+    if not Path(source).is_dir() and source:  # a hub name; what is downloaded is enough
+        with suppress(OSError, ValueError):
+            kind = getattr(library(), anatomy.processor)
+            return sized(kind.from_pretrained(source, local_files_only=True), input_size)
+    return image_processor(anatomy, input_size, source if Path(source).is_dir() and source else None)
 
 
 def _of_folder(anatomy: Anatomy | type[Anatomy], folder: str) -> Any:

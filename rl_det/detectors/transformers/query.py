@@ -17,7 +17,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -31,12 +30,9 @@ from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.torchvision.resized import xyxy
 from rl_det.detectors.torchvision.two_stage import log_odds
 from rl_det.detectors.transformers.anatomy import ANATOMIES, Predictions, Seen, known_class
-from rl_det.detectors.transformers.processing import image_processor, largest_size, resized
+from rl_det.detectors.transformers.processing import largest_size, processor_of, resized
 from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
-
-PROCESSORS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-"""The image processor of each model, which the model itself does not hold, for later Detectors around it."""
 
 
 class QueryDetector:
@@ -65,9 +61,10 @@ class QueryDetector:
         is_trained: bool = True,
         part: Part = "head",
     ) -> None:
-        """`processor` is the model's own image processor, by default that of an earlier Detector around the same model.
+        """`processor` is the model's image processor.
 
-        Without either, it is the default of the model's type, at `input_size` or the architecture's, if given.
+        By default, it is that of the folder or hub name from which the library has loaded the model, or else that of
+        the model's type; at `input_size` or the architecture's, if given.
         """
         name = known_class(model)
         if name is None:
@@ -76,10 +73,9 @@ class QueryDetector:
             )
         self.model: Any = model.eval()
         self.anatomy = ANATOMIES[name](self.model)
-        if input_size is None:
-            processor = processor or PROCESSORS.get(model)
-            input_size = None if architecture is None else architecture.input_size
-        self.processor = PROCESSORS[model] = processor or image_processor(self.anatomy, input_size)
+        if input_size is None and architecture is not None:
+            input_size = architecture.input_size
+        self.processor = processor or processor_of(self.anatomy, input_size)
         self.num_classes = int(self.anatomy.classifier.out_features) - self.anatomy.is_softmax
         self.architecture = architecture or Architecture(
             library="transformers", name=name, num_classes=self.num_classes, input_size=input_size
