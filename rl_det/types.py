@@ -57,7 +57,7 @@ class Encoded:
     """The frozen part's output for B images: all that the trainable head needs, so the frozen part need not run again.
 
     `features` holds one tensor for each feature level, each with B first: RoI-pooled features [B, P, C, h, w]
-    (two-stage), feature maps [B, C, H, W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes
+    (two-stage), feature maps in rows [B, C, H * W] (one-stage), query embeddings [B, P, D] (DETR). `reference` holds the boxes
     that the head refines, in pixels of the *resized* image: proposals or anchors, or zeros for queries. `mask` is False
     on padding. `input_size` and `image_size` are the images' sizes (height, width) after and before the detector's
     transform. `exact` holds what no cache may round: the places of kept anchors, sizes of maps. Only the detector's own
@@ -166,7 +166,7 @@ def concatenate(
     """Join encodings into one of `num_images` images, without a second copy in memory.
 
     `empty` allocates each joined tensor, given its name and the first part's tensor; by default in memory. Raises ValueError if
-    shapes disagree beyond the image axis, as one-stage feature maps of images of different sizes do.
+    shapes disagree beyond the image axis.
     """
     empty = empty or (lambda _, like: like.new_empty(num_images, *like.shape[1:]))
     whole: dict[str, Tensor] = {}

@@ -14,14 +14,16 @@ from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
 from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Detector, Part
-from rl_det.detectors.torchvision.one_stage import RETINANET
+from rl_det.detectors.torchvision.fcos import FCOS_FAMILY
+from rl_det.detectors.torchvision.retinanet import RETINANET
+from rl_det.detectors.torchvision.ssd import SSD_FAMILY
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, TINY, tiny
 from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
 from rl_det.errors import UserError
 from rl_det.progress import tell
 from rl_det.storage.weights import check_state, load_state, read_state, state_file, without_prefix
 
-FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET)
+FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY)
 """The families of detectors. A new family is one file and one entry here."""
 DETECTORS: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.names)
 TINY_INPUT_SIZE = 192
@@ -163,7 +165,7 @@ def family_of(model: nn.Module) -> Family:
         if family.takes(model):
             return family
     raise UserError(
-        "a model must be one of torchvision's detection models (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet); "
+        "a model must be one of torchvision's detection models (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD); "
         f"got a {type(model).__module__}.{type(model).__name__}"
     )
 

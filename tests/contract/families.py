@@ -1,18 +1,19 @@
 """Small detectors of each family with lively random weights, and images of three sizes, for the contract's tests."""
 
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from contract.one_stage_families import ONE_STAGE_FAMILIES, lively_one_stage, one_stage_model
 from contract.query_families import QUERY_FAMILIES, lively_query_detector, query_model
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from rl_det.detectors import Detector, OneStage, build_detector
+from rl_det.detectors import Detector, build_detector
+from rl_det.detectors.protocol import Part
 from rl_det.detectors.torchvision.tiny import tiny
 
 NUM_CLASSES = 3
@@ -20,32 +21,8 @@ EVERY = 100_000  # more candidates, or detections, than there are
 MOBILENET = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
-class TwoLevels(nn.Module):
-    """A backbone with two maps, strides 8 and 16: small, but with levels that can be confused."""
-
-    out_channels = 16
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.ReLU())
-        self.coarse = nn.Sequential(nn.Conv2d(16, 16, 2, stride=2), nn.ReLU())
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        fine = self.fine(images)
-        return OrderedDict([("0", fine), ("1", self.coarse(fine))])
-
-
 def retinanet() -> RetinaNet:
-    return RetinaNet(
-        TwoLevels(),
-        num_classes=NUM_CLASSES + 1,
-        min_size=64,
-        max_size=128,
-        anchor_generator=AnchorGenerator(sizes=((16,), (32,)), aspect_ratios=((0.5, 1.0, 2.0),) * 2),
-        score_thresh=0.0,
-        topk_candidates=EVERY,
-        detections_per_img=EVERY,
-    )
+    return one_stage_model("retinanet", NUM_CLASSES)
 
 
 @torch.no_grad()
@@ -69,14 +46,7 @@ def lively_two_stage(detector: Detector) -> Detector:
 
 
 def lively_retinanet() -> Detector:
-    model = retinanet()
-    for layer in model.head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-    with torch.no_grad():  # a trained RetinaNet never fires in torchvision's unused column for the background
-        bias = model.head.classification_head.cls_logits.bias.fill_(0.4)
-        bias.view(-1, NUM_CLASSES + 1)[:, 0] = -40.0
-    return OneStage(model.eval())
+    return lively_one_stage("retinanet", NUM_CLASSES)
 
 
 class Case(NamedTuple):
@@ -87,9 +57,9 @@ class Case(NamedTuple):
     early: nn.Module
     """Layers, not all frozen by the library, that run once in a training pass."""
     softmax: tuple[nn.Linear, int] | None = None
-    """The class predictor and its column of the background, if classes compete in a softmax."""
-    takes_any_size: bool = True
-    """Whether encodings of images of any size concatenate."""
+    """The linear layer and its column of the background, if classes compete in a softmax."""
+    recalibrates_exactly: bool = False
+    """Whether each class has a sigmoid, and no other factor."""
     is_query_detector: bool = False
     """Whether it matches one query to each object, and has no NMS."""
 
@@ -104,15 +74,14 @@ def images() -> list[Tensor]:
 IMAGES = images()
 
 
-FAMILIES = ("tiny", MOBILENET, "retinanet", *QUERY_FAMILIES)
+FAMILIES = ("tiny", MOBILENET, *ONE_STAGE_FAMILIES, *QUERY_FAMILIES)
 
 
 def build(family: str) -> Case:
     """One family's detector, by its name in `FAMILIES`."""
     torch.manual_seed(0)
-    if family == "retinanet":
-        one_stage = lively_retinanet()
-        return Case(one_stage, retinanet, one_stage.plain().backbone, takes_any_size=False)
+    if family in ONE_STAGE_FAMILIES:
+        return one_stage_case(family)
     if family in QUERY_FAMILIES:
         return query_case(family)
     detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, input_size=64))
@@ -126,17 +95,29 @@ def build(family: str) -> Case:
         model.roi_heads.detections_per_img = EVERY
         return model
 
-    return Case(detector, fresh, detector.plain().backbone, (detector.plain().roi_heads.box_predictor.cls_score, 0))
+    softmax = detector.plain().roi_heads.box_predictor.cls_score, 0
+    return Case(detector, fresh, detector.plain().backbone, softmax=softmax)
+
+
+def one_stage_case(family: str) -> Case:
+    detector = lively_one_stage(family, NUM_CLASSES)
+    fresh = partial(one_stage_model, family, NUM_CLASSES)
+    return Case(detector, fresh, detector.plain().backbone, recalibrates_exactly=family == "retinanet")
 
 
 def query_case(family: str) -> Case:
     detector = lively_query_detector(family, NUM_CLASSES, IMAGES)
     anatomy = detector.anatomy
-    softmax = (anatomy.classifier, NUM_CLASSES) if anatomy.is_softmax else None
     return Case(
         detector,
-        lambda: query_model(family, NUM_CLASSES),
+        partial(query_model, family, NUM_CLASSES),
         detector.plain().model.encoder,
-        softmax,
+        softmax=(anatomy.classifier, NUM_CLASSES) if anatomy.is_softmax else None,
+        recalibrates_exactly=not anatomy.is_softmax,
         is_query_detector=True,
     )
+
+
+def same_with(part: Part, detector: Detector) -> Detector:
+    """Another Detector around the same model, which trains this part."""
+    return type(detector)(detector.plain(), architecture=detector.architecture, part=part)  # type: ignore[call-arg]

@@ -51,7 +51,9 @@ def test_each_row_is_that_images_own_encoding(cache: EncodedDataset, detector: D
         assert gap < 0.01 * alone.features[0].abs().max()
 
 
-def test_a_batch_holds_the_images_asked_for_in_their_order_and_in_single_precision(cache: EncodedDataset) -> None:
+def test_a_batch_holds_the_images_asked_for_in_their_order_and_in_single_precision(
+    cache: EncodedDataset, detector: Detector
+) -> None:
     batch = cache.batch(torch.tensor([5, 0, 5]), detector)
     assert len(batch) == 3
     assert batch.features[0].dtype == torch.float32

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from contract.families import MOBILENET, retinanet
+from contract.families import MOBILENET
+from contract.one_stage_families import ONE_STAGE_FAMILIES, one_stage_model
 from finetuning.small import own_model, pairs, same_state, write_folder
 from torch import nn
 from unchecked import unchecked
@@ -87,6 +88,17 @@ def test_a_model_of_ninety_one_classes_gets_a_fresh_predictor(two: Splits) -> No
     assert model.roi_heads.box_predictor.cls_score.out_features == 91
 
 
+@pytest.mark.parametrize("family", ONE_STAGE_FAMILIES)
+def test_a_one_stage_model_of_other_classes_is_copied_and_gets_a_fresh_predictor(family: str, two: Splits) -> None:
+    model = one_stage_model(family, 3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    detector = rl_det.load_detector(model, two, trainable="predictor", device="cpu")
+    assert (detector.num_classes, detector.is_trained, detector.part) == (2, False, "predictor")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    encoded = detector.encode([torch.rand(3, 40, 40)])
+    assert detector.head(encoded).logits.shape[2] == 2
+
+
 def test_everything_else_is_refused_in_one_sentence(two: Splits, tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not weights")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
@@ -103,8 +115,7 @@ def test_everything_else_is_refused_in_one_sentence(two: Splits, tmp_path: Path)
             {},
             r"nested\.pt: must hold the weights of one of tiny, .*; it fits none of them",
         ),
-        (nn.Linear(2, 2), {}, r"a model must be one of .*FasterRCNN, .*RetinaNet; got a torch\.nn\..*Linear"),
-        (retinanet(), {}, "the model must know the 2 classes of the data; give it a head for them"),
+        (nn.Linear(2, 2), {}, r"a model must be one of .*FasterRCNN, .*RetinaNet, .*; got a torch\.nn\..*Linear"),
         (own_model(), {"weights": "mine.pt"}, "weights goes with the name of a detector only"),
         (own_model(), {"image_size": 100}, "image_size goes with the name of a detector only"),
         ("tiny", {"weights": "DEFAULT"}, "the weights of tiny must be 'none' or a file"),

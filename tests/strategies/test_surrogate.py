@@ -15,7 +15,7 @@ from rl_det.ap import match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.candidates import nms, select_candidates
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import Detector, OneStage
+from rl_det.detectors import Detector, RetinaNetDetector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.losses.ap import ap_loss
 from rl_det.policies.policy import Policy
@@ -211,7 +211,7 @@ def test_an_unknown_surrogate_is_refused_with_the_known_ones() -> None:
 
 def test_a_one_stage_detector_is_tuned_as_well() -> None:
     torch.manual_seed(0)
-    detector = OneStage(retinanet())
+    detector = RetinaNetDetector(retinanet())
     scenes = [DigitScenes("train", num_scenes=2)[index] for index in range(2)]
     targets = [replace(scene.target, labels=scene.target.labels % NUM_CLASSES + 1) for scene in scenes]
     encoded = detector.encode([scene.image for scene in scenes])

@@ -1,43 +1,109 @@
-"""A torchvision RetinaNet as a Detector: the feature maps are frozen, the convolutional heads are trained."""
+"""A torchvision one-stage detector as a Detector: a head on the backbone's maps predicts for every anchor."""
 
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.models.detection import RetinaNet
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
-from rl_det.detectors.torchvision.resized import assign_objects, original_boxes, resized_targets
-from rl_det.errors import UserError
-from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
+from rl_det.detectors.torchvision.levels import (
+    Size,
+    as_levels,
+    at_places,
+    at_rows,
+    by_sizes,
+    cut_out,
+    flattened,
+    largest_sizes,
+    map_sizes,
+    places_of_anchors,
+    windows,
+)
+from rl_det.detectors.torchvision.resized import LEFT_OUT, assign_objects, original_boxes, resized_targets
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass, concatenate
+
+NUM_PROPOSALS = 1000
+"""How many anchors an encoding keeps, if the caller does not say."""
+SCORES, DELTAS = "cls_logits", "bbox_regression"
+"""The head's outputs that every family has, by torchvision's names."""
 
 
-class OneStage:
-    """The Detector around a RetinaNet; `rl_det.detectors.protocol` documents each method.
+class Run(NamedTuple):
+    """One run of the head over images of one padded size, for all their anchors."""
 
-    Proposals are the anchors of all levels, so P depends on the images' size, and only encodings of one size can be
-    concatenated. RetinaNet does not use torchvision's column 0, the background's, so it is dropped everywhere.
+    predicted: dict[str, Tensor]
+    """The head's outputs by torchvision's names, each [B, N, K]."""
+    inputs: dict[str, list[Tensor]]
+    """What the last layer of each output takes, for each level [B, D, H, W]."""
+
+
+class OneStage(ABC):
+    """The Detector around a one-stage model; `rl_det.detectors.protocol` documents each method.
+
+    An encoding keeps the anchors with the highest class logit, and `exact` holds their numbers and the sizes of the padded
+    image and of the maps. What is encoded are the resized images (part `all`), the backbone's maps (`head`), or what the
+    last convolutions see at each kept anchor (`predictor`). Maps of all sizes are flattened to the length of the largest.
+
+    Each image is encoded, and detected, as it is alone: only images of one padded size run together, because torchvision
+    would pad all images of a batch to the largest, and then sees other zeros at their borders.
     """
 
     overlapping_proposals, moves_boxes = True, True
 
     def __init__(
         self,
-        model: RetinaNet,
+        model: RetinaNet | FCOS | SSD,
         *,
         architecture: Architecture | None = None,
         is_trained: bool = True,
         part: Part = "head",
     ) -> None:
         self.model = model.eval()
-        self.num_classes: int = model.head.classification_head.num_classes - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)
         self.is_trained, self.part = is_trained, part
+        self._lengths: dict[frozenset[Size], list[int]] = {}
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """C, without the background."""
+
+    @abstractmethod
+    def last_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The convolutions that give each of the head's outputs: one for each level, or one for all."""
+
+    @abstractmethod
+    def log_odds(self, predicted: dict[str, Tensor]) -> Float[Tensor, "B P C"]:
+        """The log-odds of the classes, without the background."""
+
+    @abstractmethod
+    def decode(self, deltas: Float[Tensor, "R 4"], anchors: Float[Tensor, "R 4"]) -> Float[Tensor, "R 4"]:
+        """Boxes in resized pixels, not clipped."""
+
+    @abstractmethod
+    def losses(
+        self,
+        objects: list[dict[str, Tensor]],
+        predicted: dict[str, Tensor],
+        anchors: Float[Tensor, "B P 4"],
+        matched: Int[Tensor, "B P"],
+    ) -> dict[str, Tensor]:
+        """The library's own losses, without the anchors that `matched` leaves out."""
+
+    @abstractmethod
+    def recalibrate(self, scale: float, shift: float) -> None:
+        """Fold the recalibration into the last layers."""
 
     @property
     def device(self) -> torch.device:
@@ -52,128 +118,269 @@ class OneStage:
 
     @property
     def embedding_size(self) -> int:
-        """The number of input channels of the last convolution of the classification head."""
-        return int(self.model.head.classification_head.cls_logits.in_channels)
+        """The number of input channels of the last layer of the classification; the largest, if levels differ."""
+        return max(layer.in_channels for layer in self.last_layers()[SCORES])
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The last convolutions; beyond them the head; beyond it the backbone. Layers that the user froze stay as they are."""
+        if self._on_windows:
+            return nn.ModuleDict({name: layer for name, (layer,) in self.last_layers().items()})
+        parts = {"head": self.model.head}
+        return nn.ModuleDict({"backbone": self.model.backbone, **parts} if self.part == "all" else parts)
+
+    def plain(self) -> RetinaNet | FCOS | SSD:
+        """The torchvision model."""
+        return self.model.eval()
 
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
-        """The feature maps of every level, and every level's anchors."""
+        """Run the whole model, to know the best anchors; keep as many as there are in the largest image, at most."""
         model, images = self.plain(), self._placed(images)
-        resized, _ = model.transform(images)
-        return self._encoded(images, resized, model.backbone(resized.tensors))
+        lengths = self._longest()
+        most = sum(length * each for length, each in zip(lengths[1:], self._anchors_per_place(), strict=True))
+        count = min(NUM_PROPOSALS if num_proposals is None else num_proposals, most)
+        parts, order = [], []
+        for rows, resized in self._resized(images):
+            maps = as_levels(model.backbone(resized.tensors))
+            parts.append(self._encoded([images[row] for row in rows], resized, maps, self._run(maps), count, lengths))
+            order += rows
+        return concatenate(parts, len(images))[torch.tensor(order, device=self.device).argsort()]
 
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:
-        """Run the whole model once, its head included."""
+        """Run the whole model once, its head included, all in training mode and with all images in one batch."""
         images = self._placed(images)
         seen: dict[str, Any] = {}
-        hidden: list[Tensor] = []
         model = self.model.train()
         with (
             model.transform.register_forward_hook(lambda _, __, output: seen.update(resized=output[0])),
-            model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=output)),
+            model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=as_levels(output))),
             model.head.register_forward_hook(lambda _, __, output: seen.update(predicted=output)),
-            model.head.classification_head.conv.register_forward_hook(lambda _, __, output: hidden.append(output)),
+            inputs_of(self.last_layers()) as inputs,
         ):
             losses: dict[str, Tensor] = model(images, list(labels))
-        encoded = self._encoded(images, seen["resized"], seen["maps"])
-        return TrainingPass(losses, encoded, self._output(encoded, seen["predicted"], hidden))
-
-    def _encoded(self, images: Sequence[Tensor], resized: ImageList, maps: Tensor | dict[str, Tensor]) -> Encoded:
-        """The backbone's maps, with their anchors."""
-        model = self.plain()
-        levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
-        anchors = torch.stack(model.anchor_generator(resized, levels))
-        return Encoded(
-            features=tuple(levels),
-            reference=anchors,
-            mask=torch.ones(anchors.shape[:2], dtype=torch.bool, device=anchors.device),
-            input_size=anchors.new_tensor(resized.image_sizes),
-            image_size=anchors.new_tensor([image.shape[1:] for image in images]),
-        )
+        self.plain()
+        run = Run(seen["predicted"], inputs)
+        shapes = [seen["resized"].tensors.shape, *(level.shape for level in seen["maps"])]
+        count = min(NUM_PROPOSALS, run.predicted[SCORES].shape[1])
+        encoded = self._encoded(images, seen["resized"], seen["maps"], run, count, [h * w for *_, h, w in shapes])
+        kept = self._kept(run, encoded.exact[0], [(h, w) for *_, h, w in shapes[1:]])
+        return TrainingPass(losses, encoded, self._output(encoded, *kept))
 
     def head(self, encoded: Encoded) -> HeadOutput:
         """The head's output: all classes share an anchor's box, and all anchors of one place share an embedding."""
-        hidden: list[Tensor] = []
-        conv = self.model.head.classification_head.conv
-        with conv.register_forward_hook(lambda _, __, output: hidden.append(output)):
-            predicted = self._predict(encoded)
-        return self._output(encoded, predicted, hidden)
-
-    def _output(self, encoded: Encoded, predicted: dict[str, Tensor], hidden: list[Tensor]) -> HeadOutput:
-        """The head's predictions and its last hidden layer, level by level, as a HeadOutput."""
-        deltas, shape = predicted["bbox_regression"], encoded.mask.shape
-        boxes = self.model.box_coder.decode_single(deltas.flatten(0, 1), encoded.reference.flatten(0, 1))
-        boxes = original_boxes(boxes.unflatten(0, shape)[:, :, None], encoded)
-        places = torch.cat([level.flatten(2).mT for level in hidden], 1)  # [B, places of all levels, D]
-        return HeadOutput(
-            logits=predicted["cls_logits"][..., 1:],
-            boxes=boxes.expand(-1, -1, self.num_classes, -1),
-            embeddings=places.repeat_interleave(self.model.head.classification_head.num_anchors, 1),
-        )
+        return self._output(encoded, *self._predict(encoded))
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
-        """The best pairs over all anchors and classes."""
+        """The best pairs over all kept anchors and classes."""
         return select_candidates(self.head(encoded), encoded.mask, num_candidates)
 
     @torch.no_grad()
     def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
-        """Detect with the model's own `score_thresh`, `topk_candidates`, `nms_thresh` and `detections_per_img`."""
-        detections = self.plain()(self._placed(images))
-        kept = [detection["labels"] > 0 for detection in detections]
+        """Detect with the model's own `score_thresh`, `topk_candidates`, `nms_thresh` and `detections_per_img`.
+
+        Detections of torchvision's column 0, which is no class, are dropped.
+        """
+        images = self._placed(images)
+        found: dict[int, dict[str, Tensor]] = {}
+        for rows, _ in self._resized(images):
+            found.update(zip(rows, self.plain()([images[row] for row in rows]), strict=True))
+        kept = [(found[row], found[row]["labels"] > 0) for row in range(len(images))]
         return [
-            Detections(boxes=found["boxes"][real], labels=found["labels"][real], scores=found["scores"][real])
-            for found, real in zip(detections, kept, strict=True)
+            Detections(boxes=own["boxes"][real], labels=own["labels"][real], scores=own["scores"][real])
+            for own, real in kept
         ]
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
-        """torchvision's focal and box losses; only the treatment of crowds differs from torchvision's training.
+        """torchvision's own losses; only the treatment of crowds differs from torchvision's training.
 
-        The head runs again, because the losses need the background's column and the box deltas, which `output` lacks.
+        They are over all anchors, for which the head runs again (under part `all` the whole model). Where only the last
+        convolutions are trained, they are over the kept anchors; these have the objects that they have among all.
         """
         objects, crowds = resized_targets(encoded, targets)
-        matched = assign_objects(encoded, objects, crowds, self.model.proposal_matcher)
-        losses: dict[str, Tensor] = self.model.head.compute_loss(
-            objects, self._predict(encoded), list(encoded.reference), list(matched)
-        )
-        return losses
+        everywhere = self._everywhere(encoded)
+        matched = self.match(everywhere, objects, crowds)
+        if self._on_windows:
+            matched = matched.gather(1, encoded.exact[0]).masked_fill(~encoded.mask, LEFT_OUT)
+            return self.losses(objects, self._predict(encoded)[0], encoded.reference, matched)
+        return self.losses(objects, self._predict_all(everywhere), everywhere.reference, matched)
+
+    def match(self, everywhere: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor]) -> Int[Tensor, "B N"]:
+        """The object of every anchor, as `assign_objects` documents it, by the model's own matcher."""
+        return assign_objects(everywhere, objects, crowds, self.model.proposal_matcher)
 
     @property
-    def trainable(self) -> nn.Module:
-        """The classification and the regression head."""
-        return nn.ModuleDict({"head": self.model.head})
+    def _on_windows(self) -> bool:
+        """Whether the last convolutions alone are trained. If each level has its own, they are the head."""
+        return self.part == "predictor" and all(len(layers) == 1 for layers in self.last_layers().values())
 
-    @torch.no_grad()
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold the recalibration into the last convolution, exactly."""
-        scores = self.model.head.classification_head.cls_logits
-        scores.weight.mul_(scale)
-        scores.bias.mul_(scale).add_(shift)
+    def _anchors_per_place(self) -> list[int]:
+        counts: list[int] = self.model.anchor_generator.num_anchors_per_location()
+        return counts
 
-    def plain(self) -> RetinaNet:
-        """The torchvision model."""
-        return self.model.eval()
+    def _longest(self) -> list[int]:
+        """The number of pixels of the largest resized image, and of places in each level's map of it."""
+        largest = frozenset(largest_sizes(self.model.transform))
+        if largest not in self._lengths:
+            several = [[size, *map_sizes(self.plain().backbone, size)] for size in largest]
+            self._lengths[largest] = [max(h * w for h, w in level) for level in zip(*several, strict=True)]
+        return self._lengths[largest]
 
-    def _predict(self, encoded: Encoded) -> dict[str, Tensor]:
-        """The head's outputs by torchvision's names: cls_logits [B, P, C + 1], bbox_regression [B, P, 4]."""
-        output: dict[str, Tensor] = self.plain().head([level.float() for level in encoded.features])
-        return output
+    def _resized(self, images: list[Tensor]) -> Iterator[tuple[list[int], ImageList]]:
+        """The images of one padded size together: their rows, and as the model's transform makes each of them alone."""
+        alone = [self.plain().transform([image])[0] for image in images]
+        groups: dict[torch.Size, list[int]] = {}
+        for row, own in enumerate(alone):
+            groups.setdefault(own.tensors.shape, []).append(row)
+        for rows in groups.values():
+            tensors = torch.cat([alone[row].tensors for row in rows])
+            yield rows, ImageList(tensors, [alone[row].image_sizes[0] for row in rows])
+
+    def _run(self, maps: list[Tensor]) -> Run:
+        """Run the head on the maps of all levels."""
+        with inputs_of(self.last_layers()) as inputs:
+            predicted: dict[str, Tensor] = self.plain().head(maps)
+        return Run(predicted, inputs)
+
+    def _encoded(
+        self,
+        images: Sequence[Tensor],
+        resized: ImageList,
+        maps: list[Tensor],
+        run: Run,
+        count: int,
+        lengths: list[int],
+    ) -> Encoded:
+        """The encoding that keeps `count` anchors, padded if there are fewer."""
+        anchors = torch.stack(self.model.anchor_generator(resized, maps))
+        best = self.log_odds(run.predicted).detach().amax(-1).topk(min(count, anchors.shape[1])).indices
+        kept = F.pad(best.sort().values, (0, count - best.shape[1]))
+        mask = (torch.arange(count, device=kept.device) < best.shape[1]).expand(len(images), -1)
+        sizes = [tuple(level.shape[2:]) for level in (resized.tensors, *maps)]
+        return Encoded(
+            features=self._features(resized, maps, run, kept, lengths),
+            reference=at_rows(anchors, kept),
+            mask=mask.clone(),
+            input_size=anchors.new_tensor(resized.image_sizes),
+            image_size=anchors.new_tensor([image.shape[1:] for image in images]),
+            exact=(kept, torch.tensor([sizes] * len(images), device=kept.device)),
+        )
+
+    def _features(
+        self, resized: ImageList, maps: list[Tensor], run: Run, kept: Int[Tensor, "B P"], lengths: list[int]
+    ) -> tuple[Tensor, ...]:
+        """What the trained part takes: images, maps, or what the last convolutions of both branches see."""
+        if self._on_windows:
+            places = self._places(kept, [(level.shape[2], level.shape[3]) for level in maps])
+            return tuple(windows(run.inputs[name], places, self.last_layers()[name][0]) for name in (SCORES, DELTAS))
+        if self.part == "all":
+            return (flattened(resized.tensors, lengths[0]),)
+        return tuple(flattened(level, length) for level, length in zip(maps, lengths[1:], strict=True))
+
+    def _places(self, kept: Int[Tensor, "B P"], sizes: Sequence[Size]) -> Int[Tensor, "B P"]:
+        """The places of the anchors with these numbers."""
+        return places_of_anchors(sizes, self._anchors_per_place(), kept.device)[kept]
+
+    def _kept(self, run: Run, kept: Int[Tensor, "B P"], sizes: Sequence[Size]) -> tuple[dict[str, Tensor], Tensor]:
+        """The predictions for the kept anchors, and their embeddings [B, P, D]."""
+        predicted = {name: at_rows(values, kept) for name, values in run.predicted.items()}
+        return predicted, at_places(run.inputs[SCORES], self._places(kept, sizes), self.embedding_size)
+
+    def _predict(self, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
+        """The head's outputs for the kept anchors, by torchvision's names [B, P, K], and their embeddings [B, P, D]."""
+        if self._on_windows:
+            return self._predict_on_windows(encoded)
+        parts, order = [], []
+        for rows, run, sizes in self._runs(encoded):
+            predicted, embeddings = self._kept(run, encoded.exact[0][rows], sizes)
+            parts.append({**predicted, "embeddings": embeddings})
+            order.append(rows)
+        joined = in_order(parts, order)
+        return joined, joined.pop("embeddings")
+
+    def _predict_all(self, everywhere: Encoded) -> dict[str, Tensor]:
+        """The head's outputs for all anchors [B, N, K], with zeros behind those of smaller images."""
+        parts, order = [], []
+        for rows, run, _ in self._runs(everywhere):
+            missing = everywhere.mask.shape[1] - run.predicted[SCORES].shape[1]
+            parts.append({name: F.pad(values, (0, 0, 0, missing)) for name, values in run.predicted.items()})
+            order.append(rows)
+        return in_order(parts, order)
+
+    def _runs(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], Run, list[Size]]]:
+        """Run the head, or the whole model, on images of equal sizes together: their rows, and the sizes of their maps."""
+        for rows, (padded, *sizes) in by_sizes(encoded.exact[1]):
+            features = [level[rows] for level in encoded.features]
+            if self.part == "all":
+                maps = as_levels(self.plain().backbone(cut_out(features[0], padded)))
+            else:
+                maps = [cut_out(level, size) for level, size in zip(features, sizes, strict=True)]
+            yield rows, self._run(maps), sizes
+
+    def _predict_on_windows(self, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
+        """The same from what the last convolutions see, whose weights all levels share."""
+        seen = {SCORES: encoded.features[0].float()}
+        each = self._anchors_per_place()[0]
+        anchor = (encoded.exact[0] % each)[..., None, None]  # which of the anchors of its place
+        predicted = {}
+        for name, (layer,) in self.last_layers().items():
+            inputs = seen.get(name, encoded.features[1].float())
+            columns = F.conv2d(inputs.flatten(0, 1), layer.weight, layer.bias).reshape(*anchor.shape[:2], each, -1)
+            predicted[name] = columns.take_along_dim(anchor, 2).squeeze(2)
+        high, wide = seen[SCORES].shape[-2:]
+        return predicted, seen[SCORES][..., high // 2, wide // 2]
+
+    def _output(self, encoded: Encoded, predicted: dict[str, Tensor], embeddings: Float[Tensor, "B P D"]) -> HeadOutput:
+        """The predictions for the kept anchors as a HeadOutput."""
+        boxes = self.decode(predicted[DELTAS].flatten(0, 1), encoded.reference.flatten(0, 1))
+        boxes = original_boxes(boxes.unflatten(0, encoded.mask.shape)[:, :, None], encoded)
+        return HeadOutput(
+            logits=self.log_odds(predicted), boxes=boxes.expand(-1, -1, self.num_classes, -1), embeddings=embeddings
+        )
+
+    def _everywhere(self, encoded: Encoded) -> Encoded:
+        """The same images with all their anchors, padded to those of the largest."""
+        rows: dict[int, Tensor] = {}
+        for images, (padded, *sizes) in by_sizes(encoded.exact[1]):
+            blank = encoded.reference.new_empty(()).expand(1, 3, *padded)  # only shapes matter
+            maps = [blank[:, :, :1, :1].expand(-1, -1, *size) for size in sizes]
+            (anchors,) = self.model.anchor_generator(ImageList(blank, [padded]), maps)
+            rows.update(dict.fromkeys(images.tolist(), anchors))
+        in_order = [rows[image] for image in range(len(encoded))]
+        reference = pad_sequence(in_order, batch_first=True)
+        number = torch.arange(reference.shape[1], device=reference.device)
+        mask = number < torch.tensor([len(own) for own in in_order], device=number.device)[:, None]
+        kept = number.expand(len(encoded), -1).where(mask, 0)
+        return replace(encoded, reference=reference, mask=mask, exact=(kept, encoded.exact[1]))
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [image.to(self.device) for image in images]
 
 
-def _known_shape(model: nn.Module, num_classes: int) -> None:
-    raise UserError(f"the model must know the {num_classes} classes of the data; give it a head for them")
+@contextmanager
+def inputs_of(layers: dict[str, list[nn.Conv2d]]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what these layers take while they run, in order."""
+    taken: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with ExitStack() as hooks:
+        for name, several in layers.items():
+            for layer in several:
+                hooks.enter_context(
+                    layer.register_forward_pre_hook(lambda _, inputs, to=taken[name]: to.append(*inputs))
+                )
+        yield taken
 
 
-RETINANET = Family(
-    names=(),
-    takes=lambda model: isinstance(model, RetinaNet),
-    build=RetinaNet,
-    around=OneStage,
-    classes_known=lambda state: None,
-    replace_predictor=_known_shape,
-)
+def in_order(parts: list[dict[str, Tensor]], rows: list[Int[Tensor, " _"]]) -> dict[str, Tensor]:
+    """Join what was computed for these rows of a batch, in the batch's order."""
+    back = torch.cat(rows).argsort()
+    return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def scaled(layer: nn.Conv2d, scale: float) -> Tensor:
+    """Multiply what the layer gives; its bias comes back, to be shifted."""
+    assert layer.bias is not None
+    layer.weight.mul_(scale)
+    return layer.bias.mul_(scale)
