@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from contract.one_stage_families import ONE_STAGE_FAMILIES, lively_one_stage, one_stage_model
+from contract.query_families import QUERY_FAMILIES, lively_query_detector, query_model
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -49,10 +50,18 @@ def lively_retinanet() -> Detector:
 
 
 class Case(NamedTuple):
-    """A detector, and how torchvision builds the same architecture."""
+    """A detector, how its library builds the same architecture, and what the contract leaves to each family."""
 
     detector: Detector
     fresh: Callable[[], nn.Module]
+    early: nn.Module
+    """Layers, not all frozen by the library, that run once in a training pass."""
+    softmax: tuple[nn.Linear, int] | None = None
+    """The linear layer and its column of the background, if classes compete in a softmax."""
+    recalibrates_exactly: bool = False
+    """Whether each class has a sigmoid, and no other factor."""
+    is_query_detector: bool = False
+    """Whether it matches one query to each object, and has no NMS."""
 
 
 def images() -> list[Tensor]:
@@ -65,14 +74,16 @@ def images() -> list[Tensor]:
 IMAGES = images()
 
 
-FAMILIES = ("tiny", MOBILENET, *ONE_STAGE_FAMILIES)
+FAMILIES = ("tiny", MOBILENET, *ONE_STAGE_FAMILIES, *QUERY_FAMILIES)
 
 
 def build(family: str) -> Case:
     """One family's detector, by its name in `FAMILIES`."""
     torch.manual_seed(0)
     if family in ONE_STAGE_FAMILIES:
-        return Case(lively_one_stage(family, NUM_CLASSES), partial(one_stage_model, family, NUM_CLASSES))
+        return one_stage_case(family)
+    if family in QUERY_FAMILIES:
+        return query_case(family)
     detector = lively_two_stage(build_detector(family, num_classes=NUM_CLASSES, input_size=64))
 
     def fresh() -> FasterRCNN:
@@ -84,7 +95,27 @@ def build(family: str) -> Case:
         model.roi_heads.detections_per_img = EVERY
         return model
 
-    return Case(detector, fresh)
+    softmax = detector.plain().roi_heads.box_predictor.cls_score, 0
+    return Case(detector, fresh, detector.plain().backbone, softmax=softmax)
+
+
+def one_stage_case(family: str) -> Case:
+    detector = lively_one_stage(family, NUM_CLASSES)
+    fresh = partial(one_stage_model, family, NUM_CLASSES)
+    return Case(detector, fresh, detector.plain().backbone, recalibrates_exactly=family == "retinanet")
+
+
+def query_case(family: str) -> Case:
+    detector = lively_query_detector(family, NUM_CLASSES, IMAGES)
+    anatomy = detector.anatomy
+    return Case(
+        detector,
+        partial(query_model, family, NUM_CLASSES),
+        detector.plain().model.encoder,
+        softmax=(anatomy.classifier, NUM_CLASSES) if anatomy.is_softmax else None,
+        recalibrates_exactly=not anatomy.is_softmax,
+        is_query_detector=True,
+    )
 
 
 def same_with(part: Part, detector: Detector) -> Detector:

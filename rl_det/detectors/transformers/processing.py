@@ -1,0 +1,78 @@
+"""Images as a model of transformers takes them in, by the library's own image processors."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rl_det.detectors.transformers.anatomy import Anatomy
+from rl_det.detectors.transformers.library import library
+from rl_det.errors import UserError
+
+SETTINGS = "preprocessor_config.json"
+STRIDE = 32
+"""What the sides of a square must divide by, as RT-DETR's and D-FINE's encoders add maps of three strides up to this."""
+
+
+def image_processor(anatomy: Anatomy | type[Anatomy], input_size: int | None, folder: str | None = None) -> Any:
+    """The image processor in a folder or of a hub name, or else the default of the model type.
+
+    `input_size` replaces the side of its square, or its shorter side, with the longer side's limit in proportion.
+    """
+    processor = _of_folder(anatomy, folder) if folder else getattr(library(), anatomy.processor)()
+    return sized(processor, input_size)
+
+
+def sized(processor: Any, input_size: int | None) -> Any:
+    """The image processor with another side of its square, or another shorter side; None: its own."""
+    if input_size is not None:
+        processor.size = _resized_to(processor.size, input_size)
+    return processor
+
+
+def processor_of(anatomy: Anatomy, input_size: int | None) -> Any:
+    """The image processor from where the library has loaded the model, if it is still there; else the default one."""
+    source = str(anatomy.model.name_or_path)
+    if not Path(source).is_dir() and source:  # a hub name; what is downloaded is enough
+        with suppress(OSError, ValueError):
+            kind = getattr(library(), anatomy.processor)
+            return sized(kind.from_pretrained(source, local_files_only=True), input_size)
+    return image_processor(anatomy, input_size, source if Path(source).is_dir() and source else None)
+
+
+def _of_folder(anatomy: Anatomy | type[Anatomy], folder: str) -> Any:
+    """The folder's own image processor; the default if the folder has no settings of one."""
+    kind = getattr(library(), anatomy.processor)
+    if Path(folder).is_dir() and not (Path(folder) / SETTINGS).is_file():
+        return kind()
+    try:
+        return kind.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder}: must hold readable settings of a {anatomy.processor}; {reason}") from error
+
+
+def _resized_to(size: Any, input_size: int) -> Any:
+    """The processor's size with another side, in the processor's own form."""
+    if size.shortest_edge:
+        longest = round(input_size * (size.longest_edge or size.shortest_edge) / size.shortest_edge)
+        return type(size)(shortest_edge=input_size, longest_edge=longest)
+    if input_size % STRIDE:
+        raise UserError(f"input_size must be a multiple of {STRIDE} for a model with square images; got {input_size}")
+    return type(size)(height=input_size, width=input_size)
+
+
+def resized(processor: Any, image: Tensor) -> Tensor:
+    """One image [3, H, W] in [0, 1] as the model takes it in, without padding, on its own device."""
+    made = processor(
+        images=[image], do_rescale=False, do_pad=False, input_data_format="channels_first", return_tensors="pt"
+    )
+    pixels: Tensor = made["pixel_values"][0]
+    return pixels
+
+
+def largest_size(processor: Any) -> tuple[int, int] | None:
+    """Sides that bound those of every resized image; None if all images have one size, or any."""
+    size = processor.size
+    return (size.shortest_edge, size.longest_edge) if size.shortest_edge and size.longest_edge else None
