@@ -135,11 +135,8 @@ def kinds(bench: Bench) -> dict[str, Callable[[int], None]]:
 
 def own_losses(detector: Detector, samples: list[Sample]) -> dict[str, Tensor]:
     """All of the model's losses, in training mode."""
-    model, device = detector.plain().train(), torch.device("cpu")
-    losses: dict[str, Tensor] = model(
-        [sample.image for sample in samples], [labelled(sample, device) for sample in samples]
-    )
-    return losses
+    labels = [labelled(sample, torch.device("cpu")) for sample in samples]
+    return detector.training_losses([sample.image for sample in samples], labels)
 
 
 def of_detector(bench: Bench, losses: Callable[[Detector, list[Sample]], dict[str, Tensor]]) -> Callable[[int], None]:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from rl_det.detectors.protocol import Detector
+from rl_det.detectors.protocol import Detector, Library
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """The detectors that one adapter wraps."""
 
+    library: Library
+    """The code that builds them."""
     names: tuple[str, ...]
     """The names by which `build` knows them."""
     takes: Callable[[nn.Module], bool]

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,11 +20,13 @@ from rl_det.detectors.torchvision.retinanet import RETINANET
 from rl_det.detectors.torchvision.ssd import SSD_FAMILY
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, TINY, tiny
 from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
+from rl_det.detectors.transformers.pretrained import QUERY_DETECTORS, is_pretrained, load_pretrained, rebuild
+from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
 from rl_det.storage.weights import check_state, load_state, read_state, state_file, without_prefix
 
-FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY)
+FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY, QUERY_DETECTORS)
 """The families of detectors. A new family is one file and one entry here."""
 DETECTORS: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.names)
 TINY_INPUT_SIZE = 192
@@ -61,11 +64,11 @@ def load_detector(
     """The detector that `source` names or holds, for the classes of `data`.
 
     `source` is a name of `DETECTORS`, a file of weights (its entries reveal the architecture), a folder that
-    `Results.best.export` wrote, or the user's own model of torchvision's FasterRCNN, RetinaNet and their like, which is
-    copied and does not change. `image_size` is the shorter side after resizing; by default the detector's own. `weights`
-    goes with a name: a file, a torchvision name, or "none" for random weights. By default these are the shipped weights
-    for `tiny`, and torchvision's "DEFAULT" for its models. `trainable` is the part that strategies train on frozen
-    features: the last layers (`predictor`), all behind the features (`head`), or everything (`all`).
+    `Results.best.export` wrote, a folder or a hub name of a transformers detector, or the user's own model object of one of
+    these libraries, which is copied and does not change. `image_size` is the shorter side after resizing; by default the
+    detector's own. `weights` goes with a name: a file, a torchvision name, or "none" for random weights. By default these
+    are the shipped weights for `tiny`, and torchvision's "DEFAULT" for its models. `trainable` is the part that strategies
+    train on frozen features: the last layers (`predictor`), all behind the features (`head`), or everything (`all`).
 
     If the weights have another number of classes than the data, the predictor gets random weights, and a line on stderr
     says so. If they have as many of other names, `other_classes="replace"` does the same; by default they are refused. A
@@ -128,9 +131,7 @@ def build_detector(
     model = family.build(name, num_classes=num_classes, input_size=input_size, weights=weights)
     known = names_known(name, weights)
     is_trained = weights not in (None, "none") and (known is None or len(known) == num_classes)
-    architecture = Architecture(
-        library="rl_det" if name == "tiny" else "torchvision", name=name, num_classes=num_classes, input_size=input_size
-    )
+    architecture = Architecture(library=family.library, name=name, num_classes=num_classes, input_size=input_size)
     return family.around(model, architecture=architecture, is_trained=is_trained, part=part)
 
 
@@ -139,11 +140,6 @@ def build_model(architecture: Architecture) -> nn.Module:
     return family_named(architecture.name).build(
         architecture.name, num_classes=architecture.num_classes, input_size=architecture.input_size, weights=None
     )
-
-
-def around(model: nn.Module, architecture: Architecture, *, is_trained: bool = True, part: Part = "head") -> Detector:
-    """The Detector around a model that `build_model` built."""
-    return family_named(architecture.name).around(model, architecture=architecture, is_trained=is_trained, part=part)
 
 
 def of_model(model: nn.Module, *, part: Part = "head") -> Detector:
@@ -221,7 +217,8 @@ def _first_other(known: tuple[str, ...] | None, classes: tuple[str, ...]) -> tup
 def _named(name: str, wanted: Wanted, weights: str | Path | None) -> Detector:
     """A detector of `DETECTORS`; without `weights`, with the best weights available."""
     if name != "tiny":
-        return _built(name, wanted, "DEFAULT" if weights is None else weights)
+        usual = "DEFAULT" if family_named(name).library == "torchvision" else "none"
+        return _built(name, wanted, usual if weights is None else weights)
     on_digits = wanted.classes == DIGITS
     size = wanted.image_size if wanted.image_size is not None or on_digits else TINY_INPUT_SIZE
     if weights is None and on_digits:
@@ -254,16 +251,20 @@ def _start_from_digits(detector: Detector) -> None:
 
 
 def _of_path(path: Path, wanted: Wanted) -> Detector:
-    """The detector in an exported folder or a file of weights."""
+    """The detector in an exported folder, in a folder or of a hub name of transformers, or in a file of weights."""
     exported = path.is_dir() or (path.is_file() and path.name == DETECTOR)
     folder = path if path.is_dir() else path.parent
     if exported and (folder / MODEL_CARD).is_file():
         _refuse(image_size=wanted.image_size)
         return _exported(folder, wanted)
+    if is_pretrained(path) or _may_be_on_a_hub(path):
+        detector = load_pretrained(path, input_size=wanted.image_size, part=wanted.part)
+        return _fitted(detector, wanted, names_of(detector.plain()))
     if state_file(path) is None or not path.is_file():
         raise UserError(
             f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .safetensors), "
-            f"a folder that was exported, or a model; {'it is none' if path.exists() else 'there is no such file'}"
+            "a folder that was exported or that transformers saved, or a model; "
+            f"{'it is none' if path.exists() else 'there is no such file'}"
         )
     return _built(_architecture_of(path, len(wanted.classes)), wanted, path)
 
@@ -276,9 +277,23 @@ def _exported(folder: Path, wanted: Wanted) -> Detector:
             f"{folder}: the detector is a {architecture.name} of your own code; load its {DETECTOR} into such a model, and "
             "give load_detector the model"
         )
+    return _fitted(exported(folder, architecture, part=wanted.part), wanted, tuple(card["classes"]))
+
+
+def exported(folder: Path, architecture: Architecture, *, part: Part) -> Detector:
+    """The trained detector in a folder that rl_det exported; its code must be a library's."""
+    if architecture.library == "transformers":
+        return rebuild(folder, architecture, part=part)
+    family = family_named(architecture.name)
     model = build_model(architecture)
     load_state(model, folder / DETECTOR)
-    return _fitted(around(model, architecture, part=wanted.part), wanted, tuple(card["classes"]))
+    return family.around(model, architecture=architecture, part=part)
+
+
+def _may_be_on_a_hub(path: Path) -> bool:
+    """Whether this may be a name on the Hugging Face hub: owner/name, without a file's suffix, and no such path here."""
+    named = len(path.parts) == 2 and not path.is_absolute() and state_file(str(path)) is None
+    return named and not path.exists() and find_spec("transformers") is not None
 
 
 def _architecture_of(path: Path, num_classes: int) -> str:
@@ -289,7 +304,7 @@ def _architecture_of(path: Path, num_classes: int) -> str:
         for name in family.names if known is not None else ():
             with torch.device("meta"):
                 model = build_model(
-                    Architecture(library="torchvision", name=name, num_classes=known or num_classes, input_size=None)
+                    Architecture(library=family.library, name=name, num_classes=known or num_classes, input_size=None)
                 )
             try:
                 check_state(model, state, path)

@@ -22,11 +22,14 @@ Part = Literal["predictor", "head", "all"]
 """The part of a detector that fine-tuning trains."""
 
 
+Library = Literal["rl_det", "torchvision", "transformers", "own"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """How to build a detector's library model again, without its weights; `num_classes` excludes the background."""
 
-    library: Literal["rl_det", "torchvision", "transformers", "own"]
+    library: Library
     """The code that builds it: rl_det (tiny), torchvision by a name, transformers by a configuration, or the user's own."""
     name: str
     """The builder's name for the model, or the class of the user's own model."""
@@ -84,6 +87,15 @@ class Detector(Protocol):
 
         `num_proposals` keeps the proposals with the highest class logit under the present head, at most so many; left
         out: all, or as many as the detector usually keeps. What is kept does not depend on what the head has learned.
+        """
+        ...
+
+    def training_losses(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The model's own losses in training mode (batch statistics, sampling), with gradient to all of it.
+
+        `labels` have torchvision's form: "boxes" in pixels, "labels" from 1.
         """
         ...
 

@@ -22,9 +22,8 @@ from rl_det.detectors.loading import (
     DETECTOR,
     MODEL_CARD,
     Device,
-    around,
-    build_model,
     device_named,
+    exported,
     of_model,
     read_card,
 )
@@ -69,10 +68,10 @@ class Tuned:
         return self.policy.detector.plain()
 
     def export(self, folder: str | Path) -> Path:
-        """Write `detector.pt`, `model.json` and the policy's modules; return the folder, which `load_tuned` reads."""
+        """Write the plain detector, `model.json` and the policy's modules; return the folder, which `load_tuned` reads."""
         folder = Path(folder)
         check_writable(folder)
-        export(self.policy, folder, self.num_candidates)
+        export(self.policy, folder, self.num_candidates, self.classes)
         how = self.policy.postprocessing
         card = {
             "rl_det": rl_det.__version__,
@@ -116,9 +115,9 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
             raise UserError(
                 f"{folder}: the model must know {architecture.num_classes} classes; it knows {detector.num_classes}"
             )
+        load_state(detector.plain(), folder / DETECTOR)
     else:
-        detector = around(build_model(architecture), architecture, part=card["trainable"])
-    load_state(detector.plain(), folder / DETECTOR)
+        detector = exported(folder, architecture, part=card["trainable"])
     detector.plain().to(device_named(device))
     check_policy(card["policy"])
     with torch.random.fork_rng(devices=[]):

@@ -9,6 +9,8 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from rl_det.detectors.loading import DETECTOR
+from rl_det.detectors.transformers.pretrained import WEIGHTS, save_pretrained
+from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.head import HeadWithModule
 from rl_det.policies.policy import Policy
@@ -21,8 +23,11 @@ MODULE = "module.safetensors"
 CONTEXT_PROGRAM, VOTING_PROGRAM = "context.pt2", "voting.pt2"
 
 
-def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
-    """Write `detector.pt`, the plain model's state_dict, and the policy's module if it has one; return the files.
+def export(policy: Policy, folder: Path, num_candidates: int, classes: tuple[str, ...] = ()) -> list[Path]:
+    """Write the plain detector, and the policy's module if it has one; return the files.
+
+    torchvision's detector is a state_dict, `detector.pt`; transformers' is what `save_pretrained` writes, with the names of
+    the classes.
 
     `module.safetensors` holds the module's weights. A `.pt2` file holds the module as a program that needs only torch
     and takes any number of images.
@@ -34,10 +39,14 @@ def export(policy: Policy, folder: Path, num_candidates: int) -> list[Path]:
     and logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for former in (MODULE, CONTEXT_PROGRAM, VOTING_PROGRAM):  # of a policy that was exported here before
+    for former in (DETECTOR, MODULE, CONTEXT_PROGRAM, VOTING_PROGRAM):  # of a policy that was exported here before
         (folder / former).unlink(missing_ok=True)
-    files = [folder / DETECTOR]
-    save_state(policy.detector.plain(), files[0])
+    if isinstance(policy.detector, QueryDetector):
+        save_pretrained(policy.detector, folder, classes)
+        files = [folder / WEIGHTS]
+    else:
+        files = [folder / DETECTOR]
+        save_state(policy.detector.plain(), files[0])
     if isinstance(policy, HeadWithModule):
         files.append(folder / MODULE)
         save_state(policy.module, files[1])

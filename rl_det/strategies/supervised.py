@@ -186,17 +186,14 @@ class SupervisedLearner:
         self.step += 1
         images = [sample.image.to(descent.device) for sample in samples]
         targets = [labelled(sample, descent.device) for sample in samples]
-        model = self.detector.plain().train()
         with descent.autocast():
-            losses: dict[str, Tensor] = model(images, targets)
+            losses = self.detector.training_losses(images, targets)
             loss = torch.stack(list(losses.values())).sum()
         try:
             norm = descent.step(loss)
         except NotFiniteError as error:
             ids = [sample.target.image_id for sample in samples]
             raise NotFiniteError(f"{error}, images {ids}; lower the learning rate") from error
-        finally:
-            model.eval()
         return {**{name: float(value.detach()) for name, value in losses.items()}, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:

@@ -141,6 +141,7 @@ def replace_predictor(model: FCOS, num_classes: int) -> None:
 
 
 FCOS_FAMILY = Family(
+    library="torchvision",
     names=tuple(list_models(include="fcos_*")),
     takes=lambda model: isinstance(model, FCOS),
     build=build_fcos,

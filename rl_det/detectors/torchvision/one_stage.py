@@ -147,6 +147,14 @@ class OneStage(ABC):
             order += rows
         return concatenate(parts, len(images))[torch.tensor(order, device=self.device).argsort()]
 
+    def training_losses(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """torchvision's losses over all anchors."""
+        losses: dict[str, Tensor] = self.model.train()(self._placed(images), list(labels))
+        self.plain()
+        return losses
+
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:

@@ -84,6 +84,7 @@ def replace_predictor(model: RetinaNet, num_classes: int) -> None:
 
 
 RETINANET = Family(
+    library="torchvision",
     names=tuple(list_models(include="retinanet_*")),
     takes=lambda model: isinstance(model, RetinaNet),
     build=build_retinanet,

@@ -132,6 +132,7 @@ def replace_predictor(model: SSD, num_classes: int) -> None:
 
 
 SSD_FAMILY = Family(
+    library="torchvision",
     names=tuple(list_models(include=["ssd300_*", "ssdlite320_*"])),
     takes=lambda model: isinstance(model, SSD),
     build=build_ssd,

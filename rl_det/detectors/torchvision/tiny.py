@@ -91,4 +91,4 @@ def built(
     return model
 
 
-TINY = replace(FASTER_RCNN, names=("tiny",), takes=lambda model: False, build=built)
+TINY = replace(FASTER_RCNN, library="rl_det", names=("tiny",), takes=lambda model: False, build=built)

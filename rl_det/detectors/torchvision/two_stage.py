@@ -83,6 +83,15 @@ class TwoStage:
         pooled = self._pooled(maps, located)
         return replace(located, features=(pooled if self.part == "head" else self._embedded(pooled),))
 
+    def training_losses(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """torchvision's losses of the RPN and the box head."""
+        with boxes_alone(self.model.train()):
+            losses: dict[str, Tensor] = self.model(self._placed(images), list(labels))
+        self.plain()
+        return losses
+
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:
@@ -306,6 +315,7 @@ def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
 
 
 FASTER_RCNN = Family(
+    library="torchvision",
     names=FASTER_RCNNS,
     takes=lambda model: isinstance(model, FasterRCNN),
     build=torchvision_faster_rcnn,

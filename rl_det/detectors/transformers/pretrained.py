@@ -31,9 +31,9 @@ def is_pretrained(source: str | Path) -> bool:
 
 
 def load_pretrained(
-    source: str | Path, num_classes: int, *, input_size: int | None = None, part: Part = "head"
+    source: str | Path, num_classes: int | None = None, *, input_size: int | None = None, part: Part = "head"
 ) -> QueryDetector:
-    """The query detector in a folder of transformers, or of a name on its hub, for this number of classes.
+    """The query detector in a folder of transformers, or of a name on its hub; of its own classes, or so many others.
 
     A folder holds `config.json` and `model.safetensors` (or its shards), and perhaps `preprocessor_config.json`; with
     `config.json` alone, the weights are random. If the model has another number of classes, its class predictor gets
@@ -52,7 +52,7 @@ def load_pretrained(
     processor = image_processor(ANATOMIES[name], input_size, str(source))
     architecture = Architecture(library="transformers", name=name, num_classes=config.num_labels, input_size=input_size)
     detector = QueryDetector(model, processor=processor, architecture=architecture, is_trained=is_trained, part=part)
-    return detector if detector.num_classes == num_classes else with_new_predictor(detector, num_classes)
+    return detector if num_classes in (None, detector.num_classes) else with_new_predictor(detector, num_classes)
 
 
 def with_new_predictor(detector: QueryDetector, num_classes: int) -> QueryDetector:
@@ -211,6 +211,7 @@ def _from_pretrained(name: str, source: str | Path) -> Any:
 
 
 QUERY_DETECTORS = Family(
+    library="transformers",
     names=tuple(ANATOMIES),
     takes=lambda model: known_class(model) is not None,
     build=build,

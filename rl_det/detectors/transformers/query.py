@@ -240,6 +240,12 @@ class QueryDetector:
         logits: Tensor = log_odds(scores.float().flatten(0, 1))[:, :-1].unflatten(0, scores.shape[:2])
         return logits
 
+    def training_losses(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The library's own sum over all layers, as one loss."""
+        return {"loss": self._trained(images, self._resized(images), labels)[0].loss}
+
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
     ) -> TrainingPass:
@@ -249,15 +255,22 @@ class QueryDetector:
         encodings; with other parts they have no features.
         """
         pixels = self._resized(images)
+        output, seen = self._trained(images, pixels, labels)
+        seen["kept"] = self._kept(seen, len(images), self.anatomy.num_queries)
+        encoded = self._for_predictor(images, pixels, seen)
+        predictions = Predictions(seen["scores"], seen["boxes"], seen["embeddings"])
+        return TrainingPass({"loss": output.loss}, encoded, self._output(predictions, encoded))
+
+    def _trained(
+        self, images: Sequence[Tensor], pixels: Sequence[Tensor], labels: Sequence[dict[str, Tensor]]
+    ) -> tuple[Any, Seen]:
+        """One pass in training mode: the library's output, and what the last layer and the predictors took in."""
         sizes = [(float(image.shape[1]), float(image.shape[2])) for image in images]
         given = [self._labels(label["boxes"], label["labels"], size) for label, size in zip(labels, sizes, strict=True)]
         self.model.train()
         output, seen = self.anatomy.look(*padded(pixels), labels=given)
         self.plain()
-        seen["kept"] = self._kept(seen, len(images), self.anatomy.num_queries)
-        encoded = self._for_predictor(images, pixels, seen)
-        predictions = Predictions(seen["scores"], seen["boxes"], seen["embeddings"])
-        return TrainingPass({"loss": output.loss}, encoded, self._output(predictions, encoded))
+        return output, seen
 
     def _for_predictor(self, images: Sequence[Tensor], pixels: Sequence[Tensor], seen: Seen) -> Encoded:
         """The predictor's encodings, if it is the part, or else encodings without features."""
