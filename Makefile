@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/ppo_finetune.py --budget short --resume
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: .venv/installed
+	RL_DET_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

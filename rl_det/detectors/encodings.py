@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,18 @@ from rl_det.detectors import encodings_on_disk
 from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
 from rl_det.storage.memory import give_back
-from rl_det.types import Encoded, Sample, Target, concatenate
+from rl_det.storage.weights import state_fingerprint
+from rl_det.types import Encoded, HeadOutput, Sample, Target, concatenate
+
+
+@dataclass
+class Said:
+    """What one head said of a data set, so that policies on the same head need not ask it again; the last head alone."""
+
+    head: str = ""
+    """The fingerprint of its weights."""
+    of_batches: dict[tuple[int, int], tuple[Encoded, HeadOutput]] = field(default_factory=dict)
+    """By the first and the last image: the encodings without features, and the head's output."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class EncodedDataset:
     targets: list[Target]
     source: Dataset | None = None
     """The images themselves, if they are known."""
+    said: Said = field(default_factory=Said, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -54,6 +66,7 @@ class EncodedInTheLoop:
     targets: list[Target]
     batch_size: int
     num_proposals: int | None = None
+    said: Said = field(default_factory=Said, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -69,6 +82,8 @@ class EncodedInTheLoop:
 
 Encodings = EncodedDataset | EncodedInTheLoop
 
+SAID_BYTES = 2**28
+"""The most memory for what a head said of a data set."""
 CHECKED = 6
 """How many images are encoded again to check that the encodings in a folder are this detector's."""
 BATCH_BYTES = 2**28
@@ -77,6 +92,28 @@ WORKERS = min(8, (os.cpu_count() or 1) // 2)
 """Processes that read images ahead."""
 MANY_BATCHES = 4
 """With more batches, worker processes are worth their start."""
+
+
+@torch.no_grad()
+def spoken(data: Encodings, detector: Detector, batch_size: int) -> Iterator[tuple[Encoded, HeadOutput]]:
+    """What the head says of all images, batch after batch, without gradient; the encodings may lack features.
+
+    It is remembered until another head is asked, if it is small enough.
+    """
+    head = state_fingerprint(detector.trainable)
+    if data.said.head != head:
+        data.said.head, data.said.of_batches = head, {}
+    for images in torch.arange(len(data)).split(batch_size):
+        place = int(images[0]), int(images[-1])
+        if place in data.said.of_batches:
+            yield data.said.of_batches[place]
+            continue
+        encoded = data.batch(images, detector)
+        output = detector.head(encoded)
+        each = sum(part.element_size() * part.numel() for part in output) // len(images)
+        if each * len(data) <= SAID_BYTES:
+            data.said.of_batches[place] = replace(encoded, features=()), output
+        yield encoded, output
 
 
 def encode_dataset(

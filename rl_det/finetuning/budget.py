@@ -71,7 +71,14 @@ class Budget:
 
 BUDGETS: dict[BudgetName, Budget] = {
     "smoke": Budget(
-        num_updates=4, max_views=1, supervised_steps=6, supervised_validations=3, warm_start_share=0.02, num_draws=50
+        num_updates=4,
+        images_per_update=8,
+        num_validations=2,
+        max_views=1,
+        supervised_steps=6,
+        supervised_validations=3,
+        warm_start_share=0.02,
+        num_draws=50,
     ),
     "short": Budget(num_updates=300, supervised_steps=250, supervised_validations=10),
     "full": Budget(),
@@ -116,9 +123,12 @@ class Recipe:
         check_settings(self, learning_rate=positive(usual="2e-3"), head_learning_rate=positive(usual="2e-3"), **rules)
 
     def scaled(self, share: float) -> "Recipe":
-        """The recipe with this share of its steps, with the same number of validations."""
-        counts = ("num_steps", "validate_every", "head_steps", "head_validate_every")
-        return replace(self, **{name: max(1, round(share * getattr(self, name))) for name in counts})
+        """The recipe with this share of its steps, and as many validations, but none within ten steps of another."""
+        counts = {name: max(1, round(share * getattr(self, name))) for name in ("num_steps", "head_steps")}
+        every = {
+            name: max(10, round(share * getattr(self, name))) for name in ("validate_every", "head_validate_every")
+        }
+        return replace(self, **counts, **every)
 
 
 def in_batches_of(size: int | None, budget: Budget, recipe: Recipe) -> tuple[Budget, Recipe]:

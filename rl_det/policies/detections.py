@@ -18,10 +18,11 @@ from rl_det.ap.matching import match
 from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.candidates.postprocessing import PostProcessing, detections_of, ranked
 from rl_det.data import Dataset
-from rl_det.detectors.encodings import Encodings
+from rl_det.detectors.encodings import Encodings, spoken
 from rl_det.policies.policy import Policy, apply_policy
 from rl_det.storage.memory import give_back
-from rl_det.types import Candidates, Detections, Encoded, Target
+from rl_det.storage.weights import state_fingerprint
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target
 
 IMAGE_BATCH = 16
 """The images of one pass of the frozen part."""
@@ -30,8 +31,8 @@ IMAGE_BATCH = 16
 def candidates_of(policy: Policy, data: Encodings, num_candidates: int, *, batch_size: int | None = None) -> Candidates:
     """Every image's N best candidates under the policy's logits, on the host."""
     parts = [
-        apply_policy(policy, data.batch(images, policy.detector), num_candidates).to("cpu")
-        for images in torch.arange(len(data)).split(batch_size or data.batch_size)
+        apply_policy(policy, encoded, num_candidates, output).to("cpu")
+        for encoded, output in spoken(data, policy.detector, batch_size or data.batch_size)
     ]
     return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
 
@@ -59,17 +60,19 @@ def ranked_ap(candidates: Candidates, how: PostProcessing, targets: Sequence[Tar
     return float(np.nanmean(class_ap(matches)[0]))
 
 
-def detections(policy: Policy, encoded: Encoded, num_candidates: int) -> list[Detections]:
+def detections(
+    policy: Policy, encoded: Encoded, num_candidates: int, output: HeadOutput | None = None
+) -> list[Detections]:
     """The tuned detector's detections for encoded images, from each image's N best candidates."""
-    return detections_of(apply_policy(policy, encoded, num_candidates), policy.postprocessing)
+    return detections_of(apply_policy(policy, encoded, num_candidates, output), policy.postprocessing)
 
 
 def detect_encoded(policy: Policy, data: Encodings, num_candidates: int) -> list[Detections]:
     """The tuned detector's detections for cached encodings."""
     return [
         found
-        for images in torch.arange(len(data)).split(data.batch_size)
-        for found in detections(policy, data.batch(images, policy.detector), num_candidates)
+        for encoded, output in spoken(data, policy.detector, data.batch_size)
+        for found in detections(policy, encoded, num_candidates, output)
     ]
 
 
@@ -78,12 +81,22 @@ def detect_images(
 ) -> Iterator[list[list[Detections]]]:
     """Each policy's detections for these images, batch after batch; the shared frozen part runs once, in full precision.
 
+    A head that several policies share runs once, too.
+
     Batches have a fixed size, so the same images in the same order give the same detections, bit for bit.
     """
     remaining = iter(images)
+    heads = [state_fingerprint(policy.detector.trainable) for policy in policies]
     while batch := list(islice(remaining, IMAGE_BATCH)):
-        encoded = policies[0].detector.encode(batch)
-        yield [detections(policy, encoded, num_candidates) for policy in policies]
+        encoded, said = policies[0].detector.encode(batch), dict[str, HeadOutput]()
+        with torch.no_grad():
+            for head, policy in zip(heads, policies, strict=True):
+                if head not in said:
+                    said[head] = policy.detector.head(encoded)
+        yield [
+            detections(policy, encoded, num_candidates, said[head])
+            for head, policy in zip(heads, policies, strict=True)
+        ]
 
 
 def detect_dataset(policy: Policy, dataset: Dataset, num_candidates: int) -> tuple[list[Detections], list[Target]]:

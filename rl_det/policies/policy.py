@@ -52,9 +52,9 @@ class Policy(Protocol):
 
 
 @torch.no_grad()
-def apply_policy(policy: Policy, encoded: Encoded, num_candidates: int) -> Candidates:
-    """The detector's N best candidates with the policy's logits, in the detector's order."""
-    output = policy.detector.head(encoded)
+def apply_policy(policy: Policy, encoded: Encoded, num_candidates: int, output: HeadOutput | None = None) -> Candidates:
+    """The detector's N best candidates with the policy's logits, in the detector's order; `output` is the head's, if known."""
+    output = policy.detector.head(encoded) if output is None else output
     candidates = select_candidates(output, encoded.mask, num_candidates)
     observation = observe(candidates, encoded)
     boxes, logits = policy.adjusted(observation, output)

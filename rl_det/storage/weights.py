@@ -60,9 +60,9 @@ def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     state = {
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous()
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous().clone()
         for name, tensor in model.state_dict().items()
-    }
+    }  # copies, as safetensors takes no entry that shares its memory with another
     if path.suffix == ".safetensors":
         write_with(path, lambda file: safetensors.torch.save_file(state, file))
     else:
