@@ -16,7 +16,7 @@ from rl_det.detectors.encodings import Encodings
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
-from rl_det.policies.build import check_bears
+from rl_det.policies.build import check_bears, usual_policy
 from rl_det.progress import bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
@@ -163,7 +163,7 @@ def plan_run(
             "trainable": detector.part,
             "weights": state_fingerprint(detector.plain()),
         },
-        "strategies": [settings_of(strategy) for strategy in strategies],
+        "strategies": [_settings(strategy, detector) for strategy in strategies],
         "budget": vars(budget),
         "recipe": vars(recipe),
         "seed": seed,
@@ -179,6 +179,13 @@ def plan_run(
         baselines=baselines,
         identity=identity,
     )
+
+
+def _settings(strategy: Strategy, detector: Detector) -> dict[str, Any]:
+    """The strategy's settings in JSON's types; a policy that was left out is the detector's usual one."""
+    settings = settings_of(strategy)
+    left_out = "policy" in settings and settings["policy"] is None
+    return {**settings, "policy": usual_policy(detector)} if left_out else settings
 
 
 def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:

@@ -20,8 +20,8 @@ from rl_det.rewards import f1
 RECORDS = {
     "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "GaussianActions", "GaussianAdjustments",
     "GaussianShifts", "ImageCounts", "Interval", "JobFile",
-    "Outcomes", "Plan", "Pool", "Repairs", "Rollout", "Row", "Rule", "Scene", "Shown", "Splits", "Step", "Target", "Task",
-    "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
+    "Outcomes", "Plan", "Pool", "Repairs", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Step",
+    "Target", "Task", "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
 }  # fmt: skip
 """Dataclasses that nobody sets: what was computed, read or put together."""
 LEAST: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rl_det.candidates import select_candidates
 from rl_det.detectors import Architecture
 from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.protocol import Part
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 NUM_PROPOSALS, NUM_FEATURES, NUM_IMAGES = 10, 6, 64
@@ -21,6 +22,8 @@ class ToyDetector:
     num_classes, nms_iou, embedding_size, is_trained = 1, 0.5, NUM_FEATURES, True
     architecture = Architecture(library="own", name="toy", num_classes=1, input_size=None)
     device = torch.device("cpu")
+    part: Part = "head"
+    overlapping_proposals, moves_boxes = True, True
 
     def __init__(self) -> None:
         self.scores = nn.Linear(NUM_FEATURES, 1)
@@ -28,8 +31,13 @@ class ToyDetector:
         with torch.no_grad():  # a start that looks at what does not matter
             self.scores.weight.copy_(torch.tensor([[0.0, 0.5, -0.5, 0.5, 0.0, 0.0]]))
 
-    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> Encoded:
+    def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
         raise NotImplementedError("the toy's data set is encoded from the start")
+
+    def training_losses(
+        self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        raise NotImplementedError
 
     def training_pass(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]

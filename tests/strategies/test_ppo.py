@@ -66,7 +66,7 @@ def test_a_reward_of_ones_own_and_the_known_names_are_taken() -> None:
     own = PoolAp()
     assert PPO(reward=own).reward is own
     assert PPO(reward="image_ap").reward == "image_ap"
-    assert PPO(begin="hand_set_votes").policy == "voting"
+    assert PPO(begin="hand_set_votes").policy is None, "the detector decides"
 
 
 @pytest.mark.parametrize("name", ["rescore", "adjust", "voting"])
