@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -40,6 +40,35 @@ class Splits:
     def fingerprints(self) -> dict[str, str]:
         """For each split, hex digits that change if its images or labels change."""
         return {"train": fingerprint(self.train), "val": fingerprint(self.val), "test": fingerprint(self.test)}
+
+
+class First:
+    """The first samples of a data set."""
+
+    def __init__(self, dataset: Dataset, num_images: int) -> None:
+        self.dataset, self.num_images = dataset, min(num_images, len(dataset))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The data set's classes."""
+        return self.dataset.classes
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Sample:
+        if index >= self.num_images:
+            raise IndexError(index)
+        return self.dataset[index]
+
+
+def first_of(splits: Splits, *, train: int, val: int, test: int) -> Splits:
+    """The same splits with at most so many images each, the first ones."""
+
+    def few(dataset: Dataset, count: int) -> Dataset:
+        return First(dataset, count) if len(dataset) > count else dataset
+
+    return replace(splits, train=few(splits.train, train), val=few(splits.val, val), test=few(splits.test, test))
 
 
 @runtime_checkable

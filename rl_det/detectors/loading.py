@@ -24,7 +24,7 @@ from rl_det.detectors.transformers.pretrained import QUERY_DETECTORS, is_pretrai
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
-from rl_det.storage.weights import check_state, load_state, read_state, state_file, without_prefix
+from rl_det.storage.weights import as_named_now, check_state, load_state, read_state, state_file, without_prefix
 
 FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY, QUERY_DETECTORS)
 """The families of detectors. A new family is one file and one entry here."""
@@ -307,7 +307,7 @@ def _architecture_of(path: Path, num_classes: int) -> str:
                     Architecture(library=family.library, name=name, num_classes=known or num_classes, input_size=None)
                 )
             try:
-                check_state(model, state, path)
+                check_state(model, as_named_now(model, state), path)
             except UserError:
                 continue
             fitting.append(name)

@@ -34,7 +34,7 @@ from rl_det.policies.detections import candidates_ap
 from rl_det.progress import bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.files import write_whole
-from rl_det.types import Candidates, Encoded, Sample, Target
+from rl_det.types import Candidates, Encoded, Target
 
 GIB = 2**30
 NUMBERS = (100, 150, 200, 300, 500)
@@ -186,26 +186,6 @@ def encodings_by(
         folder=folder,
         on_batch=on_batch,
     )
-
-
-class First:
-    """The first samples of a data set."""
-
-    def __init__(self, dataset: Dataset, num_images: int) -> None:
-        self.dataset, self.num_images = dataset, min(num_images, len(dataset))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The data set's classes."""
-        return self.dataset.classes
-
-    def __len__(self) -> int:
-        return self.num_images
-
-    def __getitem__(self, index: int) -> Sample:
-        if index >= self.num_images:
-            raise IndexError(index)
-        return self.dataset[index]
 
 
 def fewest_proposals(

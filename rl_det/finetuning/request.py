@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl_det.data.open import digit_scenes, open_data
-from rl_det.data.splits import Splits
+from rl_det.data.splits import Splits, first_of
 from rl_det.detectors import Detector, load_detector
 from rl_det.detectors.loading import Device, OtherClasses, device_named
 from rl_det.detectors.protocol import Part
 from rl_det.finetuning.budget import BudgetName
+from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings
 
 NUM_SCENES: dict[BudgetName, dict[str, int]] = {
@@ -56,8 +57,17 @@ class Request:
         device_named(self.device)
 
     def open(self) -> tuple[Splits, Detector]:
-        """The data and the detector. Raises ValueError, with nothing trained or written, if one cannot be used."""
+        """The data and the detector. Raises ValueError, with nothing trained or written, if one cannot be used.
+
+        A smoke run takes only the first images of a folder, as many as it draws digit scenes, and says so.
+        """
         splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else open_data(self.data)
+        if self.data is not None and self.budget == "smoke":
+            few = first_of(splits, **NUM_SCENES["smoke"])
+            if few != splits:
+                counts = ", ".join(f"{len(few[split])} {split}" for split in ("train", "val", "test"))
+                tell(f"smoke: only the first images of {splits.name} are used: {counts}")
+            splits = few
         return splits, load_detector(
             self.detector,
             splits,

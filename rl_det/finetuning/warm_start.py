@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from rl_det.data import Dataset
-from rl_det.data.splits import Splits, fingerprint
+from rl_det.data.splits import First, Splits, fingerprint
 from rl_det.detectors import Detector, load_state, save_state
 from rl_det.detectors.encodings import BATCH_BYTES, Encodings, encode_dataset, encode_in_the_loop, images_in
 from rl_det.finetuning.budget import Recipe
-from rl_det.finetuning.caching import ENCODED_TOGETHER, PROPOSALS, CacheLimits, First, encodings_by, plan_cache
+from rl_det.finetuning.caching import ENCODED_TOGETHER, PROPOSALS, CacheLimits, encodings_by, plan_cache
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.progress import bar, tell

@@ -1,5 +1,6 @@
 """Save and load a model's state_dict (.pt, .pth or .safetensors), checked entry by entry and written whole."""
 
+import copy
 import hashlib
 import zipfile
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ def load_state(model: nn.Module, path: Path) -> None:
     state = read_state(path)
     if not state.keys() & model.state_dict().keys():
         state = without_prefix(state)
+    state = as_named_now(model, state)
     check_state(model, state, path)
     model.load_state_dict({name: state.get(name, tensor) for name, tensor in model.state_dict().items()})
 
@@ -98,6 +100,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return dict(state)
     held = f"it holds {', '.join(map(str, list(found)[:5]))}" if isinstance(found, dict) and found else "it does not"
     raise UserError(f"{path}: must hold a state_dict, names to tensors; {held}; save model.state_dict() alone")
+
+
+def as_named_now(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state under the names that the model's own loading gives it: torchvision has renamed the towers of RetinaNet.
+
+    A state that its own loading does not take either is returned as it is.
+    """
+    if not model.state_dict().keys() - state.keys():
+        return dict(state)
+    probe = copy.deepcopy(model)
+    try:
+        left = probe.load_state_dict(dict(state), strict=False, assign=True)
+    except RuntimeError:  # another shape
+        return dict(state)
+    if any(not _optional(name) for name in (*left.missing_keys, *left.unexpected_keys)):
+        return dict(state)
+    return dict(probe.state_dict())
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The names, weights and predictors of torchvision's one-stage detectors."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.error import URLError
@@ -11,6 +12,7 @@ from contract.families import IMAGES
 from torch import nn
 from torchvision.models import _api
 
+from rl_det.detectors import build_detector
 from rl_det.detectors.family import Family
 from rl_det.detectors.torchvision.fcos import FCOS_FAMILY
 from rl_det.detectors.torchvision.retinanet import RETINANET
@@ -129,3 +131,16 @@ def test_unknown_names_and_failed_downloads_are_told_in_a_sentence(
         built(family, name, weights="COCO_V9")
     with pytest.raises(ValueError, match=rf"DEFAULT of {name}.*https://.*no network"):
         built(family, name, weights="DEFAULT")
+
+
+def test_a_file_with_the_names_that_torchvision_gave_the_towers_before_loads(tmp_path: Path) -> None:
+    saved = build_detector("retinanet_resnet50_fpn", num_classes=2).plain()
+    state = {
+        re.sub(r"(head\.\w+_head\.conv\.\d)\.0\.(weight|bias)", r"\1.\2", name): tensor
+        for name, tensor in saved.state_dict().items()
+    }
+    old = {f"head.{head}_head.conv.{2 * layer}.{leaf}": state.pop(f"head.{head}_head.conv.{layer}.{leaf}")
+           for head in ("classification", "regression") for layer in range(4) for leaf in ("weight", "bias")}  # fmt: skip
+    torch.save(state | old, tmp_path / "old.pth")
+    again = build_detector("retinanet_resnet50_fpn", num_classes=2, weights=tmp_path / "old.pth").plain()
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in saved.state_dict().items())
