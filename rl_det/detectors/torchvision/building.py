@@ -1,4 +1,4 @@
-"""Build torchvision's one-stage detectors by name, with random weights, a file's, or torchvision's own."""
+"""Build torchvision's detectors by name, with random weights, a file's, or torchvision's own."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ def build_by_name(family: Family, name: str, *, num_classes: int, weights: str |
 
     `weights` is None or "none" (random), a torchvision name such as "DEFAULT" or "COCO_V1" (downloaded; the predictor is
     random if the number of classes differs), or the file of a state_dict. The score threshold is set to zero, because
-    ranking needs every detection. To get torchvision's threshold back, set `model.score_thresh`. Raises ValueError for
-    unknown names, and for weights that cannot be loaded or do not fit.
+    ranking needs every detection. To get torchvision's threshold back, set `score_thresh` of `model.roi_heads`, if it has
+    them, or of `model`. Raises ValueError for unknown names, and for weights that cannot be loaded or do not fit.
     """
     if name not in family.names:
         raise UserError(f"the detector must be one of {', '.join(family.names)}; got {name!r}")
@@ -29,8 +29,13 @@ def build_by_name(family: Family, name: str, *, num_classes: int, weights: str |
         model = _pretrained(name, str(weights), options)
         if family.classes_known(model.state_dict()) != num_classes:
             family.replace_predictor(model, num_classes)
-    model.score_thresh = 0.0
+    getattr(model, "roi_heads", model).score_thresh = 0.0
     return model.eval()
+
+
+def shorter_side(input_size: int | None) -> dict[str, int]:
+    """torchvision's options for this shorter side; none for the builder's own."""
+    return {} if input_size is None else {"min_size": input_size, "max_size": 2 * input_size}
 
 
 def _pretrained(name: str, weights: str, options: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSClassificationHead
 
 from rl_det.detectors.family import Family
-from rl_det.detectors.torchvision.building import build_by_name
+from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage, scaled
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, within
 from rl_det.types import Encoded
@@ -120,8 +120,7 @@ def build_fcos(
     name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> FCOS:
     """An FCOS by its torchvision name; `build_by_name` documents the arguments and the errors."""
-    sizes = {} if input_size is None else {"min_size": input_size, "max_size": 2 * input_size}
-    return build_by_name(FCOS_FAMILY, name, num_classes=num_classes, weights=weights, **sizes)
+    return build_by_name(FCOS_FAMILY, name, num_classes=num_classes, weights=weights, **shorter_side(input_size))
 
 
 def num_classes_in(state: Mapping[str, Tensor]) -> int | None:

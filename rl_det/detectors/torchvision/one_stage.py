@@ -87,9 +87,10 @@ class OneStage(ABC):
     def log_odds(self, predicted: dict[str, Tensor]) -> Float[Tensor, "B P C"]:
         """The log-odds of the classes, without the background."""
 
-    @abstractmethod
     def decode(self, deltas: Float[Tensor, "R 4"], anchors: Float[Tensor, "R 4"]) -> Float[Tensor, "R 4"]:
-        """Boxes in resized pixels, not clipped."""
+        """Boxes in resized pixels, not clipped, by the model's own coder."""
+        boxes: Tensor = self.model.box_coder.decode_single(deltas, anchors)
+        return boxes
 
     @abstractmethod
     def losses(

@@ -11,7 +11,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 
 from rl_det.detectors.family import Family
-from rl_det.detectors.torchvision.building import build_by_name
+from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage, scaled
 
 
@@ -33,11 +33,6 @@ class RetinaNetDetector(OneStage):
     def log_odds(self, predicted: dict[str, Tensor]) -> Float[Tensor, "B P C"]:
         """The sigmoids' logits themselves."""
         return predicted[SCORES][..., 1:]
-
-    def decode(self, deltas: Float[Tensor, "R 4"], anchors: Float[Tensor, "R 4"]) -> Float[Tensor, "R 4"]:
-        """By the model's own coder."""
-        boxes: Tensor = self.model.box_coder.decode_single(deltas, anchors)
-        return boxes
 
     def losses(
         self,
@@ -61,8 +56,7 @@ def build_retinanet(
     name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> RetinaNet:
     """A RetinaNet by its torchvision name; `build_by_name` documents the arguments and the errors."""
-    sizes = {} if input_size is None else {"min_size": input_size, "max_size": 2 * input_size}
-    return build_by_name(RETINANET, name, num_classes=num_classes, weights=weights, **sizes)
+    return build_by_name(RETINANET, name, num_classes=num_classes, weights=weights, **shorter_side(input_size))
 
 
 def num_classes_in(state: Mapping[str, Tensor]) -> int | None:

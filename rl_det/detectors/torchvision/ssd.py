@@ -48,11 +48,6 @@ class SSDDetector(OneStage):
         logits: Tensor = log_odds(scores.flatten(0, 1))[:, 1:].unflatten(0, scores.shape[:2])
         return logits
 
-    def decode(self, deltas: Float[Tensor, "R 4"], anchors: Float[Tensor, "R 4"]) -> Float[Tensor, "R 4"]:
-        """By the model's own coder."""
-        boxes: Tensor = self.model.box_coder.decode_single(deltas, anchors)
-        return boxes
-
     def losses(
         self,
         objects: list[dict[str, Tensor]],

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import list_models
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
@@ -20,9 +20,8 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from rl_det.candidates import select_candidates
 from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
+from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
-from rl_det.errors import UserError
-from rl_det.storage.weights import load_state, state_file
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include=["fasterrcnn_*", "maskrcnn_*", "keypointrcnn_*"]))
@@ -261,28 +260,11 @@ def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
 def torchvision_faster_rcnn(
     name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None
 ) -> FasterRCNN:
-    """A Faster R-CNN by its torchvision name; `num_classes` excludes the background, `input_size` is the shorter side.
-
-    `weights` is None or "none" (random), a torchvision name such as "DEFAULT" or "COCO_V1" (downloaded; the box
-    predictor is random if the number of classes differs), or the file of a state_dict. The score threshold is set to
-    zero, because ranking needs every detection. To get torchvision's threshold back, set
-    `model.roi_heads.score_thresh`. Raises ValueError for unknown names, and for weights that cannot be loaded or do not
-    fit.
-    """
-    if name not in FASTER_RCNNS:
-        raise UserError(f"a torchvision Faster R-CNN must be one of {', '.join(FASTER_RCNNS)}; got {name!r}")
-    sizes = {} if input_size is None else {"min_size": input_size, "max_size": 2 * input_size}
-    file = state_file(weights)
-    if file is not None or weights in (None, "none"):
-        model = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **sizes)
-        if file is not None:
-            load_state(model, file)
-    else:
-        model = _pretrained(name, str(weights), sizes)
-        if model.roi_heads.box_predictor.cls_score.out_features != num_classes + 1:
-            replace_predictor(model, num_classes)
-    model.roi_heads.score_thresh = 0.0
-    return model.eval()
+    """A Faster R-CNN by its torchvision name; `build_by_name` documents the arguments and the errors."""
+    model: FasterRCNN = build_by_name(
+        FASTER_RCNN, name, num_classes=num_classes, weights=weights, **shorter_side(input_size)
+    )
+    return model
 
 
 def num_classes_in(state: Mapping[str, Tensor]) -> int | None:
@@ -296,22 +278,6 @@ def replace_predictor(model: FasterRCNN, num_classes: int) -> None:
     features = model.roi_heads.box_predictor.cls_score.in_features
     device = model.roi_heads.box_predictor.cls_score.weight.device
     model.roi_heads.box_predictor = FastRCNNPredictor(features, num_classes + 1).to(device)
-
-
-def _pretrained(name: str, weights: str, sizes: dict[str, int]) -> FasterRCNN:
-    known = get_model_weights(name).__members__
-    if weights not in known:
-        raise UserError(
-            f"the weights of {name} must be 'none', one of {', '.join(known)}, "
-            f"or a file that ends in .pt, .pth or .safetensors; got {weights!r}"
-        )
-    try:
-        return get_model(name, weights=known[weights], **sizes)
-    except (OSError, RuntimeError) as error:  # no network, a full disk, a broken download
-        raise UserError(
-            f"the weights {weights} of {name} must be downloadable from {known[weights].url}; got {error}; "
-            "fetch the file by other means and give its path, or start from random ones (weights none)"
-        ) from error
 
 
 FASTER_RCNN = Family(
