@@ -121,6 +121,19 @@ class HeadOutput(NamedTuple):
     logits: Float[Tensor, "B P C"]
     boxes: Float[Tensor, "B P C 4"]
     embeddings: Float[Tensor, "B P D"]
+    everywhere: Mapping[str, Tensor] | None = None
+    """Of a dense head in training, what it predicts for all N anchors [B, N, K], by the library's names: its own losses
+    are over all of them."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, boxes and embeddings."""
+        return self.logits, self.boxes, self.embeddings
+
+    def of_images(self, rows: slice | Tensor) -> "HeadOutput":
+        """The output for these images of the batch."""
+        rest = None if self.everywhere is None else {name: part[rows] for name, part in self.everywhere.items()}
+        return HeadOutput(self.logits[rows], self.boxes[rows], self.embeddings[rows], rest)
 
 
 class TrainingPass(NamedTuple):

@@ -103,7 +103,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
         self._truths = pad_targets([self.data.targets[index] for index in self.indices])
         own = slice(self.num_images)
-        return self.encoded[own], HeadOutput(*(part[own] for part in output))
+        return self.encoded[own], output.of_images(own)
 
     def observation(self) -> dict[str, Tensor]:
         steps = torch.zeros(self.num_envs, dtype=torch.int64) if self._steps is None else torch.tensor(self._steps)

@@ -110,7 +110,7 @@ def spoken(data: Encodings, detector: Detector, batch_size: int) -> Iterator[tup
             continue
         encoded = data.batch(images, detector)
         output = detector.head(encoded)
-        each = sum(part.element_size() * part.numel() for part in output) // len(images)
+        each = sum(part.element_size() * part.numel() for part in output.tensors) // len(images)
         if each * len(data) <= SAID_BYTES:
             data.said.of_batches[place] = replace(encoded, features=()), output
         yield encoded, output

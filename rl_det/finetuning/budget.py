@@ -77,7 +77,7 @@ BUDGETS: dict[BudgetName, Budget] = {
         max_views=1,
         supervised_steps=6,
         supervised_validations=3,
-        warm_start_share=0.02,
+        warm_start_share=0.005,
         num_draws=50,
     ),
     "short": Budget(num_updates=300, supervised_steps=250, supervised_validations=10),

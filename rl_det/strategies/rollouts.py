@@ -296,7 +296,7 @@ def of_rows(output: HeadOutput | None, images: Int[Tensor, " R"]) -> HeadOutput 
     """The head's output for each row's image."""
     if output is None or len(images) == len(output.logits):  # a row is an image, in order
         return output
-    return HeadOutput(*(part[images] for part in output))
+    return output.of_images(images)
 
 
 def by_sample(steps: Sequence[Tensor], num_images: int) -> Tensor:

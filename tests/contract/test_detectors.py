@@ -107,7 +107,7 @@ def test_one_training_pass_gives_the_models_losses_and_the_heads_output_with_gra
         assert not encoded.reference.requires_grad
         if encoded.features and not normalised(detector.trainable):
             # a query detector's head cannot read them; where the pass takes statistics, it is not what the head then says
-            for ours, same in zip(output, detector.head(encoded), strict=True):
+            for ours, same in zip(output.tensors, detector.head(encoded).tensors, strict=True):
                 torch.testing.assert_close(ours, same)
         trained = [parameter for parameter in case.early.parameters() if parameter.requires_grad]
         scalars = [torch.stack(list(losses.values())).sum()]
@@ -131,7 +131,7 @@ def test_only_the_head_parameters_take_part_in_the_head(detector: Detector, enco
 
 def test_a_cache_in_half_precision_changes_the_logits_little(detector: Detector, encoded: Encoded) -> None:
     exact, cached = detector.head(encoded), detector.head(encoded.to("cpu", torch.float16))
-    assert all(part.dtype == torch.float32 for part in cached)
+    assert all(part.dtype == torch.float32 for part in cached.tensors)
     gap = (exact.logits - cached.logits)[encoded.mask].abs().max()
     assert 0 < gap < 0.02 * exact.logits[encoded.mask].std()
 

@@ -66,7 +66,7 @@ def test_the_parts_say_the_same_of_the_same_images(detector: Detector, whole: De
     real = encoded.mask
     torch.testing.assert_close(encoded.reference[real], wanted.reference[real])
     with torch.no_grad():
-        for ours, theirs in zip(detector.head(encoded), whole.head(wanted), strict=True):
+        for ours, theirs in zip(detector.head(encoded).tensors, whole.head(wanted).tensors, strict=True):
             torch.testing.assert_close(ours[real], theirs[real], rtol=1e-4, atol=1e-3)
             assert ours.isfinite().all()
 

@@ -54,7 +54,7 @@ def test_the_three_parts_say_the_same(parts: dict[Part, QueryDetector], encoding
     with torch.no_grad():
         outputs = {part: parts[part].head(encodings[part]) for part in PARTS}
     for part in PARTS[1:]:
-        for some, others in zip(outputs["predictor"], outputs[part], strict=True):
+        for some, others in zip(outputs["predictor"].tensors, outputs[part].tensors, strict=True):
             torch.testing.assert_close(some, others, rtol=1e-5, atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_it_keeps_the_queries_with_the_highest_logit(
         every, some = detector.head(encodings[part]), detector.head(detector.encode(IMAGES, limit))
     best = every.logits.amax(-1).topk(limit, dim=1).indices.sort(1).values
     rows = torch.arange(len(IMAGES))[:, None]
-    for ours, wanted in zip(some, every, strict=True):
+    for ours, wanted in zip(some.tensors, every.tensors, strict=True):
         torch.testing.assert_close(ours, wanted[rows, best], rtol=1e-5, atol=1e-5)
 
 
@@ -201,7 +201,7 @@ def test_the_loss_is_the_same_for_an_output_that_was_not_remembered(
 ) -> None:
     detector, encoded = parts["head"], encodings["head"]
     output = detector.head(encoded)
-    copied = HeadOutput(*(tensor.detach().clone() for tensor in output))
+    copied = HeadOutput(*(tensor.detach().clone() for tensor in output.tensors))
     (remembered,), (again,) = (detector.loss(encoded, targets(), one).values() for one in (output, copied))
     torch.testing.assert_close(remembered, again)
     del output, copied

@@ -66,7 +66,7 @@ def test_images_whose_sizes_alternate_keep_their_order(detector: OneStage) -> No
     for place, image in enumerate(images):
         alone = detector.encode([image])
         assert_same(encoded[place : place + 1], alone)
-        for together, own in zip(output, detector.head(alone), strict=True):
+        for together, own in zip(output.tensors, detector.head(alone).tensors, strict=True):
             torch.testing.assert_close(together[place], own[0], rtol=1e-4, atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_what_is_kept_follows_the_limit_and_the_largest_image(whole: OneStage, m
 def test_a_small_image_without_enough_anchors_is_padded_and_has_losses(detector: OneStage) -> None:
     encoded = detector.encode(IMAGES[:1])
     output = detector.head(encoded)
-    assert all(part.isfinite().all() for part in output)
+    assert all(part.isfinite().all() for part in output.tensors)
     assert all(loss.isfinite() for loss in detector.loss(encoded, TARGETS[:1], output).values())
     assert all(loss.isfinite() for loss in detector.loss(encoded, [objects()], output).values())
 
@@ -139,9 +139,25 @@ def test_losses_over_images_of_several_sizes_are_finite_and_those_of_one_are_its
         assert some[name].isfinite()
 
 
+def test_the_losses_take_what_the_head_has_predicted_for_all_anchors(whole: OneStage) -> None:
+    encoded, targets = whole.encode(OF_ONE_SIZE[:2]), TARGETS[:2]
+    output, runs = whole.head(encoded), []
+    with torch.no_grad():
+        without = whole.head(encoded)
+    hook = whole.model.head.register_forward_hook(lambda *_: runs.append(1))
+    losses = whole.loss(encoded, targets, output)
+    assert not runs
+    again = whole.loss(encoded, targets, without)
+    assert runs == [1]
+    hook.remove()
+    assert without.everywhere is None
+    assert all(torch.equal(loss, again[name]) for name, loss in losses.items())
+
+
 def test_what_is_left_out_has_no_part_in_the_losses(whole: OneStage) -> None:
     encoded = whole._everywhere(whole.encode(OF_ONE_SIZE[:1]))
-    predicted = {name: values.detach().requires_grad_() for name, values in whole._predict(encoded)[0].items()}
+    dense = whole._head(encoded, everywhere=True).everywhere
+    predicted = {name: values.detach().requires_grad_() for name, values in (dense or {}).items()}
     wanted = [{"boxes": TARGETS[0].boxes, "labels": TARGETS[0].labels}]
     matched = whole.match(encoded, wanted, [torch.zeros(0, 4)])
     assert (matched >= 0).any()

@@ -180,7 +180,21 @@ class OneStage(ABC):
 
     def head(self, encoded: Encoded) -> HeadOutput:
         """The head's output: all classes share an anchor's box, and all anchors of one place share an embedding."""
-        return self._output(encoded, *self._predict(encoded))
+        return self._head(encoded, everywhere=torch.is_grad_enabled())
+
+    def _head(self, encoded: Encoded, *, everywhere: bool) -> HeadOutput:
+        """The head's output, with the predictions for all anchors where they are wanted and there are any."""
+        if self._on_windows:
+            return self._output(encoded, *self._predict_on_windows(encoded))
+        parts, dense, order = [], [], []
+        for rows, run, sizes in self._runs(encoded):
+            predicted, embeddings = self._kept(run, encoded.exact[0][rows], sizes)
+            parts.append({**predicted, "embeddings": embeddings})
+            dense.append(run.predicted)
+            order.append(rows)
+        joined = in_order(parts, order)
+        output = self._output(encoded, joined, joined.pop("embeddings"))
+        return output._replace(everywhere=in_order(padded(dense), order)) if everywhere else output
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
@@ -206,7 +220,7 @@ class OneStage(ABC):
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
         """torchvision's own losses; only the treatment of crowds differs from torchvision's training.
 
-        They are over all anchors, for which the head runs again (under part `all` the whole model). Where only the last
+        They are over all anchors; the head runs again if the output was computed without gradients. Where only the last
         convolutions are trained, they are over the kept anchors; these have the objects that they have among all.
         """
         objects, crowds = resized_targets(encoded, targets)
@@ -214,8 +228,9 @@ class OneStage(ABC):
         matched = self.match(everywhere, objects, crowds)
         if self._on_windows:
             matched = matched.gather(1, encoded.exact[0]).masked_fill(~encoded.mask, LEFT_OUT)
-            return self.losses(objects, self._predict(encoded)[0], encoded.reference, matched)
-        return self.losses(objects, self._predict_all(everywhere), everywhere.reference, matched)
+            return self.losses(objects, self._predict_on_windows(encoded)[0], encoded.reference, matched)
+        dense = output.everywhere or self._head(encoded, everywhere=True).everywhere or {}
+        return self.losses(objects, dict(dense), everywhere.reference, matched)
 
     def match(self, everywhere: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor]) -> Int[Tensor, "B N"]:
         """The object of every anchor, as `assign_objects` documents it, by the model's own matcher."""
@@ -298,27 +313,6 @@ class OneStage(ABC):
         predicted = {name: at_rows(values, kept) for name, values in run.predicted.items()}
         return predicted, at_places(run.inputs[SCORES], self._places(kept, sizes), self.embedding_size)
 
-    def _predict(self, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
-        """The head's outputs for the kept anchors, by torchvision's names [B, P, K], and their embeddings [B, P, D]."""
-        if self._on_windows:
-            return self._predict_on_windows(encoded)
-        parts, order = [], []
-        for rows, run, sizes in self._runs(encoded):
-            predicted, embeddings = self._kept(run, encoded.exact[0][rows], sizes)
-            parts.append({**predicted, "embeddings": embeddings})
-            order.append(rows)
-        joined = in_order(parts, order)
-        return joined, joined.pop("embeddings")
-
-    def _predict_all(self, everywhere: Encoded) -> dict[str, Tensor]:
-        """The head's outputs for all anchors [B, N, K], with zeros behind those of smaller images."""
-        parts, order = [], []
-        for rows, run, _ in self._runs(everywhere):
-            missing = everywhere.mask.shape[1] - run.predicted[SCORES].shape[1]
-            parts.append({name: F.pad(values, (0, 0, 0, missing)) for name, values in run.predicted.items()})
-            order.append(rows)
-        return in_order(parts, order)
-
     def _runs(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], Run, list[Size]]]:
         """Run the head, or the whole model, on images of equal sizes together: their rows, and the sizes of their maps."""
         for rows, (padded, *sizes) in by_sizes(encoded.exact[1]):
@@ -330,7 +324,10 @@ class OneStage(ABC):
             yield rows, self._run(maps), sizes
 
     def _predict_on_windows(self, encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
-        """The same from what the last convolutions see, whose weights all levels share."""
+        """The head's outputs for the kept anchors, by torchvision's names [B, P, K], and their embeddings [B, P, D].
+
+        They come from what the last convolutions see, whose weights all levels share.
+        """
         seen = {SCORES: encoded.features[0].float()}
         each = self._anchors_per_place()[0]
         anchor = (encoded.exact[0] % each)[..., None, None]  # which of the anchors of its place
@@ -386,6 +383,14 @@ def in_order(parts: list[dict[str, Tensor]], rows: list[Int[Tensor, " _"]]) -> d
     """Join what was computed for these rows of a batch, in the batch's order."""
     back = torch.cat(rows).argsort()
     return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def padded(parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Outputs [B, N, K] with zeros behind those of smaller images."""
+    longest = max(part[SCORES].shape[1] for part in parts)
+    return [
+        {name: F.pad(values, (0, 0, 0, longest - values.shape[1])) for name, values in part.items()} for part in parts
+    ]
 
 
 def scaled(layer: nn.Conv2d, scale: float) -> Tensor:
