@@ -1,56 +1,90 @@
-"""Check what a user's files say: raise one clear error, or repair boxes and count them in one warning."""
+"""Check what a user's files say: collect faults, which end a run, and repairs and warnings, which are told.
+
+A reader adds what it finds to `Findings` and goes on, so that all faults of a data set can be listed at once.
+"""
 
 import reprlib
 import sys
-import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, get_args
 
 from rl_det.errors import UserError
+from rl_det.progress import tell
 
 Corners = tuple[float, float, float, float]
+Repair = Literal["clipped", "outside", "empty"]
+REPAIRS: dict[Repair, str] = {
+    "clipped": "clipped",
+    "outside": "dropped because nothing of them was inside",
+    "empty": "dropped because they have no size",
+}
+"""What is done with a box that leaves its image, that lies beside it, and that has no width or no height."""
 
 HAIR = 0.01
 """The precision of boxes in files, in pixels: boxes may leave the image by less, and thinner boxes count as empty."""
+LARGEST_AREA = 3e38
+"""Areas are kept in single precision."""
 
 
 class DataError(UserError):
-    """A fault in a user's file: `DataError(path, entry, message)` reads "path: entry: message".
+    """A fault in a user's file: `DataError(path, entry, message)` reads "path: entry: message", in one line.
 
     The parts stay plain `args`, so the error can be sent back from a DataLoader's worker.
     """
 
     def __str__(self) -> str:
-        return ": ".join(str(part) for part in self.args)
+        return ": ".join(printable(str(part)) for part in self.args)
 
 
 @dataclass(kw_only=True)
-class Repairs:
-    """A count of the boxes of one file that were repaired."""
+class Findings:
+    """What is wrong with a data set's files.
 
-    num_clipped: int = 0
-    num_dropped: int = 0
+    `strict` makes a fault of each repair.
+    """
 
-    def clip(self, box: Corners, width: int, height: int) -> Corners | None:
-        """The part of a box inside its image, or None if nothing is inside; counts a box that leaves the image."""
-        left, top, right, bottom = box
-        inside = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-        if min(inside[2] - inside[0], inside[3] - inside[1]) < HAIR:
-            self.num_dropped += 1
-            return None
-        if max(abs(new - old) for new, old in zip(inside, box, strict=True)) > HAIR:
-            self.num_clipped += 1
-        return inside
+    strict: bool = False
+    faults: list[DataError] = field(default_factory=list)
+    repairs: dict[Path, dict[Repair, int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
-    def warn(self, path: Path) -> None:
-        """Give one warning for the whole file; none if nothing was repaired."""
-        if self.num_clipped or self.num_dropped:
-            warnings.warn(
-                f"{path}: boxes that leave their image: {self.num_clipped} clipped, "
-                f"{self.num_dropped} dropped because nothing of them was inside",
-                stacklevel=3,
-            )
+    def fault(self, path: Path, entry: str, message: str) -> None:
+        """Add a fault."""
+        self.faults.append(DataError(path, entry, message))
+
+    def repair(self, path: Path, kind: Repair, entries: Sequence[str]) -> None:
+        """Add repairs of one kind; `entries` names each box."""
+        if self.strict:
+            for entry in entries:
+                self.fault(path, entry, f"a box that is {REPAIRS[kind].replace('they have', 'it has')}")
+        elif entries:
+            own = self.repairs.setdefault(path, dict.fromkeys(get_args(Repair), 0))
+            own[kind] += len(entries)
+
+    def warn(self, text: str) -> None:
+        """Add a warning."""
+        self.warnings.append(printable(text))
+
+    def told(self) -> list[str]:
+        """The warnings, and the repairs in one line a file."""
+        lines = [
+            f"{path}: boxes that had to be repaired: "
+            + ", ".join(f"{count} {REPAIRS[kind]}" for kind, count in counts.items() if count)
+            for path, counts in self.repairs.items()
+        ]
+        return [*map(printable, lines), *self.warnings]
+
+    def settle(self) -> None:
+        """Raise the first fault, with the number of the others; else tell each warning."""
+        if self.faults:
+            path, entry, message = self.faults[0].args
+            others = len(self.faults) - 1
+            more = f" (and {others} more faults; `rl-det check` lists all)" if others else ""
+            raise DataError(path, entry, message + more)
+        for line in self.told():
+            tell(f"warning: {line}")
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -61,3 +95,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 def brief(value: Any) -> str:
     """A value as an error message shows it, cut to a readable length."""
     return reprlib.repr(value)
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, escape codes and other characters that cannot be printed written as escapes."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "backslashreplace").decode() for sign in text
+    )

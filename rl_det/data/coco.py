@@ -1,104 +1,221 @@
-"""Read a COCO-format folder (`images/`, `train.json`, `val.json`, `test.json`) as checked samples."""
+"""Read COCO's JSON, wherever the programs that write it put the files.
+
+* this project's: `train.json`, `val.json`, `test.json` and `images/`;
+* COCO's own: `annotations/instances_train2017.json` and `train2017/`;
+* Roboflow's: `train/_annotations.coco.json` beside the images, `valid/`, `test/`;
+* CVAT's: `annotations/instances_default.json` and `images/`; Label Studio's: `result.json` and `images/`;
+* one JSON file.
+"""
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
+import numpy as np
+from pycocotools import mask as coco_mask
 
 from rl_det.data import Split
-from rl_det.data.check import HAIR, Corners, DataError, Repairs, brief, is_number
-from rl_det.data.images import image_size, read_image
-from rl_det.data.splits import Splits, digest
-from rl_det.types import Sample, Target
+from rl_det.data.check import LARGEST_AREA, Corners, DataError, Findings, brief, is_number
+from rl_det.data.files import Finder, read_text
+from rl_det.data.images import read_header
+from rl_det.data.listing import UNKNOWN_AREA, ListedBoxes, ListedImage, Listing, Reading
 
 Kind = Literal["image", "annotation", "category"]
 LISTS: Mapping[Kind, str] = {"image": "images", "annotation": "annotations", "category": "categories"}
+SPLIT_WORDS: Mapping[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test",
+}  # fmt: skip
+"""How people call the splits."""
+WHOLE = ("instances_default", "_annotations.coco", "result", "annotations", "instances", "coco", "labels")
+"""How files are called that hold a data set in one piece, without their suffix."""
 
 
-class CocoFolder:
-    """One split of a COCO-format folder, by rising image id, as pycocotools ranks; an image is decoded when it is asked for.
+def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
+    """The splits of a folder, or of one JSON file, which counts as training images. None: there is no such JSON."""
+    root = path.parent if path.suffix == ".json" else path
+    files = {"train": path} if path.suffix == ".json" else json_files(path)
+    if not files:
+        return None
+    splits: dict[Split, Listing] = {}
+    for split, file in files.items():
+        try:
+            splits[split] = _Document(file, root, reading.findings).listing()
+        except DataError as fault:
+            reading.findings.faults.append(fault)
+    return splits
 
-    Label k means `category_ids[k - 1]`, named `classes[k - 1]`; labels follow rising category id. Opening checks
-    everything except the pixels; DataError names the file and the entry. Boxes that leave their image are clipped, or
-    dropped if nothing is left, and counted in one warning. `iscrowd` and `area` are the annotation's; without an area,
-    it is the clipped box's. Segmentations are not read.
-    """
 
-    def __init__(self, root: Path, split: Split) -> None:
-        self.path = root / f"{split}.json"
+def json_files(root: Path) -> dict[Split, Path]:
+    """The JSON file of each split in a folder; a data set in one piece counts as training images."""
+    beside = sorted(root.glob("*.json"))
+    annotations = sorted((root / "annotations").glob("*.json"))
+    nested = sorted(root.glob("*/_annotations.coco.json"))
+    instances = [file for file in annotations if file.stem.startswith("instances")]
+    for files in (beside, nested, instances or annotations):
+        named: dict[Split, Path] = {}
+        for file in files:
+            split = split_of(file.parent.name if file in nested else file.stem)
+            if split is not None and not file.stem.startswith(("image_info", "person_keypoints", "captions", "stuff")):
+                named.setdefault(split, file)
+        if named:
+            return named
+    whole = [file for file in (*beside, *annotations, *nested) if file.stem in WHOLE]
+    return {"train": whole[0]} if whole else {}
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a file's or folder's name says ("instances_train2017", "valid"), or None."""
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^0-9a-z]+", name.lower())]
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+
+
+@dataclass
+class _Document:
+    """One JSON file on its way to a listing."""
+
+    path: Path
+    root: Path
+    findings: Findings
+
+    def listing(self) -> Listing:
+        """What the file lists. DataError if it is not COCO's; faults of single entries are found, and left out."""
         document = read_document(self.path)
-        categories = entries_by_id(self.path, document, "category")
-        images = dict(sorted(entries_by_id(self.path, document, "image").items()))
-        self.category_ids = tuple(sorted(categories))
-        self.classes = tuple(text(self.path, "category", categories[key], "name") for key in self.category_ids)
-        annotations = annotations_by_image(self.path, document, images, self.category_ids)
-        self._pictures = [find_picture(self.path, entry) for entry in images.values()]
-        repairs = Repairs()
-        self._targets = [
-            target_of(image_id, annotations[image_id], picture, repairs)
-            for image_id, picture in zip(images, self._pictures, strict=True)
-        ]
-        repairs.warn(self.path)
-        if not any(len(target.boxes) for target in self._targets):
-            raise DataError(self.path, "annotations", "the split holds no box: nothing to train on or to measure")
+        categories = self.entries_by_id(document, "category")
+        names = {key: name for key in sorted(categories) if (name := self.text("category", categories[key], "name"))}
+        above = {entry.get("supercategory") for entry in categories.values() if _hashable(entry.get("supercategory"))}
+        images, place = self.images(document)
+        return Listing(
+            path=self.path,
+            root=self.root,
+            images=images,
+            categories=names,
+            boxes=self.boxes(document, images, place, categories.keys()),
+            root_categories=frozenset(key for key, name in names.items() if name in above),
+        )
 
-    def __len__(self) -> int:
-        return len(self._pictures)
+    def images(self, document: dict[str, Any]) -> tuple[list[ListedImage], dict[int, int | None]]:
+        """The images whose files exist, and the place of each id; None for an image with a fault."""
+        finder = Finder(self.root, image_folders(self.path, self.root))
+        images: list[ListedImage] = []
+        place: dict[int, int | None] = {}
+        for key, entry in self.entries_by_id(document, "image").items():
+            where = f"image {key} of {self.path.name}"
+            place[key] = None
+            try:
+                name = entry.get("file_name")
+                if not isinstance(name, str) or not name:
+                    raise DataError(
+                        self.path, f"image {key}", f"file_name must be a non-empty string; got {brief(name)}"
+                    )
+                file = finder.find(name, self.path, where)
+                size = self.size_of(entry, file, where)
+            except DataError as fault:
+                self.findings.faults.append(fault)
+                continue
+            place[key] = len(images)
+            images.append(ListedImage(key, file, where, size))
+        return images, place
 
-    def fingerprint(self) -> str:
-        """A hash of the JSON's bytes, and of each image's path, size and modification time."""
-        files = [(str(picture.file.relative_to(self.path.parent)), picture.file.stat()) for picture in self._pictures]
-        return digest([self.path.read_bytes(), [(file, stat.st_size, stat.st_mtime_ns) for file, stat in files]])
+    def size_of(self, entry: dict[str, Any], file: Path, where: str) -> tuple[int, int] | None:
+        """The size that the JSON gives, or None; DataError if it is none."""
+        listed = entry.get("width"), entry.get("height")
+        if None in listed:
+            return None
+        if not all(is_number(side) for side in listed) or any(side != int(side) for side in listed):
+            raise DataError(
+                file, where, f"{self.path.name} gives its size as {brief(listed)}, which must be two counts"
+            )
+        return int(listed[0]), int(listed[1])
 
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        file, entry, width, height = self._pictures[index]
-        image = read_image(file, entry)
-        if image.shape != (3, height, width):
-            raise DataError(file, entry, f"its header says {width} x {height}, its pixels are {tuple(image.shape)}")
-        return Sample(image=image, target=self._targets[index])
+    def boxes(
+        self,
+        document: dict[str, Any],
+        images: list[ListedImage],
+        place: dict[int, int | None],
+        category_ids: Any,
+    ) -> ListedBoxes:
+        """The annotations in the file's order."""
+        boxes = ListedBoxes()
+        for key, entry in self.entries_by_id(document, "annotation").items():
+            image_id, category_id, iscrowd = entry.get("image_id"), entry.get("category_id"), entry.get("iscrowd")
+            try:
+                if type(image_id) is not int or image_id not in place:
+                    raise self.wrong(key, f"image_id {brief(image_id)} is not among the images")
+                if type(category_id) is not int or category_id not in category_ids:
+                    known = brief(sorted(category_ids))
+                    raise self.wrong(key, f"category_id {brief(category_id)} is not among the categories {known}")
+                if iscrowd not in (None, 0, 1):
+                    raise self.wrong(key, f"iscrowd must be 0 or 1; got {brief(iscrowd)}")
+                image = place[image_id]
+                if image is None:
+                    continue
+                corners, area = self.box(key, entry, images[image])
+            except DataError as fault:
+                self.findings.faults.append(fault)
+                continue
+            boxes.add(key, image, category_id, corners, area=area, iscrowd=bool(iscrowd))
+        return boxes
 
+    def box(self, key: int, entry: dict[str, Any], image: ListedImage) -> tuple[Corners, float]:
+        """The corners and the area of an annotation: its own, else those of its segmentation."""
+        bbox, area, segmentation = entry.get("bbox"), entry.get("area"), entry.get("segmentation")
+        if area is not None and not (is_number(area) and 0 <= area <= LARGEST_AREA):
+            raise self.wrong(key, f"area must be a finite number, not negative; got {brief(area)}")
+        shape = None
+        if segmentation and (bbox is None or area is None):
+            try:
+                shape = shape_of(segmentation, *(image.size or read_header(image.file, image.entry)[:2]))
+            except ValueError as fault:
+                if bbox is None:
+                    raise self.wrong(key, str(fault)) from fault
+        if bbox is None and shape is not None:
+            corners, own = shape
+            return corners, own if area is None else float(area)
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(side) for side in bbox):
+            raise self.wrong(key, f"bbox must be four finite numbers [x, y, width, height]; got {brief(bbox)}")
+        left, top, width, height = map(float, bbox)
+        own = UNKNOWN_AREA if shape is None else shape[1]
+        return (left, top, left + width, top + height), own if area is None else float(area)
 
-def open_coco(root: Path, name: str | None = None) -> Splits:
-    """Open the three splits of a COCO-format folder; DataError if a split's categories differ from train.json's."""
-    train, *others = (CocoFolder(root, split) for split in ("train", "val", "test"))
-    expected = dict(zip(train.category_ids, train.classes, strict=True))
-    for split in others:
-        found = dict(zip(split.category_ids, split.classes, strict=True))
-        if found != expected:
-            raise DataError(split.path, "categories", f"must be those of train.json, {expected}; got {found}")
-    val, test = others
-    return Splits(train=train, val=val, test=test, name=name or root.resolve().name, category_ids=train.category_ids)
+    def entries_by_id(self, document: dict[str, Any], kind: Kind) -> dict[int, dict[str, Any]]:
+        """One of the three lists by id, in its own order; entries without an id of their own are faults."""
+        entries = document.get(LISTS[kind])
+        if not isinstance(entries, list):
+            raise DataError(self.path, LISTS[kind], f"not COCO: must be a list; got {brief(entries)}")
+        if not entries and kind != "annotation":
+            raise DataError(self.path, LISTS[kind], "the list is empty; a split needs at least one of each")
+        by_id: dict[int, dict[str, Any]] = {}
+        for position, entry in enumerate(entries):
+            if not isinstance(entry, dict) or type(entry.get("id")) is not int or abs(entry["id"]) >= 2**63:
+                where = f"{LISTS[kind]}[{position}]"
+                self.findings.fault(self.path, where, f"must be an object with an integer id; got {brief(entry)}")
+            elif by_id.setdefault(entry["id"], entry) is not entry:
+                self.findings.fault(self.path, f"{kind} {entry['id']}", f"two of the {LISTS[kind]} have this id")
+        return by_id
 
+    def text(self, kind: Kind, entry: dict[str, Any], field: str) -> str | None:
+        """A field that must be a non-empty string, else a fault."""
+        value = entry.get(field)
+        if isinstance(value, str) and value:
+            return value
+        self.findings.fault(
+            self.path, f"{kind} {entry['id']}", f"{field} must be a non-empty string; got {brief(value)}"
+        )
+        return None
 
-class Annotation(NamedTuple):
-    """One checked annotation; its box is the file's own and may leave the image."""
-
-    box: Corners
-    label: int
-    area: float | None
-    iscrowd: bool
-
-
-class Picture(NamedTuple):
-    """An image file, the JSON entry that lists it, and the size of the upright picture."""
-
-    file: Path
-    entry: str
-    width: int
-    height: int
+    def wrong(self, key: int, message: str) -> DataError:
+        """A fault of one annotation."""
+        return DataError(self.path, f"annotation {key}", message)
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; DataError if there is none."""
+    """The JSON object in a file; DataError if there is none, or if an object has a key twice."""
+    content = read_text(path)
     try:
-        document = json.loads(path.read_bytes())
-    except OSError as fault:
-        layout = "a COCO-format folder holds images/, train.json, val.json and test.json"
-        raise DataError(path, "the file", f"cannot be read ({fault.strerror}); {layout}") from fault
+        document = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as fault:
         raise DataError(path, "the file", f"not JSON ({fault})") from fault
     if not isinstance(document, dict):
@@ -106,87 +223,64 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def entries_by_id(path: Path, document: dict[str, Any], kind: Kind) -> dict[int, dict[str, Any]]:
-    """One of the document's three lists, in its own order, by id; DataError unless every id is a unique integer."""
-    entries = document.get(LISTS[kind])
-    if not isinstance(entries, list):
-        raise DataError(path, LISTS[kind], f"not COCO: must be a list; got {brief(entries)}")
-    if not entries and kind != "annotation":
-        raise DataError(path, LISTS[kind], "the list is empty; a split needs at least one of each")
-    by_id: dict[int, dict[str, Any]] = {}
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-            where = f"{LISTS[kind]}[{position}]"
-            raise DataError(path, where, f"must be an object with an integer id; got {brief(entry)}")
-        if by_id.setdefault(entry["id"], entry) is not entry:
-            raise DataError(path, f"{kind} {entry['id']}", f"two of the {LISTS[kind]} have this id")
-    return by_id
+def image_folders(path: Path, root: Path) -> list[Path]:
+    """Where the images of a JSON file may lie, the likeliest first."""
+    named = path.stem.removeprefix("instances_")  # train2017
+    beside = [path.parent / "images", path.parent] if path.parent != root / "annotations" else []
+    return [*beside, root / "images" / named, root / named, root / "images", root]
 
 
-def text(path: Path, kind: Kind, entry: dict[str, Any], field: str) -> str:
-    """A field that must be a non-empty string, else DataError."""
-    value = entry.get(field)
-    if not isinstance(value, str) or not value:
-        raise DataError(path, f"{kind} {entry['id']}", f"{field} must be a non-empty string; got {brief(value)}")
-    return value
+def shape_of(segmentation: Any, width: int, height: int) -> tuple[Corners, float]:
+    """The box around polygons or a run-length encoding, and its area as COCO has it; ValueError for anything else.
+
+    A polygon's box has the polygon's own extremes, as in COCO's files; an encoding's box is that of its pixels.
+    """
+    if isinstance(segmentation, dict):
+        return _shape_of_runs(segmentation, width, height)
+    polygons = segmentation if isinstance(segmentation, list) else None
+    if not polygons or not all(
+        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(is_number, polygon))
+        for polygon in polygons
+    ):
+        raise ValueError(
+            f"segmentation must be polygons [[x, y, ...]] of three points at least, or runs; got {brief(segmentation)}"
+        )
+    points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
+    (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+    inside = [np.asarray(polygon, np.float64).reshape(-1, 2).clip(0, (width, height)).ravel() for polygon in polygons]
+    area = float(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(inside, height, width))))
+    return (left, top, right, bottom), area
 
 
-def annotations_by_image(
-    path: Path, document: dict[str, Any], image_ids: Collection[int], category_ids: tuple[int, ...]
-) -> dict[int, list[Annotation]]:
-    """The checked annotations of every image, in the file's order."""
-    label_of = {category_id: label for label, category_id in enumerate(category_ids, start=1)}
-    annotations: dict[int, list[Annotation]] = {image_id: [] for image_id in image_ids}
-    for key, entry in entries_by_id(path, document, "annotation").items():
-        image_id = entry.get("image_id")
-        if type(image_id) is not int or image_id not in annotations:
-            raise DataError(path, f"annotation {key}", f"image_id {brief(image_id)} is not among the images")
-        annotations[image_id].append(read_annotation(path, entry, label_of))
-    return annotations
+def _shape_of_runs(runs: dict[str, Any], width: int, height: int) -> tuple[Corners, float]:
+    counts, size = runs.get("counts"), runs.get("size", [height, width])
+    if size != [height, width]:
+        raise ValueError(f"segmentation must have the image's size {[height, width]}; got {brief(size)}")
+    if isinstance(counts, list):
+        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != width * height:
+            raise ValueError(f"segmentation counts must be lengths that fill the image; got {brief(counts)}")
+        encoded = coco_mask.frPyObjects({"counts": counts, "size": size}, height, width)
+    elif isinstance(counts, str) and counts.isascii():
+        encoded = {"counts": counts.encode(), "size": size}
+    else:
+        raise ValueError(f"segmentation counts must be a list or a string; got {brief(counts)}")
+    left, top, wide, high = map(float, coco_mask.toBbox(encoded))
+    area = float(coco_mask.area(encoded))
+    if not (0 <= left <= left + wide <= width and 0 <= top <= top + high <= height and area <= width * height):
+        raise ValueError(f"segmentation counts must be a run-length encoding of the image; got {brief(counts)}")
+    return (left, top, left + wide, top + high), area
 
 
-def read_annotation(path: Path, entry: dict[str, Any], label_of: Mapping[int, int]) -> Annotation:
-    """One annotation; DataError if its category, box, area or crowd mark cannot be used."""
-    where = f"annotation {entry['id']}"
-    category_id, bbox, area, iscrowd = (entry.get(field) for field in ("category_id", "bbox", "area", "iscrowd"))
-    if type(category_id) is not int or category_id not in label_of:
-        known = brief(list(label_of))
-        raise DataError(path, where, f"category_id {brief(category_id)} is not among the categories {known}")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(side) for side in bbox):
-        raise DataError(path, where, f"bbox must be four finite numbers [x, y, width, height]; got {brief(bbox)}")
-    left, top, width, height = map(float, bbox)
-    if min(width, height) < HAIR:
-        message = f"bbox [x, y, width, height] must have a positive size, {HAIR} px at least; got {bbox}"
-        raise DataError(path, where, message)
-    if area is not None and not (is_number(area) and area >= 0):
-        raise DataError(path, where, f"area must be a finite number, not negative; got {brief(area)}")
-    if iscrowd not in (None, 0, 1):
-        raise DataError(path, where, f"iscrowd must be 0 or 1; got {brief(iscrowd)}")
-    return Annotation((left, top, left + width, top + height), label_of[category_id], area, bool(iscrowd))
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these pairs, without a segmentation that is not needed; ValueError for a key that comes twice."""
+    entry = dict(pairs)
+    if len(entry) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice in one object")
+    if "segmentation" in entry and entry.get("bbox") is not None and entry.get("area") is not None:
+        del entry["segmentation"]  # most of the bytes of COCO's files
+    return entry
 
 
-def find_picture(path: Path, entry: dict[str, Any]) -> Picture:
-    """The file of one image; DataError if it is missing, is no image, or has another size than the JSON says."""
-    file = path.parent / "images" / text(path, "image", entry, "file_name")
-    where = f"image {entry['id']} of {path.name}"
-    width, height = image_size(file, where)
-    listed = entry.get("width", width), entry.get("height", height)
-    if listed != (width, height):
-        message = f"{path.name} gives its size as {brief(listed)}, upright it is {(width, height)} (width, height)"
-        raise DataError(file, where, message)
-    return Picture(file, where, width, height)
-
-
-def target_of(image_id: int, annotations: list[Annotation], picture: Picture, repairs: Repairs) -> Target:
-    """The true boxes of one image, clipped to it."""
-    clipped = [(repairs.clip(each.box, picture.width, picture.height), each) for each in annotations]
-    kept = [(box, each) for box, each in clipped if box is not None]
-    boxes = torch.tensor([box for box, _ in kept], dtype=torch.float32).reshape(-1, 4)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) if each.area is None else float(each.area) for box, each in kept]
-    return Target(
-        boxes=boxes,
-        labels=torch.tensor([each.label for _, each in kept], dtype=torch.int64),
-        area=torch.tensor(areas, dtype=torch.float32),
-        iscrowd=torch.tensor([each.iscrowd for _, each in kept], dtype=torch.bool),
-        image_id=image_id,
-    )
+def _hashable(value: Any) -> bool:
+    return isinstance(value, str)

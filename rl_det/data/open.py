@@ -1,15 +1,18 @@
 """Open a folder, or a user's own data sets, as the three splits of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rl_det.data import Dataset
-from rl_det.data.coco import open_coco
+from rl_det.data.check import Findings
 from rl_det.data.digit_scenes import DigitScenes
+from rl_det.data.folder import read_folder
+from rl_det.data.images import ImageLimits
 from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import PairDataset, TorchDataset, classes_of
 from rl_det.errors import UserError
+from rl_det.progress import tell
 from rl_det.types import Sample
 
 DIGIT_SCENES = "digit_scenes"
@@ -17,35 +20,47 @@ TUNING_SEED = 2
 """The seed of the digit scenes for tuning; the shipped warm start was trained on scenes of another seed."""
 
 
-class Format(NamedTuple):
-    """A layout of files: a test whether a folder has it, and the function that opens it."""
-
-    recognises: Callable[[Path], bool]
-    open: Callable[[Path, str | None], Splits]
-
-
-FORMATS: dict[str, Format] = {"coco": Format(lambda path: (path / "train.json").exists(), open_coco)}
-"""The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line
-here."""
-
 Source = str | Path | Splits | Sequence[Dataset | PairDataset]
 
 
-def open_data(source: Source, *, classes: Sequence[str] | None = None, name: str | None = None) -> Splits:
+def open_data(
+    source: Source,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    test: str | Path | None = None,
+    limits: ImageLimits | None = None,
+    keep_difficult: bool = False,
+    strict: bool = False,
+) -> Splits:
     """The splits train, val and test of `source`.
 
-    `source` is a folder in COCO's format (`images/`, `train.json`, `val.json`, `test.json`), or three data sets (train,
-    val, test). Each data set is a `torch.utils.data.Dataset` of torchvision's pairs (image, {"boxes", "labels"}), or a
-    sequence of `Sample`s. For data sets, `classes` names labels 1, 2, ...; without it, their attribute `classes` does.
-    Without both, labels are named by numbers, and all targets are read once to count them. Raises ValueError, which
-    names the file or the entry, if the source is none of these.
+    `source` is a folder in COCO's, YOLO's or Pascal VOC's layout, or an annotation file; what lies there decides, and is
+    said in one line. Or it is three data sets (train, val, test). Each data set is a `torch.utils.data.Dataset` of
+    torchvision's pairs (image, {"boxes", "labels"}), or a sequence of `Sample`s. For data sets, `classes` names labels 1, 2,
+    ...; without it, their attribute `classes` does. Without both, labels are named by numbers, and all targets are read
+    once to count them.
+
+    Of a folder, a split that is missing is taken from another by a fixed seed, which is said; `test` names another folder
+    or file with the test images. Pascal VOC's difficult objects are ignored in training and evaluation unless
+    `keep_difficult`. `strict` refuses boxes that would be repaired. Raises ValueError, which names the file and the entry,
+    if the source is none of these or has a fault; `rl-det check` lists all faults.
     """
     if isinstance(source, Splits):
         return source
     if isinstance(source, str | Path):
-        path = Path(source)
-        known = next((form for form in FORMATS.values() if form.recognises(path)), FORMATS["coco"])
-        return known.open(path, name)  # COCO's reader says best what is missing
+        path, findings = Path(source), Findings(strict=strict)
+        opened = read_folder(
+            path,
+            findings,
+            limits=limits,
+            keep_difficult=keep_difficult,
+            test=None if test is None else Path(test),
+        )
+        findings.settle()
+        for line in (opened.told(path), *opened.notes):
+            tell(line)
+        return opened.as_splits(name or path.resolve().name)
     datasets = tuple(source)
     if len(datasets) != 3:
         raise UserError(f"data must be a folder, or three data sets (train, val, test); got {len(datasets)} of them")

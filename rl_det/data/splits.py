@@ -28,6 +28,8 @@ class Splits:
     category_ids: tuple[int, ...]
     warm_start_images: Dataset | None = None
     """The images of the warm start, if they are not `train`."""
+    notes: tuple[str, ...] = ()
+    """What opening did that changes results, such as a missing split that was taken from another."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -205,6 +205,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
         facts={
             "seed": plan.seed,
             "data": plan.data.name,
+            **({"data_notes": list(plan.data.notes)} if plan.data.notes else {}),
             "detector": plan.detector.architecture.name,
             "device": str(plan.detector.device),
             "budget": vars(plan.budget),

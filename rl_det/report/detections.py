@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-from rl_det.data.images import image_size, read_image
+from rl_det.data.images import read_header, read_image
 from rl_det.errors import UserError
 from rl_det.storage.files import as_json, check_writable, write_whole, write_with
 from rl_det.types import Detections
@@ -84,7 +84,7 @@ def pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
             )
         if picture.resolve() == file.resolve():
             raise UserError(f"{file}: its picture would overwrite the image; give another folder (--out)")
-        image_size(file, "the image")
+        read_header(file, "the image")
         pictures[file] = picture
     return pictures
 

@@ -1,0 +1,111 @@
+"""Find the files that a data set's lists name, however a program has written the names, and never outside the folder."""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache, cached_property
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from rl_det.data.check import DataError
+
+LARGEST_TEXT = 4 * 2**30
+"""The largest file of text that is read, in bytes."""
+
+
+def read_text(path: Path, entry: str = "the file") -> bytes:
+    """The bytes of a regular file; DataError for anything else, which could block or never end."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(path, entry, "must be a regular file; it is a folder, a device or a pipe")
+        if found.st_size > LARGEST_TEXT:
+            raise DataError(path, entry, f"must hold at most {LARGEST_TEXT} bytes; it holds {found.st_size}")
+        return path.read_bytes()
+    except OSError as fault:
+        raise DataError(path, entry, f"cannot be read ({fault.strerror})") from fault
+    except ValueError as fault:  # a name with a zero byte
+        if isinstance(fault, DataError):
+            raise
+        raise DataError(path, entry, f"cannot be read ({fault})") from fault
+
+
+class Finder:
+    """Finds images below `root`: under one of the `bases`, with the name as it is, or with less and less of its folders.
+
+    The way that led to one image is tried first for the next.
+    """
+
+    def __init__(self, root: Path, bases: Sequence[Path]) -> None:
+        self.root = root
+        self.bases = [base for base in dict.fromkeys(bases) if base.is_dir()] or [root]
+        self._way = (self.bases[0], 0)
+        self._files: dict[Path, frozenset[str]] = {}
+        self._inside = cache(self._resolved_inside)
+
+    @cached_property
+    def resolved_root(self) -> Path:
+        """The root without links."""
+        return self.root.resolve()
+
+    def find(self, name: str, list_file: Path, entry: str) -> Path:
+        """The image of this name; DataError, which names the list's entry, if there is none or it lies outside the root."""
+        parts, in_list = parts_of(name), entry.removesuffix(f" of {list_file.name}")
+        if not parts:
+            raise DataError(list_file, in_list, "file_name must name a file; it is empty")
+        if ".." in parts:
+            raise DataError(list_file, in_list, f"file_name must not leave the data's folder; got {name!r}")
+        base, dropped = self._way
+        if (found := self._at(base, parts[dropped:])) is None:
+            ways = [(base, dropped) for dropped in range(len(parts)) for base in self.bases]
+            found = None
+            for base, dropped in ways:
+                if (found := self._at(base, parts[dropped:])) is not None:
+                    self._way = base, dropped
+                    break
+        if found is None:
+            wanted = self.bases[0].joinpath(*parts)
+            raise DataError(wanted, entry, f"there is no such image file; {self._looked(name)}")
+        self._check_inside(found, entry)
+        return found
+
+    def _looked(self, name: str) -> str:
+        """What was looked for, for a message."""
+        if "\0" not in name and Path(name).is_absolute() and Path(name).exists():
+            return f"{name!r} lies outside the data's folder, {self.root}, and is not read"
+        folders = ", ".join(str(os.path.relpath(base, self.root)) for base in self.bases)
+        return f"file names are relative to one of: {folders} (in {self.root})"
+
+    def _at(self, base: Path, parts: Sequence[str]) -> Path | None:
+        if not parts:
+            return None
+        path = base.joinpath(*parts)
+        folder = path.parent
+        if folder not in self._files:
+            try:
+                self._files[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._files[folder] = frozenset()
+        return path if path.name in self._files[folder] else None
+
+    def _check_inside(self, path: Path, entry: str) -> None:
+        """Raise DataError for a link that leads out of the root."""
+        real = path.resolve() if path.is_symlink() else self._inside(path.parent) / path.name
+        if not real.is_relative_to(self.resolved_root):
+            raise DataError(path, entry, f"must lie in the data's folder, {self.root}; it is a link to {real}")
+
+    def _resolved_inside(self, folder: Path) -> Path:
+        return folder.resolve()
+
+
+def parts_of(name: str) -> list[str]:
+    """The folders and the file of a name: of a POSIX or a Windows path, or of a URL (Label Studio's too)."""
+    if "://" in name or "/?d=" in name:
+        with suppress(ValueError):  # no URL after all
+            told = urlsplit(name)
+            name = unquote(parse_qs(told.query).get("d", [told.path])[0])
+    name = name.replace("\\", "/")
+    if len(name) > 1 and name[1] == ":":  # a drive of Windows
+        name = name[2:]
+    return [part for part in PurePosixPath(name).parts if part not in ("/", "//", ".", "")]

@@ -1,0 +1,203 @@
+"""Open a folder of any layout as three splits: look at what lies there, check it, and say in one line what it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rl_det.data import Split
+from rl_det.data.annotated import AnnotatedImages
+from rl_det.data.check import DataError, Findings
+from rl_det.data.coco import read_coco
+from rl_det.data.images import ImageLimits
+from rl_det.data.listing import ListedBoxes, Listing, Reader, Reading
+from rl_det.data.same_images import images_in_both
+from rl_det.data.splits import Splits
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SHARES: Mapping[Split, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
+"""The share of the largest split's images that a missing split takes; a missing test split takes half of val's."""
+DIVIDED_BY_SEED = 0
+
+
+class Layout(NamedTuple):
+    """A layout of files: the name that is said, and the function that reads it."""
+
+    name: str
+    read: Reader
+
+
+LAYOUTS: tuple[Layout, ...] = (Layout("COCO", read_coco),)
+"""The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line
+here."""
+KNOWN = (
+    "COCO (train.json, val.json, test.json and images/; annotations/instances_*.json; train/_annotations.coco.json), "
+    "YOLO (data.yaml, images/, labels/), Pascal VOC (Annotations/, ImageSets/ or JPEGImages/)"
+)
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """The splits of a folder, and what was said of them."""
+
+    layout: str
+    splits: dict[Split, AnnotatedImages]
+    categories: dict[int, str]
+    notes: list[str] = field(default_factory=list)
+    """What was done that changes results: splits that were divided, classes that were left out."""
+
+    def told(self, path: Path) -> str:
+        """One line: the layout, the images of each split, the number of classes."""
+        counts = ", ".join(f"{len(images)} {split}" for split, images in self.splits.items())
+        return f"{path}: {self.layout}, {counts} images, {len(self.categories)} classes"
+
+    def as_splits(self, name: str) -> Splits:
+        """The same as the data of a run."""
+        return Splits(
+            train=self.splits["train"],
+            val=self.splits["val"],
+            test=self.splits["test"],
+            name=name,
+            category_ids=tuple(self.categories),
+            notes=tuple(self.notes),
+        )
+
+
+def read_folder(
+    path: Path,
+    findings: Findings,
+    *,
+    limits: ImageLimits | None = None,
+    keep_difficult: bool = False,
+    test: Path | None = None,
+) -> Opened:
+    """Read a folder's splits, or those of one annotation file; `test` is another folder or file with the test images.
+
+    Adds what is wrong to the findings. Raises DataError if nothing there is of a known layout.
+    """
+    reading = Reading(findings=findings, keep_difficult=keep_difficult)
+    layout, listings = _listings(path, reading)
+    if test is not None:
+        _, others = _listings(test, reading)
+        listings["test"] = next(others[split] for split in reversed(SPLITS) if split in others)
+    notes: list[str] = []
+    categories = _categories(listings, findings, notes)
+    listings = _divided(listings, notes)
+    splits = {
+        split: AnnotatedImages(listings[split], categories, findings, limits) for split in SPLITS if split in listings
+    }
+    opened = Opened(layout=layout, splits=splits, categories=categories, notes=notes)
+    for split, images in splits.items():
+        _check(split, images, findings)
+    for one, other, count in images_in_both(splits):
+        findings.warn(
+            f"{path}: {count} of {len(splits[other])} {other} images are {one} images too, so their figures will flatter"
+        )
+    return opened
+
+
+def _listings(path: Path, reading: Reading) -> tuple[str, dict[Split, Listing]]:
+    if not path.exists():
+        raise DataError(path, "the folder", "there is none of this name")
+    for layout in LAYOUTS:
+        if (listings := layout.read(path, reading)) is not None:
+            return layout.name, listings
+    inside = ", ".join(sorted(each.name for each in path.iterdir())[:8]) if path.is_dir() else "one file"
+    raise DataError(path, "the folder", f"must be of a layout that is known: {KNOWN}; it holds {inside}")
+
+
+def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: list[str]) -> dict[int, str]:
+    """The classes by rising id, which all splits share, without one that only stands above the others."""
+    if not listings:
+        return {}
+    first = next(iter(listings.values()))
+    for listing in listings.values():
+        if listing.categories != first.categories:
+            findings.fault(
+                listing.path,
+                "categories",
+                f"must be those of {first.path.name}, {first.categories}; got {listing.categories}",
+            )
+    used = {each for listing in listings.values() for each in set(listing.boxes.category_id)}
+    categories: dict[int, str] = {}
+    for key, name in sorted(first.categories.items()):
+        if key in first.root_categories - used and len(first.categories) > 1:
+            notes.append(
+                f"the class {name!r} has no annotation in any split and only stands above others: it is left out"
+            )
+            findings.warn(f"{first.path}: {notes[-1]}")
+        elif name in categories.values():
+            twin = next(other for other, own in categories.items() if own == name)
+            findings.fault(first.path, f"category {key}", f"the name {name!r} is that of category {twin} too")
+        else:
+            categories[key] = name
+    return categories
+
+
+def _divided(listings: dict[Split, Listing], notes: list[str]) -> dict[Split, Listing]:
+    """The splits with those that are missing taken from others by seed: test from val, else each from train."""
+    result = dict(listings)
+    rng = np.random.default_rng(DIVIDED_BY_SEED)
+    for split in ("train", "test", "val"):
+        if split in result or not result:
+            continue
+        halves = split == "test" and "val" in result
+        source: Split = "val" if halves else max(result, key=lambda each: len(result[each].images))
+        count = len(result[source].images)
+        taken = np.zeros(count, bool)
+        taken[rng.permutation(count)[: max(1, round((0.5 if halves else SHARES[split]) * count))]] = True
+        notes.append(
+            f"there is no {split} split: {int(taken.sum())} of {count} {source} images are taken for it, by seed "
+            f"{DIVIDED_BY_SEED}; test= names another"
+        )
+        result[split], result[source] = part_of(result[source], taken), part_of(result[source], ~taken)
+    return result
+
+
+def part_of(listing: Listing, taken: np.ndarray) -> Listing:
+    """The listing with some of its images."""
+    place = np.where(taken, taken.cumsum() - 1, -1)
+    own, boxes = listing.boxes, ListedBoxes(named=listing.boxes.named)
+    for row, image in enumerate(own.image):
+        if place[image] >= 0:
+            left, top, right, bottom = own.corners[4 * row : 4 * row + 4]
+            boxes.add(
+                own.number[row],
+                int(place[image]),
+                own.category_id[row],
+                (left, top, right, bottom),
+                area=own.area[row],
+                iscrowd=bool(own.iscrowd[row]),
+            )
+    images = [image for image, kept in zip(listing.images, taken.tolist(), strict=True) if kept]
+    return Listing(
+        path=listing.path,
+        root=listing.root,
+        images=images,
+        categories=listing.categories,
+        boxes=boxes,
+        root_categories=listing.root_categories,
+    )
+
+
+def _check(split: Split, images: AnnotatedImages, findings: Findings) -> None:
+    """Find what makes a split useless, and what is likely wrong with it."""
+    if not len(images.boxes):
+        findings.fault(images.path, "annotations", "the split holds no box: nothing to train on or to measure")
+    elif images.iscrowd.all():
+        findings.fault(
+            images.path,
+            "annotations",
+            "the split holds no box that is to be found (all are crowds): nothing to train on or to measure",
+        )
+    else:
+        absent = [name for name, count in images.class_counts().items() if not count]
+        if absent:
+            findings.warn(f"{images.path}: {split} has no annotation of {', '.join(absent)}")
+    if images.num_turned:
+        findings.warn(
+            f"{images.path}: {images.num_turned} of {len(images)} images are turned by their EXIF orientation; boxes are taken "
+            "as drawn on the upright picture"
+        )
