@@ -169,7 +169,7 @@ class AnnotatedImages:
         count, out = int(fair.sum()), int(leaving.sum())
         if not count:
             return
-        if corners[fair].max() <= 1 and (sides[fair] > 1).any():
+        if corners[fair].max() <= 1 and (corners[fair] % 1 > 0).any():
             findings.fault(
                 self.path,
                 "annotations",

@@ -14,7 +14,7 @@ LARGEST_TEXT = 4 * 2**30
 """The largest file of text that is read, in bytes."""
 
 
-def read_text(path: Path, entry: str = "the file") -> bytes:
+def read_file(path: Path, entry: str = "the file") -> bytes:
     """The bytes of a regular file; DataError for anything else, which could block or never end."""
     try:
         found = path.stat()

@@ -83,14 +83,16 @@ def read_folder(
         _, others = _listings(test, reading)
         listings["test"] = next(others[split] for split in reversed(SPLITS) if split in others)
     notes: list[str] = []
+    listings = {split: listings[split] for split in SPLITS if split in listings}
     categories = _categories(listings, findings, notes)
-    listings = _divided(listings, notes)
+    if not findings.faults:  # else a split may be missing because its file is broken
+        listings = _divided(listings, notes)
     splits = {
         split: AnnotatedImages(listings[split], categories, findings, limits) for split in SPLITS if split in listings
     }
     opened = Opened(layout=layout, splits=splits, categories=categories, notes=notes)
     for split, images in splits.items():
-        _check(split, images, findings)
+        check_split(split, images, findings)
     for one, other, count in images_in_both(splits):
         findings.warn(
             f"{path}: {count} of {len(splits[other])} {other} images are {one} images too, so their figures will flatter"
@@ -127,7 +129,6 @@ def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: li
             notes.append(
                 f"the class {name!r} has no annotation in any split and only stands above others: it is left out"
             )
-            findings.warn(f"{first.path}: {notes[-1]}")
         elif name in categories.values():
             twin = next(other for other, own in categories.items() if own == name)
             findings.fault(first.path, f"category {key}", f"the name {name!r} is that of category {twin} too")
@@ -182,7 +183,7 @@ def part_of(listing: Listing, taken: np.ndarray) -> Listing:
     )
 
 
-def _check(split: Split, images: AnnotatedImages, findings: Findings) -> None:
+def check_split(split: Split, images: AnnotatedImages, findings: Findings) -> None:
     """Find what makes a split useless, and what is likely wrong with it."""
     if not len(images.boxes):
         findings.fault(images.path, "annotations", "the split holds no box: nothing to train on or to measure")
