@@ -119,7 +119,8 @@ class AnnotatedImages:
             outside = fair & ~empty & ((inside[:, 2:] - inside[:, :2]).min(1, initial=np.inf) < HAIR)
             kept = fair & ~empty & ~outside
             clipped = kept & (np.abs(inside - corners).max(1, initial=0) > HAIR)
-        for kind, rows in (("clipped", clipped), ("outside", outside), ("empty", empty)):
+        repaired: dict[Repair, Bool[np.ndarray, " K"]] = {"clipped": clipped, "outside": outside, "empty": empty}
+        for kind, rows in repaired.items():
             self._repair(own, findings, kind, rows)
         self._suspect(corners, sides, fair, outside | clipped, findings)
         order = np.flatnonzero(kept)
@@ -152,7 +153,8 @@ class AnnotatedImages:
                 else f"area must be a finite number, not negative; got {area[row]:g}"
             )
             findings.fault(self.path, own.named(own.number[row]), message)
-        return ~(negative | wrong)
+        fair: Bool[np.ndarray, " K"] = ~(negative | wrong)
+        return fair
 
     def _repair(self, own: ListedBoxes, findings: Findings, kind: Repair, rows: Bool[np.ndarray, " K"]) -> None:
         findings.repair(self.path, kind, [own.named(own.number[row]) for row in np.flatnonzero(rows).tolist()])

@@ -122,14 +122,13 @@ class _Document:
 
     def size_of(self, entry: dict[str, Any], file: Path, where: str) -> tuple[int, int] | None:
         """The size that the JSON gives, or None; DataError if it is none."""
-        listed = entry.get("width"), entry.get("height")
-        if None in listed:
+        width, height = entry.get("width"), entry.get("height")
+        if width is None or height is None:
             return None
-        if not all(is_number(side) for side in listed) or any(side != int(side) for side in listed):
-            raise DataError(
-                file, where, f"{self.path.name} gives its size as {brief(listed)}, which must be two counts"
-            )
-        return int(listed[0]), int(listed[1])
+        if not (is_number(width) and is_number(height) and width % 1 == height % 1 == 0):
+            listed = brief((width, height))
+            raise DataError(file, where, f"{self.path.name} gives its size as {listed}, which must be two counts")
+        return int(width), int(height)
 
     def boxes(
         self,

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,8 @@ def test_boxes_in_another_form_are_warned_of_with_the_likely_cause(
         for entry in told["annotations"]:
             entry["bbox"] = boxes(entry)
         write(tmp_path, split, f"{split}.json", "images", told)
-    open_data(tmp_path)
+    with suppress(DataError):  # where all boxes lie outside
+        open_data(tmp_path)
     assert [line for line in capsys.readouterr().err.splitlines() if re.search(message, line)]
 
 
