@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
-from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
-from rl_det.finetuning.inspection import check
-from rl_det.finetuning.request import Request
+from rl_det.finetuning.inspection import inspect
+from rl_det.finetuning.request import DataFlags, Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
@@ -180,11 +179,15 @@ class CompareFlags(Request, ProgramFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckFlags(ProgramFlags):
-    """Read a data set once, and report its contents and its faults."""
+class CheckFlags(DataFlags, ProgramFlags):
+    """Read a data set once: list all faults of all files, count what it holds, and draw some images with their boxes."""
 
     path: tyro.conf.Positional[Path]
-    """A COCO-format folder."""
+    """A folder in COCO's, YOLO's or Pascal VOC's layout, or an annotation file."""
+    strict: bool = False
+    """Count boxes that would be repaired (clipped or dropped) as faults."""
+    picture: Path | None = None
+    """The picture to write; left out: one beside you, named after the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +251,19 @@ def run_compare(flags: CompareFlags) -> None:
 
 def run_check(flags: CheckFlags) -> None:
     """`rl-det check`."""
-    print(check(open_data(flags.path)), end="")
+    found = inspect(
+        flags.path,
+        strict=flags.strict,
+        limits=flags.limits_of_images,
+        keep_difficult=flags.keep_difficult,
+        test=flags.test_data,
+    )
+    print(found.text(flags.path), end="")
+    picture = flags.picture or Path(f"{flags.path.resolve().stem}-check.png")
+    found.draw(picture)
+    print(f"the picture is {picture}")
+    if not found.is_sound:
+        raise SystemExit(1)
 
 
 def run_report(flags: ReportFlags) -> None:

@@ -60,14 +60,14 @@ def finetune(data: Path, out: Path) -> list[str]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    """The one line that the command ends with; nothing else is printed, so no image was decoded."""
+    """The one line that the command ends with; but for the data's layout nothing is printed, so no image was decoded."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ending:
         cli.main([str(argument) for argument in arguments])
     assert ending.value.code == 2
     printed = capsys.readouterr()
     assert not printed.out
-    (line,) = printed.err.splitlines()
+    (line,) = [line for line in printed.err.splitlines() if ": COCO, " not in line]
     assert line.startswith("error: ")
     return line
 
@@ -159,7 +159,7 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
     assert "Expected one of {finetune" in error_of(capsys)
-    assert "nowhere/train.json: the file: cannot be read" in error_of(capsys, "check", "nowhere")
+    assert "nowhere: the folder: there is none of this name" in error_of(capsys, "check", "nowhere")
     assert "must be the results of a run of rl_det" in error_of(capsys, "report", tmp_path)
     assert "report needs a folder at least" in error_of(capsys, "report")
     assert "must be a model.json that rl_det has exported" in error_of(capsys, "detect", tmp_path, "a.png")
@@ -177,7 +177,7 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
 
 def test_a_traceback_is_kept_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RL_DET_DEBUG", "1")
-    with pytest.raises(ValueError, match=r"train\.json: the file: cannot be read"):
+    with pytest.raises(ValueError, match="the folder: must be of a layout that is known"):
         cli.main(["check", str(tmp_path)])
 
 
@@ -240,11 +240,17 @@ def test_to_resume_a_run_that_has_ended_gives_the_same(run: Path, data: Path) ->
     assert after["endings"] == before["endings"]
 
 
-def test_check_says_what_the_data_holds(capsys: pytest.CaptureFixture[str], data: Path) -> None:
-    cli.main(["check", str(data)])
+def test_check_says_what_the_data_holds_and_draws_it(
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+) -> None:
+    cli.main(["check", str(data), "--picture", str(tmp_path / "seen.png")])
     told = capsys.readouterr().out
-    assert told.startswith("data: 10 classes\ntrain: 6 images (128 x 128 to 128 x 128 pixels), ")
+    assert told.startswith(f"{data}: COCO, 6 train, ")
+    assert "\ntrain: 6 images (128 x 128 to 128 x 128 pixels), " in told
     assert "test: 5 images" in told
+    assert f"\nno fault\nthe picture is {tmp_path / 'seen.png'}\n" in told
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert min(picture.size) > 500
 
 
 def test_report_prints_the_table_again_and_joins_seeds(

@@ -37,7 +37,7 @@ WHOLE = ("instances_default", "_annotations.coco", "result", "annotations", "ins
 def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
     """The splits of a folder, or of one JSON file, which counts as training images. None: there is no such JSON."""
     root = path.parent if path.suffix == ".json" else path
-    files = {"train": path} if path.suffix == ".json" else json_files(path)
+    files: dict[Split, Path] = {"train": path} if path.suffix == ".json" else json_files(path)
     if not files:
         return None
     splits: dict[Split, Listing] = {}

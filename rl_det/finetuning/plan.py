@@ -8,8 +8,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rl_det.data import Dataset
+import numpy as np
+
+from rl_det.data import Dataset, Split
+from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.augment import Views
+from rl_det.data.check import Findings
+from rl_det.data.decoding import decode
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
@@ -26,6 +31,10 @@ from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.strategy import FromLabels, Strategy, Task, settings_of
 from rl_det.training.loop import Callback, fit
 
+CHECKED_TRAINING_IMAGES = 1000
+"""The most training images that are decoded before a run; encoding decodes all of them."""
+BAR_DELAY = 2.0
+"""Seconds before the bar of a short check appears."""
 VOTED = "_voted"
 """The suffix of a row's name for the same head with hand-set votes."""
 
@@ -59,12 +68,28 @@ class Plan:
         name = f"{names}-{self.data.name}-{self.detector.architecture.name}-{updates}-seed{self.seed}"
         return Path("runs") / name
 
-    def check_test_images(self) -> None:
-        """Decode the test images once, so that a broken one fails the run at its start, not hours later."""
-        with bar("check test", len(self.data.test)) as shown:
-            for index in range(len(self.data.test)):
-                self.data.test[index]
-                shown.advance()
+    def check_images(self) -> None:
+        """Decode the test and validation images and some of the training images once: a broken one fails the run at its start.
+
+        Raises the first fault. A user's own data sets are asked for their test images alone.
+        """
+        findings, num_train = Findings(), len(self.data.train)
+        spread = sorted(
+            {round(place) for place in np.linspace(0, num_train - 1, min(num_train, CHECKED_TRAINING_IMAGES))}
+        )
+        chosen: dict[Split, list[int]] = {
+            "test": list(range(len(self.data.test))), "val": list(range(len(self.data.val))), "train": spread,
+        }  # fmt: skip
+        for split, places in chosen.items():
+            dataset = self.data[split]
+            with bar(f"check {split}", len(places), delay=BAR_DELAY) as shown:
+                if isinstance(dataset, AnnotatedImages):
+                    decode(dataset, findings, places=places, on_image=shown.advance)
+                elif split == "test":
+                    for place in places:
+                        dataset[place]
+                        shown.advance()
+        findings.settle()
 
     def images(self, split: Literal["train", "val"]) -> Dataset:
         """A split's images, as used by all strategies that train the head: in several views if there are few."""
