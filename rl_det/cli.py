@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
+from rl_det.data import Split
+from rl_det.data.annotated import AnnotatedImages
+from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
@@ -204,8 +207,12 @@ class DetectFlags(ProgramFlags):
 
     detector: tyro.conf.Positional[Path]
     """A folder that a run exported."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Image files, or folders of them."""
+    data: Path | None = None
+    """A data set, whose images are taken instead; the JSON then has its image and category ids, as pycocotools reads them."""
+    split: Split = "test"
+    """The split of the data set."""
     out: Path = Path("detections")
     """The folder to write to."""
     threshold: float = 0.5
@@ -277,19 +284,38 @@ def run_report(flags: ReportFlags) -> None:
 def run_detect(flags: DetectFlags) -> None:
     """`rl-det detect`."""
     tuned = load_tuned(flags.detector, device=flags.device)
-    files = image_files(flags.images)
+    if (flags.data is None) != bool(flags.images):
+        raise UserError("detect needs an image at least, or --data; not both")
+    files, image_ids, category_ids = image_files(flags.images) if flags.images else [], None, tuned.category_ids
+    if flags.data is not None:
+        files, image_ids, category_ids = _of_data(flags, tuned.classes)
     pictures = pictures_of(files, flags.out)
     with bar("detect", len(files)) as shown:
         written = draw_and_write(
             tuned.detect,
             tuned.classes,
-            tuned.category_ids,
+            category_ids,
             pictures,
             flags.out,
             flags.threshold,
+            image_ids=image_ids,
             on_image=shown.advance,
         )
     print(f"the pictures and {written.name} are in {flags.out}")
+
+
+def _of_data(flags: DetectFlags, classes: Sequence[str]) -> tuple[list[Path], dict[Path, int], tuple[int, ...]]:
+    """The files of a data set's split, their image ids, and its category ids for the detector's classes."""
+    assert flags.data is not None
+    splits = open_data(flags.data)
+    missing = [name for name in classes if name not in splits.classes]
+    if missing:
+        raise UserError(f"{flags.data}: must have the detector's classes; {', '.join(missing)} is not among its own")
+    images = splits[flags.split]
+    assert isinstance(images, AnnotatedImages)
+    image_ids = {own.file: own.image_id for own in images.images}
+    ids = dict(zip(splits.classes, splits.category_ids, strict=True))
+    return list(image_ids), image_ids, tuple(ids[name] for name in classes)
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {

@@ -1,9 +1,12 @@
 """The command `rl-det`: its flags, what a run leaves, what a mistake costs, and how a run that was stopped goes on."""
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 import pytest
 from finetuning.small import write_folder
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from rl_det import cli
 from rl_det.storage.run import CONFIG, RESULTS
@@ -296,6 +301,31 @@ def test_detect_draws_and_writes_coco_results(
         assert left + width <= wide + 1e-3
         assert top + height <= high + 1e-3
         assert 0 <= row["score"] <= 1
+
+
+def test_detect_on_a_data_set_writes_results_that_pycocotools_reads(run: Path, data: Path, tmp_path: Path) -> None:
+    cli.main(["detect", str(run / "ppo"), "--data", str(data), "--out", str(tmp_path / "found"), "--device", "cpu"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(data / "test.json"))
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "found" / "detections.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    told = json.loads((run / RESULTS).read_text())["methods"]["ppo"]["AP"]
+    assert judge.stats[0] == pytest.approx(told, abs=1e-6)
+
+
+def test_detect_takes_images_or_a_data_set_of_its_classes(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    assert "or --data; not both" in error_of(capsys, "detect", run / "ppo", tmp_path, "--data", data)
+    other = shutil.copytree(data, tmp_path / "other")
+    for split in ("train", "val", "test"):
+        told = json.loads((other / f"{split}.json").read_text())
+        told["categories"][0]["name"] = "zero"
+        (other / f"{split}.json").write_text(json.dumps(told))
+    line = error_of(capsys, "detect", run / "ppo", "--data", other)
+    assert "must have the detector's classes; 0 is not among its own" in line
 
 
 def test_detect_overwrites_no_image_and_confuses_no_two(
