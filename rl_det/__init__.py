@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rl_det.data.images import ImageLimits
     from rl_det.data.open import digit_scenes, open_data
     from rl_det.data.splits import Splits
     from rl_det.detectors.loading import load_detector
@@ -38,6 +39,7 @@ _ROOMS = {
     "Callback": "training.loop",
     "Exploration": "policies.exploration",
     "HandSetVotes": "strategies.hand_set",
+    "ImageLimits": "data.images",
     "Labels": "strategies.labels",
     "PPO": "strategies.ppo",
     "PostProcessingGrid": "strategies.hand_set",
@@ -62,6 +64,7 @@ __all__ = [
     "Callback",
     "Exploration",
     "HandSetVotes",
+    "ImageLimits",
     "Labels",
     "PostProcessingGrid",
     "Reinforce",
