@@ -147,7 +147,7 @@ def test_when_saving_fails_the_former_file_stays_whole_and_nothing_else_is_left(
     save_state(model(), path)
     former = path.read_bytes()
 
-    def full_disk(_: object, file: Path) -> NoReturn:
+    def full_disk(_: object, file: Path, **__: object) -> NoReturn:
         Path(file).write_bytes(former[:10])
         raise OSError("no space left on device")
 
