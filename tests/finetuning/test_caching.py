@@ -113,9 +113,24 @@ def test_the_best_proposals_are_those_of_the_highest_logit_and_never_padding() -
 
 def test_a_choice_is_remembered(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "proposals.txt"
-    assert remembered(file, lambda: None) is None
-    assert remembered(file, lambda: 150) == 150
-    assert remembered(file, lambda: 300) == 150
+    assert remembered(file, "a", lambda: None) is None
+    assert remembered(file, "a", lambda: 150) == 150
+    assert remembered(file, "a", lambda: 300) == 150
+
+
+def test_a_choice_for_other_data_or_with_any_byte_changed_is_made_anew_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "proposals.txt"
+    remembered(file, "a", lambda: 150)
+    whole = file.read_bytes()
+    assert not capsys.readouterr().err
+    assert remembered(file, "b", lambda: 300) == 300
+    assert "proposals.txt: is damaged, or of other data" in capsys.readouterr().err
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert remembered(file, "a", lambda: 300) == 300, place
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("part", ["head", "predictor"])
