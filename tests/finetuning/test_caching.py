@@ -15,6 +15,7 @@ from rl_det.detectors.encodings import EncodedDataset, EncodedInTheLoop, encode_
 from rl_det.detectors.protocol import Part
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.errors import UserError
+from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.caching import (
     GIB,
     CacheLimits,
@@ -25,6 +26,7 @@ from rl_det.finetuning.caching import (
     plan_cache,
     remembered,
 )
+from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 
@@ -223,3 +225,25 @@ def test_a_small_plan_serves_the_same_encodings(tmp_path: Path) -> None:
     found = encodings_by(plan, shipped(), scenes(), folder=tmp_path / "unused")
     assert len(found) == NUM_SCENES
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("whose", ["user", "run", "comparison"])
+def test_damaged_encodings_in_a_folder_of_the_users_are_refused_and_in_the_programs_own_made_anew(
+    tmp_path: Path, whose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan() -> Plan:
+        data = rl_det.digit_scenes(4, 3, 2)
+        made = plan_run(shipped(), data, [rl_det.PPO()], BUDGET, recipe_for(data), 0, baselines=False)
+        made.own_folder, made.limits = tmp_path / "kept", CacheLimits(memory=0.0)
+        made.encodings, made.remake = None if whose == "run" else tmp_path / "kept", whose == "comparison"
+        return made
+
+    plan().encode("val")
+    (tmp_path / "kept" / "val" / "mask.npy").unlink()
+    capsys.readouterr()
+    if whose == "user":
+        with pytest.raises(UserError, match=r"kept/val: must be a folder of encodings; mask\.npy cannot be read"):
+            plan().encode("val")
+    else:
+        assert len(plan().encode("val")) == 3
+        assert "mask.npy cannot be read (No such file or directory); they are made anew" in capsys.readouterr().err
