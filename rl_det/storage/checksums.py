@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from rl_det.errors import UserError
 from rl_det.storage.files import as_json, write_whole
 
 CHUNK = 2**24
@@ -35,7 +36,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     found = path.read_bytes()
     value: dict[str, Any] = json.loads(found)["value"]
     if found != _sealed(value).encode():
-        raise ValueError("its bytes have changed")
+        raise UserError(f"{path}: must be as it was written; its bytes have changed; delete it to have it made anew")
     return value
 
 
