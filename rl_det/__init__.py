@@ -13,6 +13,8 @@ Names are imported only when they are used, so that `import rl_det.ap` needs no 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rl_det.version import __version__
+
 if TYPE_CHECKING:
     from rl_det.data.images import ImageLimits
     from rl_det.data.open import digit_scenes, open_data
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from rl_det.strategies.supervised import Supervised
     from rl_det.strategies.surrogate import Surrogate
     from rl_det.training.loop import Callback
-
-__version__ = "0.1.0"
 
 _ROOMS = {
     "Budget": "finetuning.budget",

@@ -54,6 +54,8 @@ class Plan:
     limits: CacheLimits = field(default_factory=CacheLimits)
     encodings: Path | None = None
     """The folder that keeps encodings for other runs; None: they go where the limits allow."""
+    remake: bool = False
+    """Whether encodings in that folder that are of something else, or damaged, are made anew and not refused."""
     own_folder: Path = Path("encodings")
     """Where this run's encodings go if they need a disk."""
     encoded: dict[str, Encodings] = field(default_factory=dict)
@@ -113,7 +115,10 @@ class Plan:
         return plan
 
     def encode(self, split: Literal["train", "val"]) -> Encodings:
-        """A split's encodings, computed or loaded once."""
+        """A split's encodings, computed or loaded once.
+
+        If what a folder holds is of something else, or damaged, a folder of the user's is refused, and another made anew.
+        """
         if split not in self.encoded:
             images, on_disk = self.images(split), self.cache.place == "disk"
             kept = self.encodings or (self.own_folder if on_disk else None)
@@ -123,6 +128,7 @@ class Plan:
                     self.detector,
                     images,
                     folder=None if kept is None else kept / split,
+                    remake=self.encodings is None or self.remake,
                     on_batch=shown.advance,
                 )
         return self.encoded[split]
