@@ -1,7 +1,7 @@
 """Question: how long does it take to open annotations of COCO's size, and how much memory?
 
-Commands: python experiments/benchmarks/open_coco_size.py --make /tmp/coco_size      # writes 118,000 small images: minutes, 1 GB
-          python experiments/benchmarks/open_coco_size.py --open /tmp/coco_size      # the measurement
+Commands: python experiments/benchmarks/open_coco_size.py --make /tmp/coco_size    # writes 118,000 small images
+          python experiments/benchmarks/open_coco_size.py --open /tmp/coco_size    # the measurement
 Hardware and numbers: experiments/README.md.
 
 The annotations have COCO's numbers (118,000 images, 860,000 boxes of 80 classes, polygons, crowds) in COCO's own layout. The
@@ -42,7 +42,8 @@ def make(root: Path) -> None:
     for split, count in NUM_IMAGES.items():
         (root / f"{split}2017").mkdir(exist_ok=True)
         colours = rng.integers(0, 256, (count, 3))
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for k in range(count):
             name, (width, height) = f"{k:012}.jpg", SIZES[k % len(SIZES)]
             Image.new("RGB", (width, height), tuple(colours[k].tolist())).save(root / f"{split}2017" / name, quality=30)
