@@ -47,7 +47,9 @@ def make(root: Path) -> None:
         for k in range(count):
             name, (width, height) = f"{k:012}.jpg", SIZES[k % len(SIZES)]
             Image.new("RGB", (width, height), tuple(colours[k].tolist())).save(root / f"{split}2017" / name, quality=30)
-            images.append({"id": k, "file_name": name, "width": width, "height": height, "license": 3, "coco_url": name})
+            images.append(
+                {"id": k, "file_name": name, "width": width, "height": height, "license": 3, "coco_url": name}
+            )
             for _ in range(rng.poisson(BOXES_PER_IMAGE)):
                 w, h = np.round(rng.uniform(5, 200, 2), 2).tolist()
                 x, y = round(rng.uniform(0, width - w), 2), round(rng.uniform(0, height - h), 2)

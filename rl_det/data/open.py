@@ -39,7 +39,7 @@ def open_data(
     said in one line. Or it is three data sets (train, val, test). Each data set is a `torch.utils.data.Dataset` of
     torchvision's pairs (image, {"boxes", "labels"}), or a sequence of `Sample`s. For data sets, `classes` names labels 1, 2,
     ...; without it, their attribute `classes` does. Without both, labels are named by numbers, and all targets are read
-    once to count them.
+    once to count them. For a folder, `classes` gives the order of its own names.
 
     Of a folder, a split that is missing is taken from another by a fixed seed, which is said; `test` names another folder
     or file with the test images. Pascal VOC's difficult objects are ignored in training and evaluation unless
@@ -56,6 +56,7 @@ def open_data(
             limits=limits,
             keep_difficult=keep_difficult,
             test=None if test is None else Path(test),
+            classes=classes,
         )
         findings.settle()
         for line in (opened.told(path), *opened.notes):

@@ -320,6 +320,17 @@ def test_the_test_images_may_be_named(tmp_path: Path) -> None:
         assert splits.notes == ()
 
 
+def test_the_order_of_the_labels_may_be_given(tmp_path: Path) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    splits = open_data(tmp_path, classes=("unripe", "ripe"))
+    assert splits.classes == ("unripe", "ripe")
+    assert splits.category_ids == (2, 1)
+    assert splits.train[0].target.labels.tolist() == [2, 1]
+    with pytest.raises(DataError, match=r"classes: must be the data's own names in any order, \['ripe', 'unripe'\]"):
+        open_data(tmp_path, classes=("ripe", "green"))
+
+
 def test_images_of_two_splits_are_counted_by_their_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in NUM_IMAGES:
         write(tmp_path, split, f"{split}.json", "images")
