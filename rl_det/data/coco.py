@@ -7,9 +7,11 @@
 * one JSON file.
 """
 
+import gc
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -215,12 +217,25 @@ def read_document(path: Path) -> dict[str, Any]:
     """The JSON object in a file; DataError if there is none, or if an object has a key twice."""
     content = read_file(path)
     try:
-        document = json.loads(content, object_pairs_hook=_unique)
+        with _without_collector():
+            document = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as fault:
         raise DataError(path, "the file", f"not JSON ({fault})") from fault
     if not isinstance(document, dict):
         raise DataError(path, "the file", f"not COCO: must hold one JSON object; got {brief(document)}")
     return document
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector of circles walks over all that was read, again and again, and JSON has no circles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def image_folders(path: Path, root: Path) -> list[Path]:

@@ -76,13 +76,15 @@ def read_folder(
 ) -> Opened:
     """Read a folder's splits, or those of one annotation file; `test` is another folder or file with the test images.
 
-    `classes` gives the order of the labels, else it is that of the category ids. Adds what is wrong to the findings. Raises DataError if nothing there is of a known layout.
+    `classes` gives the order of the labels, else it is that of the category ids. Adds what is wrong to the findings. Raises
+    DataError if nothing there is of a known layout.
     """
     reading = Reading(findings=findings, keep_difficult=keep_difficult)
     layout, listings = _listings(path, reading)
     if test is not None:
         _, others = _listings(test, reading)
-        listings |= {"test": others[split] for split in SPLITS if split in others}  # its last one
+        for split in (split for split in SPLITS if split in others):  # its last one
+            listings["test"] = others[split]
     notes: list[str] = []
     listings = {split: listings[split] for split in SPLITS if split in listings}
     categories = _categories(listings, findings, notes)

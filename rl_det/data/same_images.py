@@ -9,31 +9,36 @@ from rl_det.data import Split
 from rl_det.data.annotated import AnnotatedImages
 
 HEAD = 65536
+Key = tuple[object, ...]
 
 
 def images_in_both(splits: Mapping[Split, AnnotatedImages]) -> Iterator[tuple[Split, Split, int]]:
     """Each two splits that share images, and how many images of the second are in the first.
 
-    Only files of one size are read, and of these the first 64 KiB; all of them where these agree.
+    Only files whose size is that of a file of another split are read: the first 64 KiB of each, and all of it where these
+    agree with another's.
     """
-    by_size = {
-        split: [(own.file, own.file.stat().st_size) for own in images.images] for split, images in splits.items()
+    keys: dict[Split, list[tuple[Path, Key]]] = {
+        split: [(own.file, (own.file.stat().st_size,)) for own in images.images] for split, images in splits.items()
     }
-    heads: dict[Path, bytes] = {}
+    for length in (HEAD, -1):
+        shared = _shared(keys)
+        keys = {
+            split: [(file, (*key, _digest(file, length))) for file, key in own if key in shared]
+            for split, own in keys.items()
+        }
     for one, other in combinations(splits, 2):
-        sizes: dict[int, list[Path]] = {}
-        for file, size in by_size[one]:
-            sizes.setdefault(size, []).append(file)
-        count = sum(any(_same(file, twin, heads) for twin in sizes.get(size, ())) for file, size in by_size[other])
-        if count:
+        there = {key for _, key in keys[one]}
+        if count := sum(key in there for _, key in keys[other]):
             yield one, other, count
 
 
-def _same(one: Path, other: Path, heads: dict[Path, bytes]) -> bool:
-    if one == other:
-        return True
-    for file in (one, other):
-        if file not in heads:
-            with file.open("rb") as opened:
-                heads[file] = hashlib.blake2b(opened.read(HEAD)).digest()
-    return heads[one] == heads[other] and (one.stat().st_size <= HEAD or one.read_bytes() == other.read_bytes())
+def _shared(keys: Mapping[Split, list[tuple[Path, Key]]]) -> set[Key]:
+    """The keys that are in two splits at least."""
+    each = [{key for _, key in own} for own in keys.values()]
+    return {key for one, other in combinations(each, 2) for key in one & other}
+
+
+def _digest(file: Path, length: int) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.blake2b(opened.read(length), digest_size=16).digest()
