@@ -12,16 +12,23 @@ from rl_det.data.check import DataError
 
 LARGEST_TEXT = 4 * 2**30
 """The largest file of text that is read, in bytes."""
+LARGEST_PART = 2**24
+"""The largest file of text that lists the boxes of one image, in bytes."""
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dng", ".gif", ".heic", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".pnm", ".ppm", ".tif"}
+    | {".tiff", ".webp"}
+)
+"""What counts as an image in a folder; whether Pillow can read it is seen when it is opened."""
 
 
-def read_text(path: Path, entry: str = "the file") -> bytes:
-    """The bytes of a regular file; DataError for anything else, which could block or never end."""
+def read_text(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) -> bytes:
+    """The bytes of a regular file; DataError for a larger one and anything else, which could block or never end."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise DataError(path, entry, "must be a regular file; it is a folder, a device or a pipe")
-        if found.st_size > LARGEST_TEXT:
-            raise DataError(path, entry, f"must hold at most {LARGEST_TEXT} bytes; it holds {found.st_size}")
+        if found.st_size > largest:
+            raise DataError(path, entry, f"must hold at most {largest} bytes; it holds {found.st_size}")
         return path.read_bytes()
     except OSError as fault:
         raise DataError(path, entry, f"cannot be read ({fault.strerror})") from fault
@@ -29,6 +36,26 @@ def read_text(path: Path, entry: str = "the file") -> bytes:
         if isinstance(fault, DataError):
             raise
         raise DataError(path, entry, f"cannot be read ({fault})") from fault
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted, without hidden ones; links to folders are not followed."""
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                files.append(Path(parent, name))
+    return sorted(files)
+
+
+def inside(root: Path, path: Path) -> Path | None:
+    """The path with its links followed, as one below `root`; None if there is none or it lies outside."""
+    try:
+        real, home = path.resolve(strict=True), root.resolve()
+    except (OSError, ValueError, RuntimeError):  # nothing there, a zero byte, a loop of links
+        return None
+    return root / real.relative_to(home) if real.is_relative_to(home) else None
 
 
 class Finder:
@@ -67,7 +94,7 @@ class Finder:
         if found is None:
             wanted = self.bases[0].joinpath(*parts)
             raise DataError(wanted, entry, f"there is no such image file; {self._looked(name)}")
-        self._check_inside(found, entry)
+        self.check_inside(found, entry)
         return found
 
     def _looked(self, name: str) -> str:
@@ -89,7 +116,7 @@ class Finder:
                 self._files[folder] = frozenset()
         return path if path.name in self._files[folder] else None
 
-    def _check_inside(self, path: Path, entry: str) -> None:
+    def check_inside(self, path: Path, entry: str) -> None:
         """Raise DataError for a link that leads out of the root."""
         real = path.resolve() if path.is_symlink() else self._inside(path.parent) / path.name
         if not real.is_relative_to(self.resolved_root):
