@@ -112,13 +112,16 @@ class Finder:
         if folder not in self._files:
             try:
                 self._files[folder] = frozenset(os.listdir(folder))
-            except OSError:
+            except (OSError, ValueError):  # no such folder, or a name with a zero byte
                 self._files[folder] = frozenset()
         return path if path.name in self._files[folder] else None
 
     def check_inside(self, path: Path, entry: str) -> None:
         """Raise DataError for a link that leads out of the root."""
-        real = path.resolve() if path.is_symlink() else self._inside(path.parent) / path.name
+        try:
+            real = path.resolve() if path.is_symlink() else self._inside(path.parent) / path.name
+        except (OSError, RuntimeError) as fault:
+            raise DataError(path, entry, f"must be a file; it is a link that leads nowhere ({fault})") from fault
         if not real.is_relative_to(self.resolved_root):
             raise DataError(path, entry, f"must lie in the data's folder, {self.root}; it is a link to {real}")
 

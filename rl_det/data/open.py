@@ -63,6 +63,11 @@ def open_data(
         for line in (opened.told(path), *opened.notes):
             tell(line)
         return opened.as_splits(name or path.resolve().name)
+    if is_hugging_face(source) and not isinstance(source, Mapping):
+        raise UserError(
+            "data must be three data sets, train, val and test, or a DatasetDict; got one; divide it by its "
+            "train_test_split(test_size=0.2, seed=0)"
+        )
     datasets = splits_of(source) if isinstance(source, Mapping) else tuple(source)
     if len(datasets) != 3:
         raise UserError(f"data must be a folder, or three data sets (train, val, test); got {len(datasets)} of them")

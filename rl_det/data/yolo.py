@@ -14,7 +14,7 @@ a label file has no objects. Category ids are the class numbers from 0; images a
 import math
 import os
 from array import array
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -255,9 +255,9 @@ class _SplitReader:
     boxes: ListedBoxes = field(init=False)
     sources: list[Path] = field(default_factory=list)
     """The label files."""
-    source: array[int] = field(default_factory=lambda: array("q"))
+    source: MutableSequence[int] = field(default_factory=lambda: array("q"))
     """The place in `sources` of each box's file."""
-    line: array[int] = field(default_factory=lambda: array("q"))
+    line: MutableSequence[int] = field(default_factory=lambda: array("q"))
 
     def __post_init__(self) -> None:
         self.boxes = ListedBoxes(named=self.named)
