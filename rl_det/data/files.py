@@ -14,6 +14,8 @@ LARGEST_TEXT = 4 * 2**30
 """The largest file of text that is read, in bytes."""
 LARGEST_PART = 2**24
 """The largest file of text that lists the boxes of one image, in bytes."""
+MOST_FOLDERS = 100
+"""The most folders of an image's name: each is looked for in turn."""
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dng", ".gif", ".heic", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".pnm", ".ppm", ".tif"}
     | {".tiff", ".webp"}
@@ -81,6 +83,8 @@ class Finder:
         parts, in_list = parts_of(name), entry.removesuffix(f" of {list_file.name}")
         if not parts:
             raise DataError(list_file, in_list, "file_name must name a file; it is empty")
+        if len(parts) > MOST_FOLDERS:
+            raise DataError(list_file, in_list, f"file_name must have at most {MOST_FOLDERS} folders; got {len(parts)}")
         if ".." in parts:
             raise DataError(list_file, in_list, f"file_name must not leave the data's folder; got {name!r}")
         base, dropped = self._way

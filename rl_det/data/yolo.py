@@ -359,7 +359,7 @@ def box_of(
     words: Sequence[str], num_classes: int, num_keypoints: int, size: tuple[int, int]
 ) -> tuple[int, Corners, float]:
     """Class, corners in pixels and area of one line's words; ValueError for anything but a box or a polygon."""
-    numbers = [_number(word) for word in words]
+    numbers = _numbers(words)
     shares = numbers[1:]
     if num_keypoints and len(shares) == 4 + num_keypoints:
         shares = shares[:4]
@@ -384,11 +384,13 @@ def box_of(
     return int(numbers[0]), *shape_of([polygon], width, height)
 
 
-def _number(word: str) -> float:
+def _numbers(words: Sequence[str]) -> list[float]:
+    numbers = []
     try:
-        number = float(word)
+        numbers += map(float, words)
     except ValueError as fault:
-        raise ValueError(f"must be numbers; got {brief(word)}") from fault
-    if "_" in word or not math.isfinite(number):
-        raise ValueError(f"must be finite numbers; got {brief(word)}")
-    return number
+        raise ValueError(f"must be numbers; got {brief(words[len(numbers)])}") from fault
+    for word, number in zip(words, numbers, strict=True):
+        if not math.isfinite(number) or "_" in word:
+            raise ValueError(f"must be finite numbers; got {brief(word)}")
+    return numbers
