@@ -13,7 +13,10 @@ Names are imported only when they are used, so that `import rl_det.ap` needs no 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rl_det.version import __version__
+
 if TYPE_CHECKING:
+    from rl_det.data.images import ImageLimits
     from rl_det.data.open import digit_scenes, open_data
     from rl_det.data.splits import Splits
     from rl_det.detectors.loading import load_detector
@@ -31,13 +34,12 @@ if TYPE_CHECKING:
     from rl_det.strategies.surrogate import Surrogate
     from rl_det.training.loop import Callback
 
-__version__ = "0.1.0"
-
 _ROOMS = {
     "Budget": "finetuning.budget",
     "Callback": "training.loop",
     "Exploration": "policies.exploration",
     "HandSetVotes": "strategies.hand_set",
+    "ImageLimits": "data.images",
     "Labels": "strategies.labels",
     "PPO": "strategies.ppo",
     "PostProcessingGrid": "strategies.hand_set",
@@ -62,6 +64,7 @@ __all__ = [
     "Callback",
     "Exploration",
     "HandSetVotes",
+    "ImageLimits",
     "Labels",
     "PostProcessingGrid",
     "Reinforce",

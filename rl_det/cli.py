@@ -11,14 +11,16 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
+from rl_det.data import Split
+from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
-from rl_det.finetuning.inspection import check
-from rl_det.finetuning.request import Request
+from rl_det.finetuning.inspection import inspect
+from rl_det.finetuning.request import DataFlags, Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
@@ -180,11 +182,15 @@ class CompareFlags(Request, ProgramFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckFlags(ProgramFlags):
-    """Read a data set once, and report its contents and its faults."""
+class CheckFlags(DataFlags, ProgramFlags):
+    """Read a data set once: list all faults of all files, count what it holds, and draw some images with their boxes."""
 
     path: tyro.conf.Positional[Path]
-    """A COCO-format folder."""
+    """A folder in COCO's, YOLO's or Pascal VOC's layout, or an annotation file."""
+    strict: bool = False
+    """Count boxes that would be repaired (clipped or dropped) as faults."""
+    picture: Path | None = None
+    """The picture to write; left out: one beside you, named after the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +207,12 @@ class DetectFlags(ProgramFlags):
 
     detector: tyro.conf.Positional[Path]
     """A folder that a run exported."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Image files, or folders of them."""
+    data: Path | None = None
+    """A data set, whose images are taken instead; the JSON then has its image and category ids, as pycocotools reads them."""
+    split: Split = "test"
+    """The split of the data set."""
     out: Path = Path("detections")
     """The folder to write to."""
     threshold: float = 0.5
@@ -248,7 +258,19 @@ def run_compare(flags: CompareFlags) -> None:
 
 def run_check(flags: CheckFlags) -> None:
     """`rl-det check`."""
-    print(check(open_data(flags.path)), end="")
+    found = inspect(
+        flags.path,
+        strict=flags.strict,
+        limits=flags.limits_of_images,
+        keep_difficult=flags.keep_difficult,
+        test=flags.test_data,
+    )
+    print(found.text(flags.path), end="")
+    picture = flags.picture or Path(f"{flags.path.resolve().stem}-check.png")
+    found.draw(picture)
+    print(f"the picture is {picture}")
+    if not found.is_sound:
+        raise SystemExit(1)
 
 
 def run_report(flags: ReportFlags) -> None:
@@ -262,19 +284,38 @@ def run_report(flags: ReportFlags) -> None:
 def run_detect(flags: DetectFlags) -> None:
     """`rl-det detect`."""
     tuned = load_tuned(flags.detector, device=flags.device)
-    files = image_files(flags.images)
+    if (flags.data is None) != bool(flags.images):
+        raise UserError("detect needs an image at least, or --data; not both")
+    files, image_ids, category_ids = image_files(flags.images) if flags.images else [], None, tuned.category_ids
+    if flags.data is not None:
+        files, image_ids, category_ids = _of_data(flags, tuned.classes)
     pictures = pictures_of(files, flags.out)
     with bar("detect", len(files)) as shown:
         written = draw_and_write(
             tuned.detect,
             tuned.classes,
-            tuned.category_ids,
+            category_ids,
             pictures,
             flags.out,
             flags.threshold,
+            image_ids=image_ids,
             on_image=shown.advance,
         )
     print(f"the pictures and {written.name} are in {flags.out}")
+
+
+def _of_data(flags: DetectFlags, classes: Sequence[str]) -> tuple[list[Path], dict[Path, int], tuple[int, ...]]:
+    """The files of a data set's split, their image ids, and its category ids for the detector's classes."""
+    assert flags.data is not None
+    splits = open_data(flags.data)
+    missing = [name for name in classes if name not in splits.classes]
+    if missing:
+        raise UserError(f"{flags.data}: must have the detector's classes; {', '.join(missing)} is not among its own")
+    images = splits[flags.split]
+    assert isinstance(images, AnnotatedImages)
+    image_ids = {own.file: own.image_id for own in images.images}
+    ids = dict(zip(splits.classes, splits.category_ids, strict=True))
+    return list(image_ids), image_ids, tuple(ids[name] for name in classes)
 
 
 COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {

@@ -1,9 +1,12 @@
 """The command `rl-det`: its flags, what a run leaves, what a mistake costs, and how a run that was stopped goes on."""
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 import pytest
 from finetuning.small import write_folder
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from rl_det import cli
 from rl_det.storage.run import CONFIG, RESULTS
@@ -60,14 +65,14 @@ def finetune(data: Path, out: Path) -> list[str]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    """The one line that the command ends with; nothing else is printed, so no image was decoded."""
+    """The one line that the command ends with; but for the data's layout nothing is printed, so no image was decoded."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ending:
         cli.main([str(argument) for argument in arguments])
     assert ending.value.code == 2
     printed = capsys.readouterr()
     assert not printed.out
-    (line,) = printed.err.splitlines()
+    (line,) = [line for line in printed.err.splitlines() if ": COCO, " not in line]
     assert line.startswith("error: ")
     return line
 
@@ -159,7 +164,7 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
     assert "Expected one of {finetune" in error_of(capsys)
-    assert "nowhere/train.json: the file: cannot be read" in error_of(capsys, "check", "nowhere")
+    assert "nowhere: the folder: there is none of this name" in error_of(capsys, "check", "nowhere")
     assert "must be the results of a run of rl_det" in error_of(capsys, "report", tmp_path)
     assert "report needs a folder at least" in error_of(capsys, "report")
     assert "must be a model.json that rl_det has exported" in error_of(capsys, "detect", tmp_path, "a.png")
@@ -177,7 +182,7 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
 
 def test_a_traceback_is_kept_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RL_DET_DEBUG", "1")
-    with pytest.raises(ValueError, match=r"train\.json: the file: cannot be read"):
+    with pytest.raises(ValueError, match="the folder: must be of a layout that is known"):
         cli.main(["check", str(tmp_path)])
 
 
@@ -240,11 +245,17 @@ def test_to_resume_a_run_that_has_ended_gives_the_same(run: Path, data: Path) ->
     assert after["endings"] == before["endings"]
 
 
-def test_check_says_what_the_data_holds(capsys: pytest.CaptureFixture[str], data: Path) -> None:
-    cli.main(["check", str(data)])
+def test_check_says_what_the_data_holds_and_draws_it(
+    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+) -> None:
+    cli.main(["check", str(data), "--picture", str(tmp_path / "seen.png")])
     told = capsys.readouterr().out
-    assert told.startswith("data: 10 classes\ntrain: 6 images (128 x 128 to 128 x 128 pixels), ")
+    assert told.startswith(f"{data}: COCO, 6 train, ")
+    assert "\ntrain: 6 images (128 x 128 to 128 x 128 pixels), " in told
     assert "test: 5 images" in told
+    assert f"\nno fault\nthe picture is {tmp_path / 'seen.png'}\n" in told
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert min(picture.size) > 500
 
 
 def test_report_prints_the_table_again_and_joins_seeds(
@@ -290,6 +301,31 @@ def test_detect_draws_and_writes_coco_results(
         assert left + width <= wide + 1e-3
         assert top + height <= high + 1e-3
         assert 0 <= row["score"] <= 1
+
+
+def test_detect_on_a_data_set_writes_results_that_pycocotools_reads(run: Path, data: Path, tmp_path: Path) -> None:
+    cli.main(["detect", str(run / "ppo"), "--data", str(data), "--out", str(tmp_path / "found"), "--device", "cpu"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(data / "test.json"))
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "found" / "detections.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    told = json.loads((run / RESULTS).read_text())["methods"]["ppo"]["AP"]
+    assert judge.stats[0] == pytest.approx(told, abs=1e-6)
+
+
+def test_detect_takes_images_or_a_data_set_of_its_classes(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    assert "or --data; not both" in error_of(capsys, "detect", run / "ppo", tmp_path, "--data", data)
+    other = shutil.copytree(data, tmp_path / "other")
+    for split in ("train", "val", "test"):
+        told = json.loads((other / f"{split}.json").read_text())
+        told["categories"][0]["name"] = "zero"
+        (other / f"{split}.json").write_text(json.dumps(told))
+    line = error_of(capsys, "detect", run / "ppo", "--data", other)
+    assert "must have the detector's classes; 0 is not among its own" in line
 
 
 def test_detect_overwrites_no_image_and_confuses_no_two(

@@ -4,8 +4,8 @@ Commands: python experiments/benchmarks/real_detector.py --data ../shared/data/b
           python experiments/benchmarks/real_detector.py --data ../shared/data/bccd --table       # the table over these runs
 Hardware, minutes and numbers: experiments/README.md.
 
-`--detector mobilenet` is a Faster R-CNN whose MobileNetV2 was trained on ImageNet (`../shared/weights`); `--detector tiny` is the
-small detector of digit scenes, from random weights. Both are trained on the data once, and all seeds and strategies start
+`--detector mobilenet` is a Faster R-CNN whose MobileNetV2 was trained on ImageNet (`../shared/weights`); `--detector tiny` is
+the small detector of digit scenes, from random weights. Both are trained on the data once, and all seeds and strategies start
 there. The control is continued supervised training of the head, on the same images, for as many image passes. Intervals
 are a paired bootstrap over seeds and test images.
 """

@@ -50,7 +50,7 @@ class AnnotatedImages:
 
     def target(self, index: int) -> Target:
         """The true boxes of one image, without decoding it."""
-        rows = slice(self._ends[index], self._ends[index + 1])
+        rows = slice(self.ends[index], self.ends[index + 1])
         return Target(
             boxes=torch.from_numpy(self.boxes[rows]).float(),
             labels=torch.from_numpy(self.labels[rows]),
@@ -62,7 +62,7 @@ class AnnotatedImages:
     def fingerprint(self) -> str:
         """A hash of all boxes and classes, and of each image's path, size and modification time."""
         root = self.path.parent
-        columns = [column.tobytes() for column in (self.boxes, self.labels, self.area, self.iscrowd, self._ends)]
+        columns = [column.tobytes() for column in (self.boxes, self.labels, self.area, self.iscrowd, self.ends)]
         files = [(relative(own.file, root), own.image_id, own.file.stat()) for own in self.images]
         stats = [(file, image_id, stat.st_size, stat.st_mtime_ns) for file, image_id, stat in files]
         return digest([self.classes, self.category_ids, columns, stats])
@@ -119,7 +119,8 @@ class AnnotatedImages:
             outside = fair & ~empty & ((inside[:, 2:] - inside[:, :2]).min(1, initial=np.inf) < HAIR)
             kept = fair & ~empty & ~outside
             clipped = kept & (np.abs(inside - corners).max(1, initial=0) > HAIR)
-        for kind, rows in (("clipped", clipped), ("outside", outside), ("empty", empty)):
+        repaired: dict[Repair, Bool[np.ndarray, " K"]] = {"clipped": clipped, "outside": outside, "empty": empty}
+        for kind, rows in repaired.items():
             self._repair(own, findings, kind, rows)
         self._suspect(corners, sides, fair, outside | clipped, findings)
         order = np.flatnonzero(kept)
@@ -135,7 +136,7 @@ class AnnotatedImages:
             if len(order)
             else np.zeros(len(self.images), np.int64)
         )
-        self._ends = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
+        self.ends = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
 
     def _without_faults(
         self, own: ListedBoxes, corners: Float64[np.ndarray, "K 4"], area: Float64[np.ndarray, " K"], findings: Findings
@@ -152,7 +153,8 @@ class AnnotatedImages:
                 else f"area must be a finite number, not negative; got {area[row]:g}"
             )
             findings.fault(self.path, own.named(own.number[row]), message)
-        return ~(negative | wrong)
+        fair: Bool[np.ndarray, " K"] = ~(negative | wrong)
+        return fair
 
     def _repair(self, own: ListedBoxes, findings: Findings, kind: Repair, rows: Bool[np.ndarray, " K"]) -> None:
         findings.repair(self.path, kind, [own.named(own.number[row]) for row in np.flatnonzero(rows).tolist()])
@@ -169,7 +171,7 @@ class AnnotatedImages:
         count, out = int(fair.sum()), int(leaving.sum())
         if not count:
             return
-        if corners[fair].max() <= 1 and (sides[fair] > 1).any():
+        if corners[fair].max() <= 1 and (corners[fair] % 1 > 0).any():
             findings.fault(
                 self.path,
                 "annotations",
@@ -190,7 +192,7 @@ def relative(file: Path, folder: Path) -> str:
 def duplicates(images: AnnotatedImages) -> int:
     """The number of boxes that repeat another box of the same image and class."""
     rows: Counter[bytes] = Counter()
-    owner = np.repeat(np.arange(len(images)), np.diff(images._ends))
+    owner = np.repeat(np.arange(len(images)), np.diff(images.ends))
     keys = np.concatenate([images.boxes, owner[:, None], images.labels[:, None]], 1)
     rows.update(key.tobytes() for key in keys)
     return sum(rows.values()) - len(rows)

@@ -79,14 +79,14 @@ class Findings:
         return [*map(printable, lines), *self.warnings]
 
     def settle(self) -> None:
-        """Raise the first fault, with the number of the others; else tell each warning."""
+        """Tell each warning; then raise the first fault, with the number of the others."""
+        for line in self.told():
+            tell(f"warning: {line}")
         if self.faults:
             path, entry, message = self.faults[0].args
             others = len(self.faults) - 1
             more = f" (and {others} more faults; `rl-det check` lists all)" if others else ""
             raise DataError(path, entry, message + more)
-        for line in self.told():
-            tell(f"warning: {line}")
 
 
 def is_number(value: Any) -> TypeGuard[float]:

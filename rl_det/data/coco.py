@@ -19,9 +19,10 @@ from pycocotools import mask as coco_mask
 
 from rl_det.data import Split
 from rl_det.data.check import LARGEST_AREA, Corners, DataError, Findings, brief, is_number
-from rl_det.data.files import Finder, read_text
+from rl_det.data.files import Finder, read_file
 from rl_det.data.images import read_header
 from rl_det.data.listing import UNKNOWN_AREA, ListedBoxes, ListedImage, Listing, Reading
+from rl_det.errors import UserError
 
 Kind = Literal["image", "annotation", "category"]
 LISTS: Mapping[Kind, str] = {"image": "images", "annotation": "annotations", "category": "categories"}
@@ -36,7 +37,7 @@ WHOLE = ("instances_default", "_annotations.coco", "result", "annotations", "ins
 def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
     """The splits of a folder, or of one JSON file, which counts as training images. None: there is no such JSON."""
     root = path.parent if path.suffix == ".json" else path
-    files = {"train": path} if path.suffix == ".json" else json_files(path)
+    files: dict[Split, Path] = {"train": path} if path.suffix == ".json" else json_files(path)
     if not files:
         return None
     splits: dict[Split, Listing] = {}
@@ -121,14 +122,13 @@ class _Document:
 
     def size_of(self, entry: dict[str, Any], file: Path, where: str) -> tuple[int, int] | None:
         """The size that the JSON gives, or None; DataError if it is none."""
-        listed = entry.get("width"), entry.get("height")
-        if None in listed:
+        width, height = entry.get("width"), entry.get("height")
+        if width is None or height is None:
             return None
-        if not all(is_number(side) for side in listed) or any(side != int(side) for side in listed):
-            raise DataError(
-                file, where, f"{self.path.name} gives its size as {brief(listed)}, which must be two counts"
-            )
-        return int(listed[0]), int(listed[1])
+        if not (is_number(width) and is_number(height) and width % 1 == height % 1 == 0):
+            listed = brief((width, height))
+            raise DataError(file, where, f"{self.path.name} gives its size as {listed}, which must be two counts")
+        return int(width), int(height)
 
     def boxes(
         self,
@@ -168,7 +168,7 @@ class _Document:
         if segmentation and (bbox is None or area is None):
             try:
                 shape = shape_of(segmentation, *(image.size or read_header(image.file, image.entry)[:2]))
-            except ValueError as fault:
+            except UserError as fault:
                 if bbox is None:
                     raise self.wrong(key, str(fault)) from fault
         if bbox is None and shape is not None:
@@ -213,7 +213,7 @@ class _Document:
 
 def read_document(path: Path) -> dict[str, Any]:
     """The JSON object in a file; DataError if there is none, or if an object has a key twice."""
-    content = read_text(path)
+    content = read_file(path)
     try:
         document = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as fault:
@@ -231,7 +231,7 @@ def image_folders(path: Path, root: Path) -> list[Path]:
 
 
 def shape_of(segmentation: Any, width: int, height: int) -> tuple[Corners, float]:
-    """The box around polygons or a run-length encoding, and its area as COCO has it; ValueError for anything else.
+    """The box around polygons or a run-length encoding, and its area as COCO has it; UserError for anything else.
 
     A polygon's box has the polygon's own extremes, as in COCO's files; an encoding's box is that of its pixels.
     """
@@ -242,7 +242,7 @@ def shape_of(segmentation: Any, width: int, height: int) -> tuple[Corners, float
         isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(is_number, polygon))
         for polygon in polygons
     ):
-        raise ValueError(
+        raise UserError(
             f"segmentation must be polygons [[x, y, ...]] of three points at least, or runs; got {brief(segmentation)}"
         )
     points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
@@ -255,19 +255,19 @@ def shape_of(segmentation: Any, width: int, height: int) -> tuple[Corners, float
 def _shape_of_runs(runs: dict[str, Any], width: int, height: int) -> tuple[Corners, float]:
     counts, size = runs.get("counts"), runs.get("size", [height, width])
     if size != [height, width]:
-        raise ValueError(f"segmentation must have the image's size {[height, width]}; got {brief(size)}")
+        raise UserError(f"segmentation must have the image's size {[height, width]}; got {brief(size)}")
     if isinstance(counts, list):
         if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != width * height:
-            raise ValueError(f"segmentation counts must be lengths that fill the image; got {brief(counts)}")
+            raise UserError(f"segmentation counts must be lengths that fill the image; got {brief(counts)}")
         encoded = coco_mask.frPyObjects({"counts": counts, "size": size}, height, width)
     elif isinstance(counts, str) and counts.isascii():
         encoded = {"counts": counts.encode(), "size": size}
     else:
-        raise ValueError(f"segmentation counts must be a list or a string; got {brief(counts)}")
+        raise UserError(f"segmentation counts must be a list or a string; got {brief(counts)}")
     left, top, wide, high = map(float, coco_mask.toBbox(encoded))
     area = float(coco_mask.area(encoded))
     if not (0 <= left <= left + wide <= width and 0 <= top <= top + high <= height and area <= width * height):
-        raise ValueError(f"segmentation counts must be a run-length encoding of the image; got {brief(counts)}")
+        raise UserError(f"segmentation counts must be a run-length encoding of the image; got {brief(counts)}")
     return (left, top, left + wide, top + high), area
 
 
@@ -276,7 +276,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entry = dict(pairs)
     if len(entry) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice in one object")
+        raise UserError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice in one object")
     if "segmentation" in entry and entry.get("bbox") is not None and entry.get("area") is not None:
         del entry["segmentation"]  # most of the bytes of COCO's files
     return entry

@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(
 """What counts as an image in a folder; whether Pillow can read it is seen when it is opened."""
 
 
-def read_text(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) -> bytes:
+def read_file(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) -> bytes:
     """The bytes of a regular file; DataError for a larger one and anything else, which could block or never end."""
     try:
         found = path.stat()

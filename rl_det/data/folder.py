@@ -1,6 +1,6 @@
 """Open a folder of any layout as three splits: look at what lies there, check it, and say in one line what it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -78,25 +78,30 @@ def read_folder(
     limits: ImageLimits | None = None,
     keep_difficult: bool = False,
     test: Path | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Opened:
     """Read a folder's splits, or those of one annotation file; `test` is another folder or file with the test images.
 
-    Adds what is wrong to the findings. Raises DataError if nothing there is of a known layout.
+    `classes` gives the order of the labels, else it is that of the category ids. Adds what is wrong to the findings. Raises DataError if nothing there is of a known layout.
     """
     reading = Reading(findings=findings, keep_difficult=keep_difficult, limits=limits or ImageLimits())
     layout, listings = _listings(path, reading)
     if test is not None:
         _, others = _listings(test, reading)
-        listings["test"] = next(others[split] for split in reversed(SPLITS) if split in others)
+        listings |= {"test": others[split] for split in SPLITS if split in others}  # its last one
     notes: list[str] = []
+    listings = {split: listings[split] for split in SPLITS if split in listings}
     categories = _categories(listings, findings, notes)
-    listings = _divided(listings, notes)
+    if classes is not None:
+        categories = _in_order(path, categories, classes)
+    if not findings.faults:  # else a split may be missing because its file is broken
+        listings = _divided(listings, notes)
     splits = {
         split: AnnotatedImages(listings[split], categories, findings, limits) for split in SPLITS if split in listings
     }
     opened = Opened(layout=layout, splits=splits, categories=categories, notes=notes)
     for split, images in splits.items():
-        _check(split, images, findings)
+        check_split(split, images, findings)
     for one, other, count in images_in_both(splits):
         findings.warn(
             f"{path}: {count} of {len(splits[other])} {other} images are {one} images too, so their figures will flatter"
@@ -133,13 +138,22 @@ def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: li
             notes.append(
                 f"the class {name!r} has no annotation in any split and only stands above others: it is left out"
             )
-            findings.warn(f"{first.path}: {notes[-1]}")
         elif name in categories.values():
             twin = next(other for other, own in categories.items() if own == name)
             findings.fault(first.path, f"category {key}", f"the name {name!r} is that of category {twin} too")
         else:
             categories[key] = name
     return categories
+
+
+def _in_order(path: Path, categories: Mapping[int, str], classes: Sequence[str]) -> dict[int, str]:
+    """The categories in the order of these names; DataError unless they are the same names."""
+    id_of = {name: key for key, name in categories.items()}
+    if sorted(classes) != sorted(id_of):
+        raise DataError(
+            path, "classes", f"must be the data's own names in any order, {list(id_of)}; got {list(classes)}"
+        )
+    return {id_of[name]: name for name in classes}
 
 
 def _divided(listings: dict[Split, Listing], notes: list[str]) -> dict[Split, Listing]:
@@ -188,7 +202,7 @@ def part_of(listing: Listing, taken: np.ndarray) -> Listing:
     )
 
 
-def _check(split: Split, images: AnnotatedImages, findings: Findings) -> None:
+def check_split(split: Split, images: AnnotatedImages, findings: Findings) -> None:
     """Find what makes a split useless, and what is likely wrong with it."""
     if not len(images.boxes):
         findings.fault(images.path, "annotations", "the split holds no box: nothing to train on or to measure")

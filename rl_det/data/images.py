@@ -109,6 +109,25 @@ def read_image(path: Path, entry: str, limits: ImageLimits | None = None) -> Flo
         raise DataError(path, entry, f"the image cannot be decoded; is the file whole? ({fault})") from fault
 
 
+def brightest_pixel(path: Path, entry: str, size: tuple[int, int], limits: ImageLimits | None = None) -> float:
+    """The highest value of any channel in [0, 1], without making a tensor; the upright picture must have this (width, height).
+
+    Raises DataError as `read_image` does.
+    """
+    try:
+        with opened(path, (limits or ImageLimits()).max_pixels) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image) if "exif" in image.info else image
+            if upright.size == size and upright.mode in ("L", "RGB"):
+                return float(np.asarray(upright).max()) / 255
+            pixels = rgb(upright)
+    except Exception as fault:  # Pillow's readers raise nearly anything at a damaged file
+        raise DataError(path, entry, f"the image cannot be decoded; is the file whole? ({fault})") from fault
+    if (pixels.shape[2], pixels.shape[1]) != size:
+        raise DataError(path, entry, f"its header says {size[0]} x {size[1]}, its pixels are {tuple(pixels.shape)}")
+    return float(pixels.max())
+
+
 def rgb(image: Image.Image) -> Float[Tensor, "3 H W"]:
     """A picture of any Pillow mode as RGB in [0, 1], except "F" (floats without a known range), which raises ValueError."""
     if image.mode == "F":

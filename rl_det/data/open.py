@@ -41,7 +41,8 @@ def open_data(
     torchvision's pairs (image, {"boxes", "labels"}), or a sequence of `Sample`s. For data sets, `classes` names labels 1, 2,
     ...; without it, their attribute `classes` does. Without both, labels are named by numbers, and all targets are read
     once to count them. Or it is a `datasets.DatasetDict` of Hugging Face with train, validation and test, or three
-    `datasets.Dataset`s, with the columns "image" and "objects"; see `rl_det.data.hugging_face`.
+    `datasets.Dataset`s, with the columns "image" and "objects"; see `rl_det.data.hugging_face`. For a folder, `classes`
+    gives the order of its own names.
 
     Of a folder, a split that is missing is taken from another by a fixed seed, which is said; `test` names another folder
     or file with the test images. Pascal VOC's difficult objects are ignored in training and evaluation unless
@@ -58,6 +59,7 @@ def open_data(
             limits=limits,
             keep_difficult=keep_difficult,
             test=None if test is None else Path(test),
+            classes=classes,
         )
         findings.settle()
         for line in (opened.told(path), *opened.notes):

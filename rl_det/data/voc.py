@@ -30,8 +30,9 @@ from defusedxml import ElementTree
 from rl_det.data import Split
 from rl_det.data.check import Corners, DataError, Findings, brief
 from rl_det.data.coco import split_of
-from rl_det.data.files import IMAGE_SUFFIXES, LARGEST_PART, Finder, images_below, inside, read_text
+from rl_det.data.files import IMAGE_SUFFIXES, LARGEST_PART, Finder, images_below, inside, read_file
 from rl_det.data.listing import ListedBoxes, ListedImage, Listing, Reading
+from rl_det.errors import UserError
 
 IMAGE_FOLDERS = ("JPEGImages", "images")
 WHOLE_LISTS = ("default",)
@@ -135,7 +136,7 @@ def _of_list(file: Path, root: Path, folder: Path, known: Mapping[str, Path], fi
     try:
         if inside(root, file) is None:
             raise DataError(file, "the file", f"must be a file in the data's folder, {root}")
-        text = read_text(file, largest=LARGEST_PART * 16).decode("utf-8-sig")
+        text = read_file(file, largest=LARGEST_PART * 16).decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         findings.fault(file, "the file", f"not text in UTF-8 ({fault.reason} at byte {fault.start})")
         return {}
@@ -237,7 +238,7 @@ class _SplitReader:
         for number, element in enumerate(document.findall("object"), start=1):
             try:
                 objects.append(object_of(element, number))
-            except ValueError as fault:
+            except UserError as fault:
                 self.findings.fault(file, f"object {number}", str(fault))
         return objects
 
@@ -259,7 +260,7 @@ class _SplitReader:
 
 def annotation_of(file: Path) -> Element:
     """The root of an annotation file; DataError if it is none, or declares entities, which could fill the memory."""
-    content = read_text(file, largest=LARGEST_PART)
+    content = read_file(file, largest=LARGEST_PART)
     try:
         document: Element = ElementTree.fromstring(content)
     except (ParseError, ValueError, LookupError) as fault:
@@ -277,27 +278,27 @@ def size_of(document: Element, file: Path) -> tuple[int, int] | None:
     try:
         width, height = map(_number, sides)
         if width != int(width) or height != int(height) or min(width, height) < 0:
-            raise ValueError(f"must be two counts; got {brief(sides)}")
-    except ValueError as fault:
+            raise UserError(f"must be two counts; got {brief(sides)}")
+    except UserError as fault:
         raise DataError(file, "size", str(fault)) from fault
     return (int(width), int(height)) if width and height else None
 
 
 def object_of(element: Element, number: int) -> Object:
-    """One <object>, still of image 0; ValueError if something is missing or no number."""
+    """One <object>, still of image 0; UserError if something is missing or no number."""
     name, difficult, boxes = _text(element, "name"), _text(element, "difficult"), element.findall("bndbox")
     if not name:
-        raise ValueError("must have a <name>")
+        raise UserError("must have a <name>")
     if difficult not in ("", "0", "1"):
-        raise ValueError(f"<difficult> must be 0 or 1; got {brief(difficult)}")
+        raise UserError(f"<difficult> must be 0 or 1; got {brief(difficult)}")
     if len(boxes) != 1:
-        raise ValueError(f"must have one <bndbox>; got {len(boxes)}")
+        raise UserError(f"must have one <bndbox>; got {len(boxes)}")
     sides = [_text(boxes[0], side) for side in ("xmin", "ymin", "xmax", "ymax")]
     if not all(sides):
-        raise ValueError(f"<bndbox> must have xmin, ymin, xmax and ymax; got {brief(sides)}")
+        raise UserError(f"<bndbox> must have xmin, ymin, xmax and ymax; got {brief(sides)}")
     left, top, right, bottom = map(_number, sides)
     if right < left or bottom < top:
-        raise ValueError(f"xmax and ymax must not be less than xmin and ymin; got {brief(sides)}")
+        raise UserError(f"xmax and ymax must not be less than xmin and ymin; got {brief(sides)}")
     return Object(0, number, name, (left, top, right, bottom), difficult == "1")
 
 
@@ -309,7 +310,7 @@ def _number(text: str) -> float:
     try:
         number = float(text)
     except ValueError as fault:
-        raise ValueError(f"must be a number; got {brief(text)}") from fault
+        raise UserError(f"must be a number; got {brief(text)}") from fault
     if "_" in text or not math.isfinite(number):
-        raise ValueError(f"must be a finite number; got {brief(text)}")
+        raise UserError(f"must be a finite number; got {brief(text)}")
     return number

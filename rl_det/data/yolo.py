@@ -14,8 +14,7 @@ a label file has no objects. Category ids are the class numbers from 0; images a
 import math
 import os
 from array import array
-from collections.abc import Hashable, Iterable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +23,10 @@ import yaml
 from rl_det.data import Split
 from rl_det.data.check import Corners, DataError, brief
 from rl_det.data.coco import shape_of, split_of
-from rl_det.data.files import LARGEST_PART, Finder, images_below, inside, parts_of, read_text
+from rl_det.data.files import LARGEST_PART, Finder, images_below, inside, parts_of, read_file
 from rl_det.data.images import read_header
 from rl_det.data.listing import UNKNOWN_AREA, ListedBoxes, ListedImage, Listing, Reading
+from rl_det.errors import UserError
 
 YAML_SUFFIXES = (".yaml", ".yml")
 LARGEST_YAML = 2**20
@@ -40,8 +40,7 @@ TOLERANCE = 0.01
 """How far a share may lie outside [0, 1]: Ultralytics' own tolerance."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
+class Description(NamedTuple):
     """What a data set's YAML file says."""
 
     file: Path
@@ -109,7 +108,7 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> Any:
     """The YAML document in a file; DataError if there is none."""
-    content = read_text(path, largest=LARGEST_YAML)
+    content = read_file(path, largest=LARGEST_YAML)
     try:
         return yaml.load(content, _Loader)
     except RecursionError as fault:
@@ -233,7 +232,7 @@ def _of_classes(path: Path, reading: Reading) -> Description | None:
 
 def _text(file: Path, largest: int) -> str:
     try:
-        return read_text(file, largest=largest).decode("utf-8-sig")
+        return read_file(file, largest=largest).decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise DataError(file, "the file", f"not text in UTF-8 ({fault.reason} at byte {fault.start})") from fault
 
@@ -245,22 +244,16 @@ class _Place(NamedTuple):
     line: str | None
 
 
-@dataclass
 class _SplitReader:
     """One split on its way to a listing."""
 
-    split: Split
-    description: Description
-    reading: Reading
-    boxes: ListedBoxes = field(init=False)
-    sources: list[Path] = field(default_factory=list)
-    """The label files."""
-    source: MutableSequence[int] = field(default_factory=lambda: array("q"))
-    """The place in `sources` of each box's file."""
-    line: MutableSequence[int] = field(default_factory=lambda: array("q"))
-
-    def __post_init__(self) -> None:
+    def __init__(self, split: Split, description: Description, reading: Reading) -> None:
+        self.split, self.description, self.reading = split, description, reading
         self.boxes = ListedBoxes(named=self.named)
+        self.sources: list[Path] = []
+        """The label files."""
+        self.source, self.line = array("q"), array("q")
+        """Of each box, its file's place among the sources, and its line."""
 
     def named(self, number: int) -> str:
         """The box with this number in messages: "labels/a.txt: line 3"."""
@@ -336,7 +329,7 @@ class _SplitReader:
                 category_id, corners, area = box_of(
                     words, len(self.description.names), self.description.num_keypoints, size
                 )
-            except ValueError as fault:
+            except UserError as fault:
                 self.reading.findings.fault(file, f"line {number}", str(fault))
                 continue
             self.boxes.add(len(self.boxes) + 1, image_id - 1, category_id, corners, area=area)
@@ -358,26 +351,26 @@ def label_files(image: Path, root: Path) -> list[Path]:
 def box_of(
     words: Sequence[str], num_classes: int, num_keypoints: int, size: tuple[int, int]
 ) -> tuple[int, Corners, float]:
-    """Class, corners in pixels and area of one line's words; ValueError for anything but a box or a polygon."""
+    """Class, corners in pixels and area of one line's words; UserError for anything but a box or a polygon."""
     numbers = _numbers(words)
     shares = numbers[1:]
     if num_keypoints and len(shares) == 4 + num_keypoints:
         shares = shares[:4]
     if len(shares) == 5:
-        raise ValueError("must be `class cx cy w h`; the sixth number looks like a confidence: are these predictions?")
+        raise UserError("must be `class cx cy w h`; the sixth number looks like a confidence: are these predictions?")
     if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
         forms = "`class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`"
-        raise ValueError(f"must be {forms}; got {len(numbers)} numbers")
+        raise UserError(f"must be {forms}; got {len(numbers)} numbers")
     if numbers[0] != int(numbers[0]) or not 0 <= numbers[0] < num_classes:
-        raise ValueError(f"the class must be one of 0..{num_classes - 1}; got {words[0][:32]}")
+        raise UserError(f"the class must be one of 0..{num_classes - 1}; got {words[0][:32]}")
     if not -TOLERANCE <= min(shares) <= max(shares) <= 1 + TOLERANCE:
         pixels = "; these look like pixels" if min(shares) >= 0 and max(shares) > 2 else ""
-        raise ValueError(f"must be shares of the image in [0, 1]; got {brief(shares)}{pixels}")
+        raise UserError(f"must be shares of the image in [0, 1]; got {brief(shares)}{pixels}")
     width, height = size
     if len(shares) == 4:
         x, y, wide, high = shares
         if min(wide, high) < 0:
-            raise ValueError(f"width and height must not be negative; got {brief(shares)}")
+            raise UserError(f"width and height must not be negative; got {brief(shares)}")
         sides = (x - wide / 2) * width, (y - high / 2) * height, (x + wide / 2) * width, (y + high / 2) * height
         return int(numbers[0]), sides, UNKNOWN_AREA
     polygon = [share * (height if place % 2 else width) for place, share in enumerate(shares)]
@@ -385,12 +378,12 @@ def box_of(
 
 
 def _numbers(words: Sequence[str]) -> list[float]:
-    numbers = []
+    numbers: list[float] = []
     try:
         numbers += map(float, words)
     except ValueError as fault:
-        raise ValueError(f"must be numbers; got {brief(words[len(numbers)])}") from fault
+        raise UserError(f"must be numbers; got {brief(words[len(numbers)])}") from fault
     for word, number in zip(words, numbers, strict=True):
         if not math.isfinite(number) or "_" in word:
-            raise ValueError(f"must be finite numbers; got {brief(word)}")
+            raise UserError(f"must be finite numbers; got {brief(word)}")
     return numbers

@@ -1,7 +1,6 @@
 """A data set's encodings: kept in memory or on disk, as the frozen part's output does not change, or computed in the loop."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from rl_det.data import Dataset
 from rl_det.detectors import encodings_on_disk
+from rl_det.detectors.contents import alike, difference, identity
 from rl_det.detectors.protocol import Detector
-from rl_det.errors import UserError
+from rl_det.detectors.reading import batches, read
+from rl_det.progress import tell
 from rl_det.storage.memory import give_back
 from rl_det.storage.weights import state_fingerprint
 from rl_det.types import Encoded, HeadOutput, Sample, Target, concatenate
@@ -85,13 +84,9 @@ Encodings = EncodedDataset | EncodedInTheLoop
 SAID_BYTES = 2**28
 """The most memory for what a head said of a data set."""
 CHECKED = 6
-"""How many images are encoded again to check that the encodings in a folder are this detector's."""
+"""How many images of the first batch are compared, to check that the encodings in a folder are this detector's."""
 BATCH_BYTES = 2**28
 """The features of one batch, in single precision."""
-WORKERS = min(8, (os.cpu_count() or 1) // 2)
-"""Processes that read images ahead."""
-MANY_BATCHES = 4
-"""With more batches, worker processes are worth their start."""
 
 
 @torch.no_grad()
@@ -124,16 +119,19 @@ def encode_dataset(
     batch_size: int = 16,
     num_proposals: int | None = None,
     folder: Path | None = None,
+    remake: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> EncodedDataset:
     """Encode every image, or the first `num_images`, in order; `on_batch` is called with each batch's number of images.
 
     Worker processes read images ahead. `num_proposals` keeps each image's best proposals only
-    (`Detector.encode`). With a folder, the encodings are kept there instead of in memory, and the next call reuses them.
-    It first encodes a few images again, and raises ValueError, which names the folder, if the kept encodings are of
-    another detector or of other images.
+    (`Detector.encode`). With a folder, the encodings are kept there instead of in memory, and the next call reuses them,
+    if they are of the same data, weights and code, and no byte of them has changed; a batch is encoded again to see
+    what these do not tell. Else it raises ValueError, which names the folder; with `remake`, it says so in one line, and
+    makes them anew.
     """
     end = len(dataset) if num_images is None else min(num_images, len(dataset))
+
     targets: list[Target] = []
 
     def parts() -> Iterator[Encoded]:
@@ -145,11 +143,17 @@ def encode_dataset(
 
     if folder is None:
         return EncodedDataset(concatenate(parts(), end), targets, dataset)
-    if not folder.exists():
-        encodings_on_disk.write(folder, parts(), targets, end)
-    kept = EncodedDataset(*encodings_on_disk.read(folder), dataset)
-    _check_kept(kept, folder, detector, dataset, end, num_proposals)
-    return kept
+    about = identity(detector, dataset, num_images=end, num_proposals=num_proposals)
+    if folder.exists():
+        try:
+            return _kept(folder, detector, dataset, about)
+        except encodings_on_disk.KeptError as error:
+            if not remake:
+                raise
+            tell(f"{error.what}; they are made anew")
+    told = {"of": about, "batch_size": batch_size}
+    encodings_on_disk.write(folder, parts(), targets, end, told, replace=remake)
+    return EncodedDataset(*_read(folder, about), dataset)
 
 
 def encode_in_the_loop(
@@ -167,47 +171,6 @@ def encode_in_the_loop(
     return EncodedInTheLoop(dataset, targets, batch_size, num_proposals)
 
 
-def read(dataset: Dataset, indices: Sequence[int]) -> list[Sample]:
-    """Some samples, read in this process."""
-    return [dataset[index] for index in indices]
-
-
-def batches(dataset: Dataset, indices: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
-    """Samples in batches; if there are many, worker processes read ahead while the caller works.
-
-    An error in a worker is raised here as it was raised there.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        _Tried(dataset),
-        batch_size=batch_size,
-        sampler=indices,
-        collate_fn=list,
-        num_workers=WORKERS if len(indices) > MANY_BATCHES * batch_size else 0,
-        generator=torch.Generator(),  # the loader's seeds are not drawn from torch's global generator
-    )
-    for found in loader:
-        for sample in found:
-            if isinstance(sample, Exception):
-                raise sample
-        yield found
-
-
-class _Tried(TorchDataset["Sample | Exception"]):
-    """A data set that returns its errors, because a worker process would wrap them in its traceback."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample | Exception:
-        try:
-            return self.dataset[index]
-        except Exception as error:
-            return error
-
-
 def images_in(num_bytes: int, encoded: Encoded, *, most: int) -> int:
     """The number of images whose features take so many bytes in single precision; at least 1, at most `most`."""
     each = sum(4 * level[:1].numel() for level in encoded.features)
@@ -219,23 +182,30 @@ def _encoded(detector: Detector, samples: list[Sample], num_proposals: int | Non
     return detector.encode([sample.image for sample in samples], num_proposals).to("cpu", torch.float16)
 
 
-def _check_kept(
-    kept: EncodedDataset, folder: Path, detector: Detector, dataset: Dataset, end: int, num_proposals: int | None
-) -> None:
-    """Raise ValueError unless the kept encodings and labels of some images, spread over the data set, are right."""
-    images = torch.linspace(0, end - 1, min(CHECKED, end)).long()
-    if same := len(kept) == end:
-        samples = read(dataset, images.tolist())
-        fresh, there = _encoded(detector, samples, num_proposals).tensors(), kept.encoded[images].tensors()
-        same = fresh.keys() == there.keys() and all(
-            torch.equal(kept.targets[index].boxes, sample.target.boxes)
-            for index, sample in zip(images.tolist(), samples, strict=True)
-        )
-        for name in (name for name in fresh if same and (name == "mask" or name.startswith("features"))):
-            ours, theirs = fresh[name].float(), there[name].float()
-            same = ours.shape == theirs.shape and bool((ours - theirs).abs().max() <= 0.02 * ours.abs().max())
-    if not same:
-        raise UserError(
-            f"{folder}: must hold this detector's encodings of these {end} images; it holds others, of {len(kept)}; "
-            "give another folder, or delete it to have it made anew"
-        )
+def _kept(folder: Path, detector: Detector, dataset: Dataset, about: dict[str, Any]) -> EncodedDataset:
+    """The encodings in this folder; KeptError if they are damaged, of something else, or not what the detector gives now.
+
+    The first batch is encoded again, whole, as padding depends on all its images.
+    """
+    encoded, targets = _read(folder, about)
+    first = range(min(encodings_on_disk.read_contents(folder)["batch_size"], len(targets)))
+    fresh = _encoded(detector, read(dataset, first), about["num_proposals"])
+    if not alike(fresh[:CHECKED], encoded[: len(first)][:CHECKED]):
+        raise _of_others(folder, about, len(targets), "other settings of the detector, or other code")
+    return EncodedDataset(encoded, targets, dataset)
+
+
+def _read(folder: Path, about: dict[str, Any]) -> tuple[Encoded, list[Target]]:
+    """The encodings in this folder; KeptError if they are damaged, or of something else."""
+    of = encodings_on_disk.read_contents(folder)["of"]
+    if differs := difference(of, about):
+        raise _of_others(folder, about, of["num_images"], differs)
+    return encodings_on_disk.read(folder)
+
+
+def _of_others(folder: Path, about: dict[str, Any], num_images: int, differs: str) -> encodings_on_disk.KeptError:
+    return encodings_on_disk.KeptError(
+        f"{folder}: must hold this detector's encodings of these {about['num_images']} images; it holds others, of "
+        f"{num_images}: {differs}",
+        "give another folder, or delete it to have it made anew",
+    )

@@ -20,15 +20,17 @@ from torch import Tensor
 from rl_det.candidates import select_candidates
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.data import Dataset
+from rl_det.data.splits import digest
 from rl_det.detectors import Detector
+from rl_det.detectors.contents import identity
 from rl_det.detectors.encodings import (
     BATCH_BYTES,
     Encodings,
-    batches,
     encode_dataset,
     encode_in_the_loop,
     images_in,
 )
+from rl_det.detectors.reading import batches
 from rl_det.errors import UserError
 from rl_det.policies.detections import candidates_ap
 from rl_det.progress import bar, tell
@@ -135,6 +137,7 @@ def plan_cache(
     if detector.part != "all":
         num_proposals = remembered(
             chosen,
+            digest(sorted(identity(detector, val).items())),
             lambda: fewest_proposals(detector, val, num_candidates, batch_size=together, of_proposals=of_proposals),
         )
     kept = detector.encode(first[:1], num_proposals).to("cpu", torch.float16)
@@ -169,9 +172,13 @@ def encodings_by(
     dataset: Dataset,
     *,
     folder: Path | None,
+    remake: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> Encodings:
-    """A data set's encodings, where the plan puts them; `folder` keeps them on disk, and is used again."""
+    """A data set's encodings, where the plan puts them; `folder` keeps them on disk, and is used again.
+
+    If what it holds is of something else, or damaged, it is refused, or with `remake` made anew (`encode_dataset`).
+    """
     if plan.place == "nowhere":
         return encode_in_the_loop(
             dataset, batch_size=plan.batch_size, num_proposals=plan.num_proposals, on_batch=on_batch
@@ -184,6 +191,7 @@ def encodings_by(
         batch_size=plan.batch_size,
         num_proposals=plan.num_proposals,
         folder=folder,
+        remake=remake,
         on_batch=on_batch,
     )
 
@@ -235,15 +243,27 @@ def best(worth: Float[Tensor, "B P"], mask: Bool[Tensor, "B P"], number: int) ->
     return torch.zeros_like(mask).scatter(1, kept, value=True) & mask
 
 
-def remembered(file: Path, choose: Callable[[], int | None]) -> int | None:
-    """The number in the file; the first time, what `choose` returns, which the file keeps if it is a number."""
-    with suppress(OSError, ValueError):
-        return int(file.read_text(encoding="ascii"))
-    number = choose()
-    if number is not None:
+def remembered(file: Path, about: str, choose: Callable[[], int | None]) -> int | None:
+    """The number in the file, if it was chosen for the same (`about`); else what `choose` returns, which the file keeps.
+
+    A file of something else, or damaged, is told in one line. None is not kept.
+    """
+    with suppress(FileNotFoundError):
+        text = file.read_bytes()
+        with suppress(ValueError, IndexError):
+            number = int(text.split()[0])
+            if text == _choice(number, about):
+                return number
+        tell(f"{file}: is damaged, or of other data, weights or code; the number of proposals is chosen anew")
+    chosen = choose()
+    if chosen is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, str(number))
-    return number
+        write_whole(file, _choice(chosen, about).decode())
+    return chosen
+
+
+def _choice(number: int, about: str) -> bytes:
+    return f"{number} {digest([number, about])}\n".encode()
 
 
 def joined(parts: list[Candidates]) -> Candidates:

@@ -167,7 +167,7 @@ def _encode(plan: Plan, folder: Path) -> None:
     """Make the warm start, and the encodings that all processes share."""
     if not plan.detector.is_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
-    plan.encodings = folder
+    plan.encodings, plan.remake = folder, True
     plan.encode("train")
     plan.encode("val")
 

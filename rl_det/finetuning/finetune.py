@@ -81,7 +81,7 @@ def finetune(
         plan.encodings = Path(encodings)
         check_writable(plan.encodings)
     plan.own_folder = folder / ENCODINGS
-    plan.check_test_images()
+    plan.check_images()
     with Run(folder, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run:
         return _run(plan, run, callbacks)
 

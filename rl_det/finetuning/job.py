@@ -42,7 +42,8 @@ class JobFile:
     def read(cls, file: Path) -> "JobFile":
         """Read what `to_json` wrote."""
         told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        request = told["request"] | {"data": told["request"]["data"] and Path(told["request"]["data"])}
+        paths = {name: told["request"][name] and Path(told["request"][name]) for name in ("data", "test_data")}
+        request = told["request"] | paths
         scale = tuple(told["budget"]["view_scale"])
         return cls(
             request=Request(**request),

@@ -8,8 +8,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rl_det.data import Dataset
+import numpy as np
+
+from rl_det.data import Dataset, Split
+from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.augment import Views
+from rl_det.data.check import Findings
+from rl_det.data.decoding import decode
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
@@ -26,6 +31,10 @@ from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.strategy import FromLabels, Strategy, Task, settings_of
 from rl_det.training.loop import Callback, fit
 
+CHECKED_TRAINING_IMAGES = 1000
+"""The most training images that are decoded before a run; encoding decodes all of them."""
+BAR_DELAY = 2.0
+"""Seconds before the bar of a short check appears."""
 VOTED = "_voted"
 """The suffix of a row's name for the same head with hand-set votes."""
 
@@ -45,6 +54,8 @@ class Plan:
     limits: CacheLimits = field(default_factory=CacheLimits)
     encodings: Path | None = None
     """The folder that keeps encodings for other runs; None: they go where the limits allow."""
+    remake: bool = False
+    """Whether encodings in that folder that are of something else, or damaged, are made anew and not refused."""
     own_folder: Path = Path("encodings")
     """Where this run's encodings go if they need a disk."""
     encoded: dict[str, Encodings] = field(default_factory=dict)
@@ -59,12 +70,28 @@ class Plan:
         name = f"{names}-{self.data.name}-{self.detector.architecture.name}-{updates}-seed{self.seed}"
         return Path("runs") / name
 
-    def check_test_images(self) -> None:
-        """Decode the test images once, so that a broken one fails the run at its start, not hours later."""
-        with bar("check test", len(self.data.test)) as shown:
-            for index in range(len(self.data.test)):
-                self.data.test[index]
-                shown.advance()
+    def check_images(self) -> None:
+        """Decode the test and validation images and some of the training images once: a broken one fails the run at its start.
+
+        Raises the first fault. A user's own data sets are asked for their test images alone.
+        """
+        findings, num_train = Findings(), len(self.data.train)
+        spread = sorted(
+            {round(place) for place in np.linspace(0, num_train - 1, min(num_train, CHECKED_TRAINING_IMAGES))}
+        )
+        chosen: dict[Split, list[int]] = {
+            "test": list(range(len(self.data.test))), "val": list(range(len(self.data.val))), "train": spread,
+        }  # fmt: skip
+        for split, places in chosen.items():
+            dataset = self.data[split]
+            with bar(f"check {split}", len(places), delay=BAR_DELAY) as shown:
+                if isinstance(dataset, AnnotatedImages):
+                    decode(dataset, findings, places=places, on_image=shown.advance)
+                elif split == "test":
+                    for place in places:
+                        dataset[place]
+                        shown.advance()
+        findings.settle()
 
     def images(self, split: Literal["train", "val"]) -> Dataset:
         """A split's images, as used by all strategies that train the head: in several views if there are few."""
@@ -88,7 +115,10 @@ class Plan:
         return plan
 
     def encode(self, split: Literal["train", "val"]) -> Encodings:
-        """A split's encodings, computed or loaded once."""
+        """A split's encodings, computed or loaded once.
+
+        If what a folder holds is of something else, or damaged, a folder of the user's is refused, and another made anew.
+        """
         if split not in self.encoded:
             images, on_disk = self.images(split), self.cache.place == "disk"
             kept = self.encodings or (self.own_folder if on_disk else None)
@@ -98,6 +128,7 @@ class Plan:
                     self.detector,
                     images,
                     folder=None if kept is None else kept / split,
+                    remake=self.encodings is None or self.remake,
                     on_batch=shown.advance,
                 )
         return self.encoded[split]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rl_det.data.images import ImageLimits
 from rl_det.data.open import digit_scenes, open_data
 from rl_det.data.splits import Splits, first_of
 from rl_det.detectors import Detector, load_detector
@@ -23,11 +24,34 @@ SMOKE_IMAGES = {"train": 48, "val": 16, "test": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class DataFlags:
+    """How a folder of images is read."""
+
+    test_data: Path | None = None
+    """Another folder, or an annotation file, with the test images; left out: the folder's own."""
+    keep_difficult: bool = False
+    """Count Pascal VOC's difficult objects like others, instead of ignoring them."""
+    max_pixels: int = ImageLimits.max_pixels
+    """The most pixels of an image; a larger one is refused."""
+    max_aspect: float = ImageLimits.max_aspect
+    """The longer side of an image is at most so many times the shorter one; a longer image is refused."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        self.limits_of_images  # noqa: B018  (refuses what cannot be)
+
+    @property
+    def limits_of_images(self) -> ImageLimits:
+        """The limits as one object."""
+        return ImageLimits(max_pixels=self.max_pixels, max_aspect=self.max_aspect)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(DataFlags):
     """The flags that every command has."""
 
     data: Path | None = None
-    """A COCO-format folder (images/, train.json, val.json, test.json); left out: digit scenes."""
+    """A folder in COCO's, YOLO's or Pascal VOC's layout, or an annotation file; left out: digit scenes."""
     detector: str = "tiny"
     """tiny, torchvision's name of a detection model, a file of weights, or a folder that a run exported."""
     weights: str | None = None
@@ -50,6 +74,7 @@ class Request:
     """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_settings(
             self,
             **dict.fromkeys(("image_size", "batch_size"), at_least(1)),
@@ -58,12 +83,16 @@ class Request:
         )
         device_named(self.device)
 
+    def open_folder(self, path: Path) -> Splits:
+        """The splits of a folder."""
+        return open_data(path, test=self.test_data, limits=self.limits_of_images, keep_difficult=self.keep_difficult)
+
     def open(self) -> tuple[Splits, Detector]:
         """The data and the detector. Raises ValueError, with nothing trained or written, if one cannot be used.
 
         A smoke run takes only the first images of a folder, and says so.
         """
-        splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else open_data(self.data)
+        splits = digit_scenes(**NUM_SCENES[self.budget]) if self.data is None else self.open_folder(self.data)
         if self.data is not None and self.budget == "smoke":
             few = first_of(splits, **SMOKE_IMAGES)
             if few != splits:

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from rl_det.data import Dataset
-from rl_det.data.splits import First, Splits, fingerprint
+from rl_det.data.splits import First, Splits
 from rl_det.detectors import Detector, load_state, save_state
+from rl_det.detectors.contents import code_version, content
 from rl_det.detectors.encodings import BATCH_BYTES, Encodings, encode_dataset, encode_in_the_loop, images_in
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import Recipe
 from rl_det.finetuning.caching import ENCODED_TOGETHER, PROPOSALS, CacheLimits, encodings_by, plan_cache
 from rl_det.policies.detections import mean_ap
@@ -50,14 +52,13 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
     images = data.warm_start_images or data.train
     identity: dict[str, Any] = {
         "architecture": vars(detector.architecture), "weights": state_fingerprint(detector.plain()),
-        "recipe": vars(recipe), "train": fingerprint(images), "val": fingerprint(data.val), "classes": images.classes,
+        "recipe": vars(recipe), "train": content(images), "val": content(data.val), "classes": images.classes,
+        **code_version(),
     }  # fmt: skip
     if detector.part != "head":
         identity["trainable"] = detector.part
     file = cache_folder() / "warm_starts" / f"{fingerprint_of_settings(identity)}.safetensors"
-    if file.exists():
-        tell(f"warm start: found, as an earlier run has trained it: {file}")
-    else:
+    if not _found(detector, file):
         minutes = seconds_of(detector, images, recipe) / 60
         tell(
             f"warm start: {detector.architecture.name} does not know the classes of {data.name} yet. Supervised training of "
@@ -69,9 +70,22 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
         save_state(detector.plain(), file)
         for stage in (1, 2):
             _checkpoint(file, stage).unlink(missing_ok=True)
-    load_state(detector.plain(), file)
+        load_state(detector.plain(), file, sealed=True)
     detector.is_trained = True
     return file
+
+
+def _found(detector: Detector, file: Path) -> bool:
+    """Whether an earlier run has kept its warm start in this file, whole; then the detector has its weights."""
+    if not file.exists():
+        return False
+    try:
+        load_state(detector.plain(), file, sealed=True)
+    except UserError as error:
+        tell(f"warm start: made anew, as the one that an earlier run has kept cannot be used: {error}")
+        return False
+    tell(f"warm start: found, as an earlier run has trained it: {file}")
+    return True
 
 
 def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
@@ -123,8 +137,8 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
     tell(plan.told())
     on_disk = {split: folder / split if plan.place == "disk" else None for split in ("train", "val")}
     with bar("encode", len(few) + len(val)) as shown:
-        encoded = encodings_by(plan, detector, few, folder=on_disk["train"], on_batch=shown.advance)
-        encoded_val = encodings_by(plan, detector, val, folder=on_disk["val"], on_batch=shown.advance)
+        encoded = encodings_by(plan, detector, few, folder=on_disk["train"], remake=True, on_batch=shown.advance)
+        encoded_val = encodings_by(plan, detector, val, folder=on_disk["val"], remake=True, on_batch=shown.advance)
     second = LabelsLearner(
         policy,
         encoded,

@@ -30,12 +30,13 @@ def draw_and_write(
     folder: Path,
     threshold: float,
     *,
+    image_ids: Mapping[Path, int] | None = None,
     on_image: Callable[[], object] = lambda: None,
 ) -> Path:
     """Write one picture for each image, and `detections.json`; return the JSON's path. `on_image` is called after each image.
 
     The JSON is COCO's results: boxes x, y, width, height in the image's pixels, the data set's category ids, and as `image_id`
-    the file's name. `pictures` says where each image's picture is written.
+    the data set's (`image_ids`), or the file's name without one. `pictures` says where each image's picture is written.
     """
     files = list(pictures)
     check_writable(folder)
@@ -47,7 +48,7 @@ def draw_and_write(
         for file, image, own in zip(batch, images, detect(images), strict=True):
             picture = drawn(image, own, classes, threshold)
             write_with(pictures[file], partial(picture.save, format="PNG"))
-            rows += coco_rows(file.name, own, category_ids)
+            rows += coco_rows(file.name if image_ids is None else image_ids[file], own, category_ids)
             on_image()
     write_whole(folder / RESULTS, as_json(rows))
     return folder / RESULTS

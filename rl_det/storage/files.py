@@ -11,6 +11,9 @@ from typing import Any
 
 from rl_det.errors import PathError
 
+PROBE = 2**20
+"""The bytes that a disk must take if a writer has failed for another reason."""
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file; a crash leaves the old file or the new one, never a part."""
@@ -28,10 +31,34 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
-        raise PathError(f"{path}: could not be written ({error}); the former file, if any, is untouched") from error
+    except Exception as error:
+        refused = error if isinstance(error, OSError) else _refusal(beside)
+        if refused is None:
+            raise
+        raise PathError(f"{path}: could not be written ({refused}); the former file, if any, is untouched") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _refusal(file: Path) -> OSError | None:
+    """The error of a disk that takes no more, which torch and safetensors hide in errors of their own; None: it does."""
+    try:
+        with file.open("ab") as end:
+            end.write(bytes(PROBE))
+    except OSError as error:
+        return error
+    return None
+
+
+def reserve(path: Path) -> None:
+    """Take the disk's room for all of a file that has holes, so that writing to its memory map cannot fail later.
+
+    A full disk raises OSError here; in the memory map, it would end the process.
+    """
+    with path.open("r+b") as file:
+        size = path.stat().st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def check_writable(folder: Path) -> None:

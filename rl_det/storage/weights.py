@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_det.errors import UserError
+from rl_det.storage.checksums import checksum
 from rl_det.storage.files import write_with
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -19,6 +20,10 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "model_e
 """The names under which checkpoints keep a state_dict beside other things; the first one counts."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "detector.", "net.")
 """What wrappers put before the names of all entries."""
+SEAL, BLANK = "rl_det_checksum", "00000000"
+"""The name of the checksum in a safetensors file's header, and what it is while it is computed."""
+LONGEST_HEADER = 100_000_000
+"""The bytes of the longest header that safetensors reads."""
 
 
 def state_file(weights: str | Path | None) -> Path | None:
@@ -28,14 +33,15 @@ def state_file(weights: str | Path | None) -> Path | None:
     return None if weights is None else Path(weights)
 
 
-def load_state(model: nn.Module, path: Path) -> None:
+def load_state(model: nn.Module, path: Path, *, sealed: bool = False) -> None:
     """Load a file's state into the model, in the model's own dtypes; if it does not fit, the model does not change.
 
-    Names may have a prefix that a wrapper gave them (`module.`, `model.`, ...). Raises ValueError, which names the file,
-    if it is missing, cannot be read, or holds the state of another architecture (then also with the first entry that is
-    missing, has another shape, or is unexpected).
+    Names may have a prefix that a wrapper gave them (`module.`, `model.`, ...). A checksum in the file is checked;
+    `sealed` demands one. Raises ValueError, which names the file, if it is missing, cannot be read, is damaged, or holds
+    the state of another architecture (then also with the first entry that is missing, has another shape, is unexpected,
+    or holds NaN or infinity).
     """
-    state = read_state(path)
+    state = read_state(path, sealed=sealed)
     if not state.keys() & model.state_dict().keys():
         state = without_prefix(state)
     state = as_named_now(model, state)
@@ -55,10 +61,17 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     for name in state:
         if name not in own and not _optional(name):
             raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
+        if state[name].is_floating_point() and not torch.isfinite(state[name]).all():
+            raise UserError(
+                f"{path}: weights must be finite; the entry {name} holds NaN or infinity; use an earlier state"
+            )
 
 
 def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the model's state, with floats in `dtype` (or their own); the file is written whole or not at all."""
+    """Write the model's state, with floats in `dtype` (or their own); the file is written whole or not at all.
+
+    A safetensors file holds its own checksum.
+    """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     state = {
@@ -66,7 +79,7 @@ def save_state(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -
         for name, tensor in model.state_dict().items()
     }  # copies, as safetensors takes no entry that shares its memory with another
     if path.suffix == ".safetensors":
-        write_with(path, lambda file: safetensors.torch.save_file(state, file))
+        write_with(path, lambda file: _save_sealed(state, file))
     else:
         write_with(path, lambda file: torch.save(state, file))
 
@@ -80,16 +93,19 @@ def state_fingerprint(model: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, *, sealed: bool = False) -> dict[str, Tensor]:
     """The state_dict in a file, alone or as people keep it in a checkpoint: under "model", "state_dict" and the like.
 
     No code of the file is executed: what is not a tensor or a plain container becomes an empty object. Raises ValueError,
-    which names the file, if it is missing or holds anything else.
+    which names the file, if it is missing, holds anything else, or does not agree with the checksum in it, which `sealed`
+    demands.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
     if not path.is_file():
         raise UserError(f"{path}: must be a file of weights; there is none; check the path")
+    if path.suffix == ".safetensors":
+        _check_seal(path, sealed=sealed)
     try:
         found = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _loaded(path)
     except Exception as error:  # whatever the bytes of a broken file provoke
@@ -125,6 +141,42 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if state and all(name.startswith(prefix) for name in state):
             return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     return dict(state)
+
+
+def _save_sealed(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write safetensors whose header holds the checksum of all bytes, taken with a blank in its place."""
+    safetensors.torch.save_file(dict(state), file, metadata={SEAL: BLANK})
+    place = _seal_place(file)
+    assert place is not None, "the header holds what was given as metadata"
+    found = checksum(file)
+    with file.open("r+b") as written:
+        written.seek(place)
+        written.write(found.encode())
+
+
+def _check_seal(path: Path, *, sealed: bool) -> None:
+    """Raise ValueError, which names the file, if its bytes do not agree with its checksum; `sealed` demands one."""
+    place = _seal_place(path)
+    if place is not None and _kept_seal(path, place) != checksum(path, blank=(place, BLANK.encode())):
+        raise UserError(
+            f"{path}: must be a readable .safetensors file; it is damaged: its bytes have changed since it was written"
+        )
+    if place is None and sealed:
+        raise UserError(f"{path}: must hold its own checksum; there is none: it is damaged, or of an older version")
+
+
+def _kept_seal(path: Path, place: int) -> str:
+    with path.open("rb") as file:
+        file.seek(place)
+        return file.read(len(BLANK)).decode(errors="replace")
+
+
+def _seal_place(path: Path) -> int | None:
+    """Where in a safetensors file the checksum's digits are; None: there is none."""
+    with path.open("rb") as file:
+        length = min(int.from_bytes(file.read(8), "little"), LONGEST_HEADER)
+        before, mark, _ = file.read(length).partition(f'"{SEAL}":"'.encode())
+    return 8 + len(before) + len(mark) if mark else None
 
 
 class _Inert:

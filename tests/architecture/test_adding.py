@@ -10,14 +10,15 @@ import pytest
 import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
 from jaxtyping import Float
+from PIL import Image
 from rl_det_envs.candidate_environment import CandidateVectorEnv
 from torch import Tensor, nn
 
 import rl_det
 from rl_det import cli
 from rl_det.candidates import SHIFT_OF_ONE, Observation
-from rl_det.data import open as formats
-from rl_det.data.digit_scenes import DigitScenes
+from rl_det.data import Split, folder
+from rl_det.data.listing import ListedBoxes, ListedImage, Listing, Reading
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector, TwoStage, loading
 from rl_det.detectors.torchvision.tiny import tiny
@@ -150,16 +151,24 @@ def test_a_detector_family(monkeypatch: pytest.MonkeyPatch, data: Splits) -> Non
     assert len(detector.encode([data.val[0].image])) == 1
 
 
-def test_a_data_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Splits) -> None:
-    def open_counts(path: Path, name: str | None) -> Splits:
-        return rl_det.digit_scenes(*map(int, (path / "counts.txt").read_text().split()))
+def test_a_data_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def read_whole(path: Path, reading: Reading) -> dict[Split, Listing] | None:
+        """One box around each picture; every picture is in all splits."""
+        if not (path / "pictures").is_dir():
+            return None
+        images, boxes = [], ListedBoxes()
+        for number, file in enumerate(sorted((path / "pictures").iterdir())):
+            boxes.add(number, number, 1, (0.0, 0.0, 8.0, 6.0))
+            images.append(ListedImage(number, file, f"picture {number}"))
+        listing = Listing(path=path, root=path, images=images, categories={1: "whole"}, boxes=boxes)
+        return dict.fromkeys(("train", "val", "test"), listing)
 
-    (tmp_path / "counts.txt").write_text("4 4 4")
-    form = formats.Format(lambda path: (path / "counts.txt").exists(), open_counts)
-    monkeypatch.setitem(formats.FORMATS, "counts", form)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "pictures" / "a.png")
+    monkeypatch.setattr(folder, "LAYOUTS", (*folder.LAYOUTS, folder.Layout("pictures", read_whole)))
     opened = rl_det.open_data(tmp_path)
-    assert isinstance(opened.train, DigitScenes)
-    assert opened.fingerprints() == data.fingerprints()
+    assert opened.classes == ("whole",)
+    assert opened.test[0].target.boxes.tolist() == [[0, 0, 8, 6]]
 
 
 def test_a_report_page(monkeypatch: pytest.MonkeyPatch, detector: Detector, data: Splits, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.rewards import f1
 
 RECORDS = {
-    "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "GaussianActions", "GaussianAdjustments",
-    "GaussianShifts", "ImageCounts", "Interval", "JobFile",
-    "Outcomes", "Plan", "Pool", "Repairs", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Step",
+    "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "Findings", "GaussianActions", "GaussianAdjustments",
+    "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
+    "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Step",
     "Target", "Task", "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
 }  # fmt: skip
 """Dataclasses that nobody sets: what was computed, read or put together."""

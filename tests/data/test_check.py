@@ -1,17 +1,12 @@
-"""Checks: an error names file and entry and survives a worker; clipping keeps what is inside and counts."""
+"""Findings: an error names file and entry in one line and survives a worker; repairs and warnings are told."""
 
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rl_det.data.check import HAIR, DataError, Repairs, is_number
-
-coordinates = st.floats(-1e3, 1e3)
+from rl_det.data.check import DataError, Findings, is_number
 
 
 def test_an_error_names_file_and_entry_and_is_a_value_error() -> None:
@@ -26,27 +21,40 @@ def test_an_error_keeps_its_words_on_the_way_back_from_a_worker() -> None:
     assert str(DataError(str(fault))) == str(fault)  # how torch's DataLoader raises it again
 
 
-@given(left=coordinates, top=coordinates, width=st.floats(1, 1e3), height=st.floats(1, 1e3))
-def test_a_clipped_box_is_the_part_inside_the_image(left: float, top: float, width: float, height: float) -> None:
-    box, repairs = (left, top, left + width, top + height), Repairs()
-    inside = repairs.clip(box, 64, 32)
-    columns, rows = min(box[2], 64) - max(left, 0), min(box[3], 32) - max(top, 0)
-    if inside is None:
-        assert min(columns, rows) < HAIR
-        assert repairs == Repairs(num_dropped=1)
-    else:
-        assert (inside[2] - inside[0], inside[3] - inside[1]) == pytest.approx((columns, rows))
-        assert 0 <= inside[0] < inside[2] <= 64
-        assert 0 <= inside[1] < inside[3] <= 32
-        assert repairs.num_clipped == (max(-left, -top, box[2] - 64, box[3] - 32) > HAIR)
+def test_an_error_is_one_line_whatever_a_file_is_called() -> None:
+    told = str(DataError(Path("a\nERROR: fake\x1b[2J.png"), "image \u202e3", "gone\r"))
+    assert told == r"a\nERROR: fake\x1b[2J.png: image \u202e3: gone\r"
 
 
-def test_a_box_that_leaves_its_image_by_a_rounding_error_is_clipped_without_a_word() -> None:
-    repairs = Repairs()
-    assert repairs.clip((0.0, 0.0, 64.0 + 1e-12, 32.0), 64, 32) == (0.0, 0.0, 64.0, 32.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        repairs.warn(Path("train.json"))
+def test_the_first_fault_is_raised_with_the_number_of_the_others() -> None:
+    findings = Findings()
+    findings.settle()
+    findings.fault(Path("a.json"), "image 1", "is gone")
+    with pytest.raises(DataError, match=r"^a\.json: image 1: is gone$"):
+        findings.settle()
+    findings.fault(Path("a.json"), "image 2", "is gone")
+    findings.fault(Path("b.json"), "image 3", "is gone")
+    with pytest.raises(DataError, match=r"^a\.json: image 1: is gone \(and 2 more faults; `rl-det check` lists all\)$"):
+        findings.settle()
+
+
+def test_repairs_of_a_file_are_told_in_one_line_and_are_faults_if_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path("a.json")
+    for strict in (False, True):
+        findings = Findings(strict=strict)
+        findings.repair(file, "clipped", ["annotation 1", "annotation 2"])
+        findings.repair(file, "outside", [])
+        findings.repair(file, "empty", ["annotation 5"])
+        if strict:
+            assert [fault.args[1] for fault in findings.faults] == ["annotation 1", "annotation 2", "annotation 5"]
+            assert not findings.told()
+        else:
+            findings.warn("look here\n")
+            findings.settle()
+            assert capsys.readouterr().err.splitlines() == [
+                "warning: a.json: boxes that had to be repaired: 2 clipped, 1 dropped because they have no size",
+                r"warning: look here\n",
+            ]
 
 
 @pytest.mark.parametrize(

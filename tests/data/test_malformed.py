@@ -79,7 +79,7 @@ def coco_document(split: str) -> dict[str, Any]:
                 "bbox": [left, top, right - left, bottom - top],
                 "area": (right - left) * (bottom - top),
                 "iscrowd": 0,
-                "segmentation": [[left, top, right, top, right, bottom]],
+                "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
             }
             for image in range(len(own))
             for place, (label, (left, top, right, bottom)) in enumerate(BOXES)

@@ -74,8 +74,8 @@ def test_splits_that_are_open_stay_as_they_are() -> None:
             [many(), many(classes=("dog", "cat")), many()],
             r"the splits must agree in their classes; got \('cat', 'dog'\)",
         ),
-        (Path("nowhere"), r"nowhere.train\.json: the file: cannot be read"),
-        ("nowhere", r"nowhere.train\.json: the file: cannot be read"),
+        (Path("nowhere"), r"nowhere: the folder: there is none of this name"),
+        ("nowhere", r"nowhere: the folder: there is none of this name"),
     ],
 )
 def test_what_is_no_data_is_refused_by_what_is_wrong_with_it(source: Any, message: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from small_runs import SMALL, Refusals, results, small_data, tiny
 
+import rl_det
 from rl_det.errors import UserError
 from rl_det.finetuning import comparison, request
 from rl_det.finetuning.budget import recipe_for
@@ -92,6 +93,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_Processes, "run", noted)
     return names
+
+
+def test_a_job_reads_what_it_was_told(tmp_path: Path) -> None:
+    request = Request(data=tmp_path / "data", test_data=tmp_path / "test", max_aspect=3.5, budget="smoke", device="cpu")
+    job = JobFile(
+        request=request, budget=rl_det.Budget(num_updates=3), strategy="ppo_voting", reward="pool_ap", seed=1,
+        encodings=tmp_path / "encodings", out=tmp_path / "out",
+    )  # fmt: skip
+    (tmp_path / "job.json").write_text(job.to_json())
+    assert JobFile.read(tmp_path / "job.json") == job
 
 
 def test_it_writes_one_json_one_table_and_one_picture(out: Path) -> None:

@@ -15,6 +15,7 @@ from rl_det.detectors.encodings import EncodedDataset, EncodedInTheLoop, encode_
 from rl_det.detectors.protocol import Part
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.errors import UserError
+from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.caching import (
     GIB,
     CacheLimits,
@@ -25,6 +26,7 @@ from rl_det.finetuning.caching import (
     plan_cache,
     remembered,
 )
+from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
 
@@ -113,9 +115,24 @@ def test_the_best_proposals_are_those_of_the_highest_logit_and_never_padding() -
 
 def test_a_choice_is_remembered(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "proposals.txt"
-    assert remembered(file, lambda: None) is None
-    assert remembered(file, lambda: 150) == 150
-    assert remembered(file, lambda: 300) == 150
+    assert remembered(file, "a", lambda: None) is None
+    assert remembered(file, "a", lambda: 150) == 150
+    assert remembered(file, "a", lambda: 300) == 150
+
+
+def test_a_choice_for_other_data_or_with_any_byte_changed_is_made_anew_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "proposals.txt"
+    remembered(file, "a", lambda: 150)
+    whole = file.read_bytes()
+    assert not capsys.readouterr().err
+    assert remembered(file, "b", lambda: 300) == 300
+    assert "proposals.txt: is damaged, or of other data" in capsys.readouterr().err
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert remembered(file, "a", lambda: 300) == 300, place
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("part", ["head", "predictor"])
@@ -208,3 +225,25 @@ def test_a_small_plan_serves_the_same_encodings(tmp_path: Path) -> None:
     found = encodings_by(plan, shipped(), scenes(), folder=tmp_path / "unused")
     assert len(found) == NUM_SCENES
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("whose", ["user", "run", "comparison"])
+def test_damaged_encodings_in_a_folder_of_the_users_are_refused_and_in_the_programs_own_made_anew(
+    tmp_path: Path, whose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan() -> Plan:
+        data = rl_det.digit_scenes(4, 3, 2)
+        made = plan_run(shipped(), data, [rl_det.PPO()], BUDGET, recipe_for(data), 0, baselines=False)
+        made.own_folder, made.limits = tmp_path / "kept", CacheLimits(memory=0.0)
+        made.encodings, made.remake = None if whose == "run" else tmp_path / "kept", whose == "comparison"
+        return made
+
+    plan().encode("val")
+    (tmp_path / "kept" / "val" / "mask.npy").unlink()
+    capsys.readouterr()
+    if whose == "user":
+        with pytest.raises(UserError, match=r"kept/val: must be a folder of encodings; mask\.npy cannot be read"):
+            plan().encode("val")
+    else:
+        assert len(plan().encode("val")) == 3
+        assert "mask.npy cannot be read (No such file or directory); they are made anew" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`finetune`: a row for each strategy, the detector as it was, the best by validation, and what is told of each ending."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -42,6 +43,14 @@ def test_several_strategies_in_one_call_give_a_row_each_and_leave_the_detector_a
     assert same_state(detector.plain().state_dict(), before)
     assert result.control == "continued_supervised"
     assert result.facts["budget"]["num_updates"] == 2
+
+
+def test_what_opening_did_with_the_data_is_in_the_results(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    divided = replace(data, notes=("there is no test split",))
+    strategy = rl_det.HandSetVotes(name="votes")
+    told = rl_det.finetune(detector, divided, strategy, budget=BUDGET, out=tmp_path / "run", baselines=False).to_json()
+    assert told["data_notes"] == ["there is no test split"]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["data_notes"] == told["data_notes"]
 
 
 def test_labels_are_the_control_itself(data: Splits, detector: Detector, tmp_path: Path) -> None:

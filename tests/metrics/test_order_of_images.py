@@ -15,7 +15,10 @@ from pycocotools.cocoeval import COCOeval
 
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.padding import candidate_relations
-from rl_det.data.coco import CocoFolder
+from rl_det.data.annotated import AnnotatedImages
+from rl_det.data.check import Findings
+from rl_det.data.coco import read_coco
+from rl_det.data.listing import Reading
 from rl_det.metrics.evaluation import evaluate, quick_evaluate
 from rl_det.report.precision_recall import curves_of
 from rl_det.types import Candidates, Detections, Target
@@ -25,7 +28,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 Rows = list[dict[str, Any]]
 
 
-def scenes(root: Path, seed: int) -> tuple[CocoFolder, Rows, np.ndarray]:
+def scenes(root: Path, seed: int) -> tuple[AnnotatedImages, Rows, np.ndarray]:
     """Eight images in a random order, every class at most once in each, results whose scores tie, and pycocotools' figures."""
     rng = np.random.default_rng(seed)
     (root / "images").mkdir()
@@ -51,7 +54,9 @@ def scenes(root: Path, seed: int) -> tuple[CocoFolder, Rows, np.ndarray]:
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    return CocoFolder(root, "test"), results, np.where(judge.stats < 0, np.nan, judge.stats)
+    (listing,) = (read_coco(root / "test.json", Reading(findings=Findings())) or {}).values()
+    images = AnnotatedImages(listing, listing.categories, Findings())
+    return images, results, np.where(judge.stats < 0, np.nan, judge.stats)
 
 
 def detections_of(results: Rows, image_id: int) -> Detections:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import errno
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from rl_det.errors import PathError, UserError
+from rl_det.storage.files import write_with
 from rl_det.storage.weights import load_state, save_state, state_file
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -147,7 +150,7 @@ def test_when_saving_fails_the_former_file_stays_whole_and_nothing_else_is_left(
     save_state(model(), path)
     former = path.read_bytes()
 
-    def full_disk(_: object, file: Path) -> NoReturn:
+    def full_disk(_: object, file: Path, **__: object) -> NoReturn:
         Path(file).write_bytes(former[:10])
         raise OSError("no space left on device")
 
@@ -216,3 +219,70 @@ def test_a_models_own_names_are_not_taken_for_a_prefix(tmp_path: Path) -> None:
     torch.save(saved.state_dict(), tmp_path / "own.pt")
     load_state(fresh, tmp_path / "own.pt")
     assert same(copy_of(saved), copy_of(fresh))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_that_are_not_finite_are_refused_by_file_and_entry_and_the_model_is_untouched(
+    tmp_path: Path, suffix: str, value: float
+) -> None:
+    path, broken, own = tmp_path / f"diverged{suffix}", model(), model(seed=1)
+    before = copy_of(own)
+    with torch.no_grad():
+        broken[1].bias[2] = value
+    save_state(broken, path)
+    with pytest.raises(
+        ValueError, match=rf"diverged\{suffix}: weights must be finite; the entry 1\.bias holds NaN or inf"
+    ):
+        load_state(own, path)
+    assert same(copy_of(own), before)
+
+
+def test_a_safetensors_file_with_any_changed_byte_is_refused_by_name(tmp_path: Path) -> None:
+    path, own = tmp_path / "state.safetensors", model()
+    save_state(own, path)
+    whole, before = path.read_bytes(), copy_of(own)
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=r"state\.safetensors: must"):
+            load_state(own, path, sealed=True)
+    assert same(copy_of(own), before)
+    path.write_bytes(whole)
+    load_state(own, path, sealed=True)
+
+
+def test_a_safetensors_file_of_another_program_loads_unless_a_checksum_is_demanded(tmp_path: Path) -> None:
+    path, fresh = tmp_path / "other.safetensors", model(seed=1)
+    safetensors.torch.save_file(copy_of(model()), path)
+    with pytest.raises(UserError, match=r"other\.safetensors: must hold its own checksum"):
+        load_state(fresh, path, sealed=True)
+    load_state(fresh, path)
+    assert same(copy_of(fresh), copy_of(model()))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unexpected pos 768 vs 662"), safetensors.SafetensorError("I/O error")])
+def test_a_full_disk_is_one_sentence_whatever_error_the_writer_makes_of_it(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path) -> NoReturn:
+        monkeypatch.setattr(Path, "open", no_room)
+        raise error
+
+    def no_room(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a").write_text("former", encoding="utf-8")
+    with pytest.raises(PathError, match=r"a: could not be written .*No space left on device"):
+        write_with(tmp_path / "a", full)
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "former"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_error_of_a_writer_on_a_disk_with_room_stays_what_it_was(tmp_path: Path) -> None:
+    def wrong(_: Path) -> NoReturn:
+        raise RuntimeError("a mistake of the code")
+
+    with pytest.raises(RuntimeError, match="a mistake of the code"):
+        write_with(tmp_path / "a", wrong)
+    assert not list(tmp_path.iterdir())

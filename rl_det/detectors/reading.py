@@ -1,0 +1,58 @@
+"""Read samples in batches, by worker processes if there are many."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from rl_det.data import Dataset
+from rl_det.types import Sample
+
+WORKERS = min(8, (os.cpu_count() or 1) // 2)
+"""Processes that read images ahead."""
+MANY_BATCHES = 4
+"""With more batches, worker processes are worth their start."""
+
+
+def read(dataset: Dataset, indices: Sequence[int]) -> list[Sample]:
+    """Some samples, read in this process."""
+    return [dataset[index] for index in indices]
+
+
+def batches(dataset: Dataset, indices: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
+    """Samples in batches; if there are many, worker processes read ahead while the caller works.
+
+    An error in a worker is raised here as it was raised there.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Tried(dataset),
+        batch_size=batch_size,
+        sampler=indices,
+        collate_fn=list,
+        num_workers=WORKERS if len(indices) > MANY_BATCHES * batch_size else 0,
+        generator=torch.Generator(),  # the loader's seeds are not drawn from torch's global generator
+    )
+    for found in loader:
+        for sample in found:
+            if isinstance(sample, Exception):
+                raise sample
+        yield found
+
+
+class _Tried(TorchDataset["Sample | Exception"]):
+    """A data set that returns its errors, because a worker process would wrap them in its traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample | Exception:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            return error

@@ -1,0 +1,108 @@
+"""The warm start's file knows its data, code and bytes: what is not theirs is not used, and a damaged one is made anew."""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from finetuning.small import same_state, write_folder
+
+import rl_det
+from rl_det.data.coco import open_coco
+from rl_det.detectors import Detector, build_detector, contents
+from rl_det.finetuning import warm_start as module
+from rl_det.finetuning.budget import Recipe, recipe_for
+from rl_det.finetuning.warm_start import warm_start
+
+NUM_FLIPS = 140
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Detector:
+    torch.manual_seed(0)
+    return build_detector("tiny", num_classes=10, input_size=64)
+
+
+@pytest.fixture
+def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files for which a warm start was trained; the training itself only sets one weight."""
+    heard: list[Path] = []
+
+    def train(detector: Detector, _: object, __: object, ___: Recipe, file: Path, ____: object) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        heard.append(file)
+        with torch.no_grad():
+            next(detector.trainable.parameters()).flatten()[0] = 0.5
+
+    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "_train", train)
+    monkeypatch.setattr(module, "seconds_of", lambda *_: 60.0)
+    return heard
+
+
+def damaged_each(whole: bytes) -> list[bytes]:
+    """The file's bytes with one of many changed, then cut short, then none."""
+    rng = random.Random(0)
+    places = [rng.randrange(len(whole)) for _ in range(NUM_FLIPS // 2)] + list(range(0, 8 * NUM_FLIPS // 2, 8))
+    flips = [whole[:place] + bytes([whole[place] ^ rng.randrange(1, 256)]) + whole[place + 1 :] for place in places]
+    return [*flips, whole[:-1], whole[:100], b""]
+
+
+def test_every_damaged_warm_start_is_made_anew_and_told_in_one_line(
+    untrained: Detector, trainings: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = rl_det.digit_scenes(4, 2, 2)
+    first = copy.deepcopy(untrained)
+    file = warm_start(first, data, recipe_for(data))
+    whole, wanted = file.read_bytes(), first.plain().state_dict()
+    capsys.readouterr()
+    for number, damaged in enumerate(damaged_each(whole), start=2):
+        file.write_bytes(damaged)
+        detector = copy.deepcopy(untrained)
+        assert warm_start(detector, data, recipe_for(data)) == file
+        told = capsys.readouterr().err.splitlines()
+        assert told[0].startswith(
+            f"warm start: made anew, as the one that an earlier run has kept cannot be used: {file}: must"
+        )
+        assert len(told) == 2, "the second line says what is trained"
+        assert len(trainings) == number
+        assert file.read_bytes() == whole
+        assert same_state(detector.plain().state_dict(), wanted)
+    detector = copy.deepcopy(untrained)
+    warm_start(detector, data, recipe_for(data))
+    assert len(trainings) == number, "a whole one is used"
+    assert same_state(detector.plain().state_dict(), wanted)
+
+
+def exchanged(root: Path) -> None:
+    file = root / "train.json"
+    told = json.loads(file.read_text(encoding="utf-8"))
+    for annotation in told["annotations"]:
+        annotation["category_id"] = 11 - annotation["category_id"]
+    file.write_text(json.dumps(told), encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [exchanged, "__version__", "FORMAT"])
+def test_corrected_labels_or_other_code_train_another_warm_start(
+    untrained: Detector,
+    trainings: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str | Callable[[Path], None],
+) -> None:
+    root = write_folder(tmp_path / "data")
+
+    def trained() -> int:
+        data = open_coco(root)
+        warm_start(copy.deepcopy(untrained), data, recipe_for(data))
+        return len(set(trainings))
+
+    assert (trained(), trained()) == (1, 1)
+    if isinstance(change, str):
+        monkeypatch.setattr(contents, change, "another")
+    else:
+        change(root)
+    assert (trained(), trained()) == (2, 2)
