@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from rl_det.data import Split
 from rl_det.data.check import Findings
+from rl_det.data.coco import shape_of
 from rl_det.data.folder import read_folder
+from rl_det.errors import UserError
 
 CLASSES = ("cat", "dog", "fox")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -230,3 +234,25 @@ def test_polygons_of_yolo_and_of_coco_have_the_same_boxes_and_areas(tmp_path: Pa
         assert mine == pytest.approx(theirs)
     assert targets[0].area.tolist() == targets[1].area.tolist()
     assert targets[0].area.tolist() == pytest.approx([0.28 * 800, 0.25 * 800, 0.35 * 800], rel=0.15)
+
+
+masks = st.tuples(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(drawn=masks, cut=st.integers(0, 200))
+def test_an_encoding_has_the_box_and_area_of_pycocotools_and_a_part_of_it_never_reaches_it(
+    drawn: tuple[int, int, float, int], cut: int
+) -> None:
+    height, width, share, seed = drawn
+    mask = np.asfortranarray(np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8, order="F")
+    encoded = coco_mask.encode(mask)
+    text, size = encoded["counts"].decode(), [height, width]
+    (left, top, right, bottom), area = shape_of({"counts": text, "size": size}, width, height)
+    assert [left, top, right - left, bottom - top] == coco_mask.toBbox(encoded).tolist()
+    assert area == mask.sum()
+    try:  # pycocotools writes past its memory if the last letter says that more follows
+        shape_of({"counts": text[: cut % (len(text) + 1)] + "o", "size": size}, width, height)
+    except UserError as fault:
+        refused = str(fault)
+    assert "must be a run-length encoding of the image" in refused
