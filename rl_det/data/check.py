@@ -24,6 +24,8 @@ REPAIRS: dict[Repair, str] = {
 
 HAIR = 0.01
 """The precision of boxes in files, in pixels: boxes may leave the image by less, and thinner boxes count as empty."""
+LONGEST_BRIEF = 200
+"""The most letters of a value in an error message."""
 LARGEST_AREA = 3e38
 """Areas are kept in single precision."""
 
@@ -93,8 +95,11 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def brief(value: Any) -> str:
-    """A value as an error message shows it, cut to a readable length."""
-    return reprlib.repr(value)
+    """A value as an error message shows it, cut to a readable length, however deep its lists are."""
+    shown = reprlib.Repr()
+    shown.maxlevel = 2
+    text = shown.repr(value)
+    return text if len(text) <= LONGEST_BRIEF else f"{text[:LONGEST_BRIEF]}..."
 
 
 def printable(text: str) -> str:

@@ -271,19 +271,46 @@ def _shape_of_runs(runs: dict[str, Any], width: int, height: int) -> tuple[Corne
     counts, size = runs.get("counts"), runs.get("size", [height, width])
     if size != [height, width]:
         raise UserError(f"segmentation must have the image's size {[height, width]}; got {brief(size)}")
-    if isinstance(counts, list):
-        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != width * height:
-            raise UserError(f"segmentation counts must be lengths that fill the image; got {brief(counts)}")
-        encoded = coco_mask.frPyObjects({"counts": counts, "size": size}, height, width)
-    elif isinstance(counts, str) and counts.isascii():
-        encoded = {"counts": counts.encode(), "size": size}
-    else:
+    if isinstance(counts, str):
+        counts = _counts_of(counts)
+        counts += [0] * (len(counts) % 2) + [width * height - sum(counts)]  # the end may be left out
+    if not isinstance(counts, list):
         raise UserError(f"segmentation counts must be a list or a string; got {brief(counts)}")
-    left, top, wide, high = map(float, coco_mask.toBbox(encoded))
-    area = float(coco_mask.area(encoded))
-    if not (0 <= left <= left + wide <= width and 0 <= top <= top + high <= height and area <= width * height):
-        raise UserError(f"segmentation counts must be a run-length encoding of the image; got {brief(counts)}")
-    return (left, top, left + wide, top + high), area
+    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != width * height:
+        raise UserError(f"segmentation counts must be lengths that fill the image; got {brief(counts)}")
+    ends = np.cumsum(np.array(counts, np.int64))[1::2]  # of the runs inside, down the columns
+    lengths = np.array(counts, np.int64)[1::2]
+    first, last = (ends - lengths)[lengths > 0], ends[lengths > 0] - 1
+    if not len(first):
+        return (0.0, 0.0, 0.0, 0.0), 0.0
+    over = first // height != last // height  # reaches the next column, so from the lowest row to the highest
+    top, bottom = np.where(over, 0, first % height).min(), np.where(over, height - 1, last % height).max() + 1
+    left, right = first.min() // height, last.max() // height + 1
+    return (float(left), float(top), float(right), float(bottom)), float(lengths.sum())
+
+
+def _counts_of(text: str) -> list[int]:
+    """The lengths in COCO's compressed form; UserError for anything else, with which pycocotools writes past its memory.
+
+    It is that of rleFrString in pycocotools/common/maskApi.c: five bits a letter, the lowest first, and from the fourth
+    length on the difference to the last but one.
+    """
+    counts: list[int] = []
+    number = bits = 0
+    for letter in text:
+        value = ord(letter) - 48
+        if not 0 <= value < 64 or bits > 30:
+            raise UserError(f"segmentation counts must be a run-length encoding of the image; got {brief(text)}")
+        number |= (value & 31) << bits
+        bits += 5
+        if value & 32:  # more of this length follows
+            continue
+        number -= (value & 16 != 0) << bits
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number = bits = 0
+    if bits:
+        raise UserError(f"segmentation counts must be a run-length encoding of the image; got {brief(text)}")
+    return counts
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,16 +12,25 @@ from rl_det.data.check import DataError
 
 LARGEST_TEXT = 4 * 2**30
 """The largest file of text that is read, in bytes."""
+LARGEST_PART = 2**24
+"""The largest file of text that lists the boxes of one image, in bytes."""
+MOST_FOLDERS = 100
+"""The most folders of an image's name: each is looked for in turn."""
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dng", ".gif", ".heic", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".pnm", ".ppm", ".tif"}
+    | {".tiff", ".webp"}
+)
+"""What counts as an image in a folder; whether Pillow can read it is seen when it is opened."""
 
 
-def read_file(path: Path, entry: str = "the file") -> bytes:
-    """The bytes of a regular file; DataError for anything else, which could block or never end."""
+def read_file(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) -> bytes:
+    """The bytes of a regular file; DataError for a larger one and anything else, which could block or never end."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise DataError(path, entry, "must be a regular file; it is a folder, a device or a pipe")
-        if found.st_size > LARGEST_TEXT:
-            raise DataError(path, entry, f"must hold at most {LARGEST_TEXT} bytes; it holds {found.st_size}")
+        if found.st_size > largest:
+            raise DataError(path, entry, f"must hold at most {largest} bytes; it holds {found.st_size}")
         return path.read_bytes()
     except OSError as fault:
         raise DataError(path, entry, f"cannot be read ({fault.strerror})") from fault
@@ -29,6 +38,26 @@ def read_file(path: Path, entry: str = "the file") -> bytes:
         if isinstance(fault, DataError):
             raise
         raise DataError(path, entry, f"cannot be read ({fault})") from fault
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted, without hidden ones; links to folders are not followed."""
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                files.append(Path(parent, name))
+    return sorted(files)
+
+
+def inside(root: Path, path: Path) -> Path | None:
+    """The path with its links followed, as one below `root`; None if there is none or it lies outside."""
+    try:
+        real, home = path.resolve(strict=True), root.resolve()
+    except (OSError, ValueError, RuntimeError):  # nothing there, a zero byte, a loop of links
+        return None
+    return root / real.relative_to(home) if real.is_relative_to(home) else None
 
 
 class Finder:
@@ -54,6 +83,8 @@ class Finder:
         parts, in_list = parts_of(name), entry.removesuffix(f" of {list_file.name}")
         if not parts:
             raise DataError(list_file, in_list, "file_name must name a file; it is empty")
+        if len(parts) > MOST_FOLDERS:
+            raise DataError(list_file, in_list, f"file_name must have at most {MOST_FOLDERS} folders; got {len(parts)}")
         if ".." in parts:
             raise DataError(list_file, in_list, f"file_name must not leave the data's folder; got {name!r}")
         base, dropped = self._way
@@ -67,7 +98,7 @@ class Finder:
         if found is None:
             wanted = self.bases[0].joinpath(*parts)
             raise DataError(wanted, entry, f"there is no such image file; {self._looked(name)}")
-        self._check_inside(found, entry)
+        self.check_inside(found, entry)
         return found
 
     def _looked(self, name: str) -> str:
@@ -85,13 +116,16 @@ class Finder:
         if folder not in self._files:
             try:
                 self._files[folder] = frozenset(os.listdir(folder))
-            except OSError:
+            except (OSError, ValueError):  # no such folder, or a name with a zero byte
                 self._files[folder] = frozenset()
         return path if path.name in self._files[folder] else None
 
-    def _check_inside(self, path: Path, entry: str) -> None:
+    def check_inside(self, path: Path, entry: str) -> None:
         """Raise DataError for a link that leads out of the root."""
-        real = path.resolve() if path.is_symlink() else self._inside(path.parent) / path.name
+        try:
+            real = path.resolve() if path.is_symlink() else self._inside(path.parent) / path.name
+        except (OSError, RuntimeError) as fault:
+            raise DataError(path, entry, f"must be a file; it is a link that leads nowhere ({fault})") from fault
         if not real.is_relative_to(self.resolved_root):
             raise DataError(path, entry, f"must lie in the data's folder, {self.root}; it is a link to {real}")
 

@@ -15,6 +15,8 @@ from rl_det.data.images import ImageLimits
 from rl_det.data.listing import ListedBoxes, Listing, Reader, Reading
 from rl_det.data.same_images import images_in_both
 from rl_det.data.splits import Splits
+from rl_det.data.voc import read_voc
+from rl_det.data.yolo import read_yolo
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SHARES: Mapping[Split, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -29,7 +31,11 @@ class Layout(NamedTuple):
     read: Reader
 
 
-LAYOUTS: tuple[Layout, ...] = (Layout("COCO", read_coco),)
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("COCO", read_coco),
+    Layout("YOLO", read_yolo),
+    Layout("Pascal VOC", read_voc),
+)
 """The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line
 here."""
 KNOWN = (
@@ -79,7 +85,7 @@ def read_folder(
     `classes` gives the order of the labels, else it is that of the category ids. Adds what is wrong to the findings. Raises
     DataError if nothing there is of a known layout.
     """
-    reading = Reading(findings=findings, keep_difficult=keep_difficult)
+    reading = Reading(findings=findings, keep_difficult=keep_difficult, limits=limits or ImageLimits())
     layout, listings = _listings(path, reading)
     if test is not None:
         _, others = _listings(test, reading)

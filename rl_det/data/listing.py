@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rl_det.data import Split
 from rl_det.data.check import Corners, Findings
+from rl_det.data.images import ImageLimits
 
 UNKNOWN_AREA = float("nan")
 """The area of a box whose files give none: it becomes that of the clipped box."""
@@ -86,6 +87,8 @@ class Reading:
     findings: Findings
     keep_difficult: bool = False
     """Whether Pascal VOC's difficult objects count like others; else detections of them count neither way."""
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    """For readers that need an image's size."""
 
 
 Reader = Callable[[Path, Reading], "dict[Split, Listing] | None"]

@@ -96,6 +96,7 @@ def boxes_and_labels(target: dict[str, Any], where: str) -> tuple[Float[Tensor, 
 def numbers(value: Any, where: str, name: str) -> Tensor:
     """A plain tensor; ValueError for what torch cannot make one of."""
     try:
+        value = np.require(value, requirements="W") if isinstance(value, np.ndarray) else value  # torch warns of others
         return torch.as_tensor(value).as_subclass(Tensor)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{where}: {name} must be numbers; got {brief(value)}") from error
@@ -106,7 +107,8 @@ def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
     if isinstance(image, Image.Image):
         return rgb(image)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image).movedim(-1, 0)
+        image = torch.from_numpy(np.require(image, requirements="W"))
+        image = image[None] if image.ndim == 2 else image.movedim(-1, 0)  # grey, or channels last
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
         shape = tuple(image.shape) if hasattr(image, "shape") else type(image).__name__
         raise UserError(f"{where}: the image must be a tensor [3, H, W] or a PIL image; got {shape}")
