@@ -82,7 +82,7 @@ class AnnotatedImages:
             try:
                 width, height = self._checked_size(image)
             except DataError as fault:
-                findings.faults.append(fault)
+                findings.add(fault)
                 continue
             sizes[position] = width, height
             usable.append(position)

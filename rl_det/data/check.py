@@ -26,6 +26,7 @@ HAIR = 0.01
 """The precision of boxes in files, in pixels: boxes may leave the image by less, and thinner boxes count as empty."""
 LONGEST_BRIEF = 200
 """The most letters of a value in an error message."""
+KEPT_FAULTS = 100_000
 LARGEST_AREA = 3e38
 """Areas are kept in single precision."""
 
@@ -51,10 +52,19 @@ class Findings:
     faults: list[DataError] = field(default_factory=list)
     repairs: dict[Path, dict[Repair, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    num_more: int = 0
+    """The number of faults that are not kept, beyond the first `KEPT_FAULTS`."""
 
     def fault(self, path: Path, entry: str, message: str) -> None:
         """Add a fault."""
-        self.faults.append(DataError(path, entry, message))
+        self.add(DataError(path, entry, message))
+
+    def add(self, fault: DataError) -> None:
+        """Add a fault that a part of the reader has raised."""
+        if len(self.faults) < KEPT_FAULTS:
+            self.faults.append(fault)
+        else:
+            self.num_more += 1
 
     def repair(self, path: Path, kind: Repair, entries: Sequence[str]) -> None:
         """Add repairs of one kind; `entries` names each box."""
@@ -84,7 +94,7 @@ class Findings:
             tell(f"warning: {line}")
         if self.faults:
             path, entry, message = self.faults[0].args
-            others = len(self.faults) - 1
+            others = len(self.faults) - 1 + self.num_more
             more = f" (and {others} more faults; `rl-det check` lists all)" if others else ""
             raise DataError(path, entry, message + more)
 

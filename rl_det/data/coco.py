@@ -45,9 +45,9 @@ def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
     splits: dict[Split, Listing] = {}
     for split, file in files.items():
         try:
-            splits[split] = _Document(file, root, reading.findings).listing()
+            splits[split] = _Document(file, root, reading).listing()
         except DataError as fault:
-            reading.findings.faults.append(fault)
+            reading.findings.add(fault)
     return splits
 
 
@@ -81,7 +81,12 @@ class _Document:
 
     path: Path
     root: Path
-    findings: Findings
+    reading: Reading
+
+    @property
+    def findings(self) -> Findings:
+        """What is wrong with the file."""
+        return self.reading.findings
 
     def listing(self) -> Listing:
         """What the file lists. DataError if it is not COCO's; faults of single entries are found, and left out."""
@@ -116,7 +121,7 @@ class _Document:
                 file = finder.find(name, self.path, where)
                 size = self.size_of(entry, file, where)
             except DataError as fault:
-                self.findings.faults.append(fault)
+                self.findings.add(fault)
                 continue
             place[key] = len(images)
             images.append(ListedImage(key, file, where, size))
@@ -156,7 +161,7 @@ class _Document:
                     continue
                 corners, area = self.box(key, entry, images[image])
             except DataError as fault:
-                self.findings.faults.append(fault)
+                self.findings.add(fault)
                 continue
             boxes.add(key, image, category_id, corners, area=area, iscrowd=bool(iscrowd))
         return boxes
@@ -169,7 +174,9 @@ class _Document:
         shape = None
         if segmentation and (bbox is None or area is None):
             try:
-                shape = shape_of(segmentation, *(image.size or read_header(image.file, image.entry)[:2]))
+                shape = shape_of(
+                    segmentation, *(image.size or read_header(image.file, image.entry, self.reading.limits)[:2])
+                )
             except UserError as fault:
                 if bbox is None:
                     raise self.wrong(key, str(fault)) from fault

@@ -33,7 +33,7 @@ def decode(
         for start in range(0, len(chosen), DECODED_AT_ONCE):
             for found in pool.map(one, chosen[start : start + DECODED_AT_ONCE]):
                 if isinstance(found, DataError):
-                    findings.faults.append(found)
+                    findings.add(found)
                     num_broken += 1
                 else:
                     brightest = max(brightest, found)

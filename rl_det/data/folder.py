@@ -40,7 +40,7 @@ LAYOUTS: tuple[Layout, ...] = (
 here."""
 KNOWN = (
     "COCO (train.json, val.json, test.json and images/; annotations/instances_*.json; train/_annotations.coco.json), "
-    "YOLO (data.yaml, images/, labels/), Pascal VOC (Annotations/, ImageSets/ or JPEGImages/)"
+    "YOLO (data.yaml, images/, labels/), Pascal VOC (Annotations/ and JPEGImages/, or xml files beside the images)"
 )
 
 
@@ -168,6 +168,8 @@ def _divided(listings: dict[Split, Listing], notes: list[str]) -> dict[Split, Li
         halves = split == "test" and "val" in result
         source: Split = "val" if halves else max(result, key=lambda each: len(result[each].images))
         count = len(result[source].images)
+        if count < 2:
+            raise DataError(result[source].path, "images", f"there is no {split} split, and {count} image to divide")
         taken = np.zeros(count, bool)
         taken[rng.permutation(count)[: max(1, round((0.5 if halves else SHARES[split]) * count))]] = True
         notes.append(

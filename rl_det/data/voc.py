@@ -141,7 +141,7 @@ def _of_list(file: Path, root: Path, folder: Path, known: Mapping[str, Path], fi
         findings.fault(file, "the file", f"not text in UTF-8 ({fault.reason} at byte {fault.start})")
         return {}
     except DataError as fault:
-        findings.faults.append(fault)
+        findings.add(fault)
         return {}
     found: dict[Path, str] = {}
     twice = 0
@@ -220,7 +220,7 @@ class _SplitReader:
                 image = self.folders.find(file, _text(document, "filename"), entry)
                 documents.append((image, file, entry, size_of(document, file), self.objects_of(document, file)))
             except DataError as fault:
-                self.findings.faults.append(fault)
+                self.findings.add(fault)
         documents.sort(key=lambda document: document[0].relative_to(self.root).as_posix())
         for image, file, entry, size, objects in documents:
             if self.images and self.images[-1].file == image:

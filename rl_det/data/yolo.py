@@ -303,7 +303,7 @@ class _SplitReader:
                     else:
                         yield _Place(finder.find(name, place, line or ""), line)
                 except DataError as fault:
-                    self.reading.findings.faults.append(fault)
+                    self.reading.findings.add(fault)
 
     def read(self, image: Path, image_id: int, finder: Finder) -> tuple[int, int] | None:
         """Add the boxes of one image, and return its size; None where it has no label file or is damaged."""
@@ -319,7 +319,7 @@ class _SplitReader:
             finder.check_inside(file, "the file")
             text = _text(file, LARGEST_PART)
         except DataError as fault:
-            self.reading.findings.faults.append(fault)
+            self.reading.findings.add(fault)
             return size
         for number, line in enumerate(text.split("\n"), start=1):
             words = line.split()

@@ -44,9 +44,10 @@ class Inspection:
         lines += [f"warning: {line}" for line in self.findings.told()]
         faults = self.findings.faults
         lines += [f"fault: {fault}" for fault in faults[:SHOWN_FAULTS]]
-        if len(faults) > SHOWN_FAULTS:
-            lines.append(f"and {len(faults) - SHOWN_FAULTS} more faults")
-        lines.append(f"{len(faults)} faults" if faults else "no fault")
+        count = len(faults) + self.findings.num_more
+        if count > SHOWN_FAULTS:
+            lines.append(f"and {count - SHOWN_FAULTS} more faults")
+        lines.append(f"{count} faults" if faults else "no fault")
         return "".join(f"{printable(line)}\n" for line in lines)
 
     def draw(self, file: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rl_det.data import check
 from rl_det.data.check import DataError, Findings, is_number
 
 
@@ -35,6 +36,16 @@ def test_the_first_fault_is_raised_with_the_number_of_the_others() -> None:
     findings.fault(Path("a.json"), "image 2", "is gone")
     findings.fault(Path("b.json"), "image 3", "is gone")
     with pytest.raises(DataError, match=r"^a\.json: image 1: is gone \(and 2 more faults; `rl-det check` lists all\)$"):
+        findings.settle()
+
+
+def test_a_million_faults_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "KEPT_FAULTS", 2)
+    findings = Findings()
+    for number in range(9):
+        findings.fault(Path("a.txt"), f"line {number}", "is wrong")
+    assert len(findings.faults) == 2
+    with pytest.raises(DataError, match=r"line 0: is wrong \(and 8 more faults"):
         findings.settle()
 
 

@@ -310,6 +310,15 @@ def test_a_data_set_in_one_piece_is_divided(tmp_path: Path) -> None:
     assert len(splits.notes) == 2
 
 
+def test_one_image_cannot_be_divided(tmp_path: Path) -> None:
+    told = document("train")
+    told["images"] = told["images"][:1]
+    told["annotations"] = told["annotations"][:2]
+    write(tmp_path, "train", "train.json", "images", told)
+    with pytest.raises(DataError, match=r"train\.json: images: there is no test split, and 1 image to divide"):
+        open_data(tmp_path)
+
+
 def test_the_test_images_may_be_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path / "a", split, f"{split}.json", "images")
