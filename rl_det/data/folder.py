@@ -97,7 +97,7 @@ def read_folder(
     if classes is not None:
         categories = _in_order(path, categories, classes)
     if not findings.faults:  # else a split may be missing because its file is broken
-        listings = _divided(listings, notes)
+        listings = _divided(listings, findings, notes)
     splits = {
         split: AnnotatedImages(listings[split], categories, findings, limits) for split in SPLITS if split in listings
     }
@@ -158,7 +158,7 @@ def _in_order(path: Path, categories: Mapping[int, str], classes: Sequence[str])
     return {id_of[name]: name for name in classes}
 
 
-def _divided(listings: dict[Split, Listing], notes: list[str]) -> dict[Split, Listing]:
+def _divided(listings: dict[Split, Listing], findings: Findings, notes: list[str]) -> dict[Split, Listing]:
     """The splits with those that are missing taken from others by seed: test from val, else each from train."""
     result = dict(listings)
     rng = np.random.default_rng(DIVIDED_BY_SEED)
@@ -169,7 +169,8 @@ def _divided(listings: dict[Split, Listing], notes: list[str]) -> dict[Split, Li
         source: Split = "val" if halves else max(result, key=lambda each: len(result[each].images))
         count = len(result[source].images)
         if count < 2:
-            raise DataError(result[source].path, "images", f"there is no {split} split, and {count} image to divide")
+            findings.fault(result[source].path, "images", f"there is no {split} split, and {count} image to divide")
+            continue
         taken = np.zeros(count, bool)
         taken[rng.permutation(count)[: max(1, round((0.5 if halves else SHARES[split]) * count))]] = True
         notes.append(

@@ -108,7 +108,7 @@ def test_a_cache_in_half_precision_changes_the_logits_little(detector: Detector)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(cached.exact, encoded.exact, strict=True))
     with torch.no_grad():
         exact, rounded = detector.head(encoded), detector.head(cached)
-    assert all(part.dtype == torch.float32 for part in rounded)
+    assert all(part.dtype == torch.float32 for part in rounded.tensors)
     gap = (exact.logits - rounded.logits)[encoded.mask].abs().max()
     if detector.part == "all" and not detector.overlapping_proposals:  # rounded pixels may choose other queries
         assert gap > 0

@@ -16,8 +16,8 @@ from finetuning.small import write_folder
 from torch import Tensor
 
 from rl_det.data.augment import Augmentations, Views
-from rl_det.data.coco import CocoFolder
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.data.open import open_data
 from rl_det.data.splits import First
 from rl_det.detectors import Detector, build_detector, contents, encodings_on_disk
 from rl_det.detectors.contents import alike, content
@@ -78,10 +78,11 @@ def test_labels_corrected_in_place_are_refused_or_made_anew_and_never_old(
     detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, folder = write_folder(tmp_path / "data", train=4), tmp_path / "encodings"
-    first = encode_dataset(detector, CocoFolder(root, "train"), folder=folder)
+    first = encode_dataset(detector, open_data(root).train, folder=folder)
     corrected(root, "train")
-    data = CocoFolder(root, "train")
+    data = open_data(root).train
     assert not has_targets_of(first, data)
+    capsys.readouterr()
     with pytest.raises(
         UserError, match=rf"{folder}: must hold this .* others, of 4: other images or labels; give another"
     ):
@@ -109,10 +110,10 @@ def test_views_are_known_by_their_data_their_number_and_their_augmentations(tmp_
     root = write_folder(tmp_path / "data", train=4)
 
     def found(num_views: int = 2, **augmentations: Any) -> str:
-        return content(Views(CocoFolder(root, "train"), num_views, Augmentations(**augmentations)))
+        return content(Views(open_data(root).train, num_views, Augmentations(**augmentations)))
 
     assert found() == found()
-    different = [found(), found(3), found(photometric=True), content(First(CocoFolder(root, "train"), 2))]
+    different = [found(), found(3), found(photometric=True), content(First(open_data(root).train, 2))]
     corrected(root, "train")
     assert len({*different, found(), found(3)}) == 6
 

@@ -166,7 +166,6 @@ def box(*sides: float) -> Callable[[dict[str, Any]], None]:
         ("train", drop_category, "annotation"),
         ("val", box(float("nan"), 1, 5, 5), "annotation 5"),
         ("train", box(1, 1, -5, 5), "annotation 5"),
-        ("test", box(1, 1, 0, 5), "annotation 5"),
         ("train", same_id_twice, "image 0"),
         ("val", empty, "images"),
     ],
@@ -240,10 +239,13 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path
     assert str(tmp_path / "file" / "run") in refused("--out", tmp_path / "file" / "run")
 
 
-def test_a_box_that_leaves_its_image_is_clipped_and_counted(folder: Path) -> None:
+def test_a_box_that_leaves_its_image_is_clipped_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edited(folder, "train", box(100, 100, 60, 60))
-    with pytest.warns(UserWarning, match=r"train.json: .* 1 clipped"):
-        rl_det.open_data(folder)
+    edited(folder, "test", box(1, 1, 0, 5))
+    rl_det.open_data(folder)
+    told = capsys.readouterr().err
+    assert "train.json: boxes that had to be repaired: 1 clipped\n" in told
+    assert "test.json: boxes that had to be repaired: 1 dropped because they have no size\n" in told
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,8 +126,7 @@ def test_what_is_no_strategy_no_detector_or_no_budget_costs_one_sentence(tmp_pat
         "a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got PPO",
         "the detector must be what load_detector gives; got a FasterRCNN; load_detector(model, data) makes one of a model",
         "budget must be one of smoke, short, full, or a Budget; got 'tiny'",
-        "nowhere/train.json: the file: cannot be read (No such file or directory); a COCO-format folder holds images/, "
-        "train.json, val.json and test.json",
+        "nowhere: the folder: there is none of this name",
         "budget must be one of smoke, short, full, or a Budget; got 3",
         "seed must not be negative; got -1; 0 is usual",
     ]

@@ -11,7 +11,7 @@ import torch
 from finetuning.small import same_state, write_folder
 
 import rl_det
-from rl_det.data.coco import open_coco
+from rl_det.data.open import open_data
 from rl_det.detectors import Detector, build_detector, contents
 from rl_det.finetuning import warm_start as module
 from rl_det.finetuning.budget import Recipe, recipe_for
@@ -96,7 +96,7 @@ def test_corrected_labels_or_other_code_train_another_warm_start(
     root = write_folder(tmp_path / "data")
 
     def trained() -> int:
-        data = open_coco(root)
+        data = open_data(root)
         warm_start(copy.deepcopy(untrained), data, recipe_for(data))
         return len(set(trainings))
 
