@@ -12,9 +12,11 @@ from rl_det.data.check import HAIR, LARGEST_AREA, DataError, Findings, Repair, b
 from rl_det.data.images import ImageLimits, read_header, read_image
 from rl_det.data.listing import ListedBoxes, ListedImage, Listing
 from rl_det.data.splits import digest
+from rl_det.progress import bar
 from rl_det.types import Sample, Target
 
-Rows = Int64[np.ndarray, " K"]
+BAR_DELAY = 2.0
+"""Seconds before the bar of a short reading appears."""
 
 
 class AnnotatedImages:
@@ -78,14 +80,16 @@ class AnnotatedImages:
         """Read the headers; the size of every listed image, and its place among those that can be used, or -1."""
         sizes = np.zeros((len(listing.images), 2), np.int64)
         usable = []
-        for position, image in enumerate(listing.images):
-            try:
-                width, height = self._checked_size(image)
-            except DataError as fault:
-                findings.add(fault)
-                continue
-            sizes[position] = width, height
-            usable.append(position)
+        with bar(f"headers of {listing.path.name}", len(listing.images), delay=BAR_DELAY) as shown:
+            for position, image in enumerate(listing.images):
+                shown.advance()
+                try:
+                    width, height = self._checked_size(image)
+                except DataError as fault:
+                    findings.add(fault)
+                    continue
+                sizes[position] = width, height
+                usable.append(position)
         usable.sort(key=lambda position: listing.images[position].image_id)
         self.images = [listing.images[position] for position in usable]
         self.sizes = sizes[usable].reshape(-1, 2)
