@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import tyro
 from mobilenet import mobilenet_faster_rcnn
 
@@ -22,7 +23,7 @@ import rl_det
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
-from rl_det.detectors import Detector
+from rl_det.detectors import Detector, load_state
 from rl_det.finetuning.budget import BUDGETS, PHOTO_RECIPE, Recipe
 from rl_det.finetuning.results import Results, load_results, read_detections
 from rl_det.program import program
@@ -41,6 +42,8 @@ class Flags:
     """The shorter side."""
     weights: Path = WEIGHTS
     """The MobileNetV2's, trained on ImageNet."""
+    start: Path | None = None
+    """A state of the mobilenet to start from; left out: a warm start, which is kept for all seeds."""
     seed: int = 0
     steps: int = 800
     """Of the warm start, of 8 images each."""
@@ -62,11 +65,14 @@ def detector_of(flags: Flags, data: Splits) -> Detector:
     """The detector, not trained on the data yet."""
     if flags.detector == "tiny":
         return rl_det.load_detector("tiny", data, weights="none", image_size=flags.image_size)
+    torch.manual_seed(0)  # all seeds share the warm start, whose key holds the weights before it
     model = mobilenet_faster_rcnn(
         len(data.classes), flags.image_size, flags.weights, num_channels=64, representation_size=256
     )
+    if flags.start is not None:
+        load_state(model, flags.start)
     detector = rl_det.load_detector(model, data)
-    detector.is_trained = False  # a warm start comes first
+    detector.is_trained = flags.start is not None  # else a warm start comes first
     return detector
 
 
