@@ -93,7 +93,9 @@ def last_layer_data(split: Split, num_scenes: int) -> EncodedDataset:
     detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
     data = encode_dataset(detector, DigitScenes(split, num_scenes=num_scenes, seed=2 if split == "train" else 0))
     outputs = [detector.head(data.batch(images, detector)) for images in torch.arange(len(data)).split(50)]
-    features = [torch.cat(list(part))[:, :NUM_PROPOSALS] for part in zip(*(output.tensors for output in outputs), strict=True)]
+    features = [
+        torch.cat(list(part))[:, :NUM_PROPOSALS] for part in zip(*(output.tensors for output in outputs), strict=True)
+    ]
     encoded = replace(
         data.encoded,
         features=(features[2], features[1].flatten(2)),
