@@ -118,6 +118,7 @@ def _listings(path: Path, reading: Reading) -> tuple[str, dict[Split, Listing]]:
         if (listings := layout.read(path, reading)) is not None:
             return layout.name, listings
     inside = ", ".join(sorted(each.name for each in path.iterdir())[:8]) if path.is_dir() else "one file"
+    inside = inside or "nothing"
     raise DataError(path, "the folder", f"must be of a layout that is known: {KNOWN}; it holds {inside}")
 
 

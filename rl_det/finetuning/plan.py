@@ -15,6 +15,7 @@ from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.augment import Views
 from rl_det.data.check import Findings
 from rl_det.data.decoding import decode
+from rl_det.data.images import ImageLimits
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
@@ -87,11 +88,23 @@ class Plan:
             with bar(f"check {split}", len(places), delay=BAR_DELAY) as shown:
                 if isinstance(dataset, AnnotatedImages):
                     decode(dataset, findings, places=places, on_image=shown.advance)
+                    self._check_long_images(dataset, findings)
                 elif split == "test":
                     for place in places:
                         dataset[place]
                         shown.advance()
         findings.settle()
+
+    def _check_long_images(self, dataset: AnnotatedImages, findings: Findings) -> None:
+        """Find images beyond the usual aspect, let in by a higher limit, of which nothing is left where they are resized."""
+        sides = dataset.sizes.astype(float)
+        for place in np.flatnonzero(sides.max(1) > ImageLimits.max_aspect * sides.min(1)).tolist():
+            own, (width, height) = dataset.images[place], dataset.sizes[place].tolist()
+            try:
+                self.detector.encode([dataset[place].image])
+            except (RuntimeError, ValueError) as fault:
+                told = f"the detector cannot take {width} x {height} pixels ({fault}); leave the image out"
+                findings.fault(own.file, own.entry, told)
 
     def images(self, split: Literal["train", "val"]) -> Dataset:
         """A split's images, as used by all strategies that train the head: in several views if there are few."""

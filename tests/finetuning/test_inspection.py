@@ -117,6 +117,25 @@ def test_finetune_decodes_before_it_trains(folder: Path, capsys: pytest.CaptureF
     assert "train.json: the brightest pixel of 5 images is at 4 % of the range" in capsys.readouterr().err
 
 
+def test_an_image_of_which_resizing_leaves_nothing_is_named_before_training(folder: Path, tmp_path: Path) -> None:
+    told = document("train")
+    told["images"][1] |= {"width": 4000, "height": 2}
+    told["annotations"] = [entry for entry in told["annotations"] if entry["image_id"] != 2]
+    write(folder, "train", "train.json", "images", told)
+    Image.new("RGB", (4000, 2)).save(folder / "images" / "train2.png")
+    with pytest.raises(
+        ValueError, match=r"train2\.png: image 2 of train\.json: 4000 x 2 pixels are longer than max_aspect=50"
+    ):
+        rl_det.open_data(folder)
+    data = rl_det.open_data(folder, limits=ImageLimits(max_aspect=2000.0))
+    detector = rl_det.load_detector("tiny", data, weights="none", device="cpu")
+    with pytest.raises(
+        ValueError, match=r"train2\.png: image 2 of train\.json: the detector cannot take 4000 x 2 pixels"
+    ):
+        rl_det.finetune(detector, data, budget=SMALL, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_limits_are_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect(folder, limits=ImageLimits(max_pixels=600)).is_sound
     assert len(inspect(folder, limits=ImageLimits(max_pixels=599)).findings.faults) == 12 + 3  # and no box in any split
