@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 REFRESHED_EVERY = 1.0
 """Seconds between two refreshes; a bar moves also while its work compiles or waits."""
+SHORT_WORK = 2.0
+"""Seconds that work may take before its bar appears, where most users never need one: a bar's `delay`."""
 
 
 def tell(text: str) -> None:

@@ -12,11 +12,8 @@ from rl_det.data.check import HAIR, LARGEST_AREA, DataError, Findings, Repair, b
 from rl_det.data.images import ImageLimits, read_header, read_image
 from rl_det.data.listing import ListedBoxes, ListedImage, Listing
 from rl_det.data.splits import digest
-from rl_det.progress import bar
+from rl_det.progress import SHORT_WORK, bar
 from rl_det.types import Sample, Target
-
-BAR_DELAY = 2.0
-"""Seconds before the bar of a short reading appears."""
 
 
 class AnnotatedImages:
@@ -80,7 +77,7 @@ class AnnotatedImages:
         """Read the headers; the size of every listed image, and its place among those that can be used, or -1."""
         sizes = np.zeros((len(listing.images), 2), np.int64)
         usable = []
-        with bar(f"headers of {listing.path.name}", len(listing.images), delay=BAR_DELAY) as shown:
+        with bar(f"headers of {listing.path.name}", len(listing.images), delay=SHORT_WORK) as shown:
             for position, image in enumerate(listing.images):
                 shown.advance()
                 try:
@@ -135,11 +132,7 @@ class AnnotatedImages:
         self.labels = np.array([label_of[each] for each in category.tolist()], np.int64)
         self.area = np.where(np.isnan(area[order]), np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1), area[order])
         self.iscrowd = np.array(own.iscrowd, np.int64)[order].astype(bool)
-        counts = (
-            np.bincount(rank[image[order]], minlength=len(self.images))
-            if len(order)
-            else np.zeros(len(self.images), np.int64)
-        )
+        counts = np.bincount(rank[image[order]], minlength=len(self.images))
         self.ends = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
 
     def _without_faults(

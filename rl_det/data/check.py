@@ -17,8 +17,8 @@ Corners = tuple[float, float, float, float]
 Repair = Literal["clipped", "outside", "empty"]
 REPAIRS: dict[Repair, str] = {
     "clipped": "clipped",
-    "outside": "dropped because nothing of them was inside",
-    "empty": "dropped because they have no size",
+    "outside": "dropped with nothing inside",
+    "empty": "dropped without a size",
 }
 """What is done with a box that leaves its image, that lies beside it, and that has no width or no height."""
 
@@ -27,6 +27,7 @@ HAIR = 0.01
 LONGEST_BRIEF = 200
 """The most letters of a value in an error message."""
 KEPT_FAULTS = 100_000
+"""More faults are counted only."""
 LARGEST_AREA = 3e38
 """Areas are kept in single precision."""
 
@@ -70,7 +71,7 @@ class Findings:
         """Add repairs of one kind; `entries` names each box."""
         if self.strict:
             for entry in entries:
-                self.fault(path, entry, f"a box that is {REPAIRS[kind].replace('they have', 'it has')}")
+                self.fault(path, entry, f"a box that would be {REPAIRS[kind]}")
         elif entries:
             own = self.repairs.setdefault(path, dict.fromkeys(get_args(Repair), 0))
             own[kind] += len(entries)

@@ -93,7 +93,7 @@ class _Document:
         document = read_document(self.path)
         categories = self.entries_by_id(document, "category")
         names = {key: name for key in sorted(categories) if (name := self.text("category", categories[key], "name"))}
-        above = {entry.get("supercategory") for entry in categories.values() if _hashable(entry.get("supercategory"))}
+        above = [entry.get("supercategory") for entry in categories.values()]
         images, place = self.images(document)
         return Listing(
             path=self.path,
@@ -329,7 +329,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if "segmentation" in entry and entry.get("bbox") is not None and entry.get("area") is not None:
         del entry["segmentation"]  # most of the bytes of COCO's files
     return entry
-
-
-def _hashable(value: Any) -> bool:
-    return isinstance(value, str)

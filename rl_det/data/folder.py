@@ -1,7 +1,7 @@
 """Open a folder of any layout as three splits: look at what lies there, check it, and say in one line what it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,14 +198,7 @@ def part_of(listing: Listing, taken: np.ndarray) -> Listing:
                 iscrowd=bool(own.iscrowd[row]),
             )
     images = [image for image, kept in zip(listing.images, taken.tolist(), strict=True) if kept]
-    return Listing(
-        path=listing.path,
-        root=listing.root,
-        images=images,
-        categories=listing.categories,
-        boxes=boxes,
-        root_categories=listing.root_categories,
-    )
+    return replace(listing, images=images, boxes=boxes)
 
 
 def check_split(split: Split, images: AnnotatedImages, findings: Findings) -> None:

@@ -89,14 +89,14 @@ def digit_scenes(train: int, val: int, test: int) -> Splits:
 
 
 def _of_objects(datasets: tuple[Any, ...], classes: Sequence[str] | None, name: str | None) -> Splits:
-    splits: dict[str, Any] = dict(zip(("train", "val", "test"), datasets, strict=True))
+    splits: dict[Split, Any] = dict(zip(SPLITS, datasets, strict=True))
     for split, dataset in splits.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise UserError(f"{split}: must be a data set with a length and an index; got {type(dataset).__name__}")
         if not len(dataset):
             raise UserError(f"{split}: must hold one image at least; it is empty")
     if any(map(is_hugging_face, datasets)):
-        return _of_hugging_face(dict(zip(SPLITS, datasets, strict=True)), classes, name)
+        return _of_hugging_face(splits, classes, name)
     if not all(isinstance(dataset[0], Sample) for dataset in datasets):
         names = tuple(classes) if classes is not None else classes_of(splits)
         splits = {split: TorchDataset(dataset, names, split) for split, dataset in splits.items()}

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from rl_det.data import Split
 from rl_det.data.check import brief
 from rl_det.data.images import rgb
 from rl_det.errors import UserError
@@ -119,7 +120,7 @@ def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
     return pixels.expand(3, -1, -1)
 
 
-def classes_of(splits: Mapping[str, PairDataset]) -> tuple[str, ...]:
+def classes_of(splits: Mapping[Split, PairDataset]) -> tuple[str, ...]:
     """The names that the first split gives as `classes`, else as many numbers as the highest label of all of them says."""
     named = getattr(next(iter(splits.values())), "classes", None)
     if named is not None:

@@ -16,8 +16,6 @@ from rl_det.progress import bar
 from rl_det.report.pictures import draw_boxes, draw_image
 from rl_det.storage.files import write_with
 
-SHOWN_FAULTS = 1000
-"""The most faults that are listed."""
 MOST_NAMED = 30
 """Names are written on pictures with at most so many boxes."""
 NUM_PICTURES = 4
@@ -42,16 +40,15 @@ class Inspection:
         for split, images in self.opened.splits.items():
             lines += [f"{split}: {counts_of(images)}", *(f"  {name}: {n}" for name, n in images.class_counts().items())]
         lines += [f"warning: {line}" for line in self.findings.told()]
-        faults = self.findings.faults
-        lines += [f"fault: {fault}" for fault in faults[:SHOWN_FAULTS]]
-        count = len(faults) + self.findings.num_more
-        if count > SHOWN_FAULTS:
-            lines.append(f"and {count - SHOWN_FAULTS} more faults")
-        lines.append(f"{count} faults" if faults else "no fault")
+        lines += [f"fault: {fault}" for fault in self.findings.faults]
+        if self.findings.num_more:
+            lines.append(f"and {self.findings.num_more} more faults")
+        count = len(self.findings.faults) + self.findings.num_more
+        lines.append(f"{count} faults" if count else "no fault")
         return "".join(f"{printable(line)}\n" for line in lines)
 
     def draw(self, file: Path) -> None:
-        """Draw images spread over each split, with their boxes, a colour for each class; crowds are dashed by their name."""
+        """Draw images spread over each split, with their boxes, a colour for each class."""
         splits = {split: images for split, images in self.opened.splits.items() if len(images)}
         figure = Figure(figsize=(3 * NUM_PICTURES, 3 * max(1, len(splits))), layout="constrained")
         axes = figure.subplots(max(1, len(splits)), NUM_PICTURES, squeeze=False)

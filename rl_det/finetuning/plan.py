@@ -23,7 +23,7 @@ from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
 from rl_det.policies.build import check_bears, usual_policy
-from rl_det.progress import bar, tell
+from rl_det.progress import SHORT_WORK, bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import PARTS
 from rl_det.storage.weights import state_fingerprint
@@ -34,8 +34,6 @@ from rl_det.training.loop import Callback, fit
 
 CHECKED_TRAINING_IMAGES = 1000
 """The most training images that are decoded before a run; encoding decodes all of them."""
-BAR_DELAY = 2.0
-"""Seconds before the bar of a short check appears."""
 VOTED = "_voted"
 """The suffix of a row's name for the same head with hand-set votes."""
 
@@ -85,7 +83,7 @@ class Plan:
         }  # fmt: skip
         for split, places in chosen.items():
             dataset = self.data[split]
-            with bar(f"check {split}", len(places), delay=BAR_DELAY) as shown:
+            with bar(f"check {split}", len(places), delay=SHORT_WORK) as shown:
                 if isinstance(dataset, AnnotatedImages):
                     decode(dataset, findings, places=places, on_image=shown.advance)
                     self._check_long_images(dataset, findings)

@@ -63,7 +63,7 @@ def test_repairs_of_a_file_are_told_in_one_line_and_are_faults_if_strict(capsys:
             findings.warn("look here\n")
             findings.settle()
             assert capsys.readouterr().err.splitlines() == [
-                "warning: a.json: boxes that had to be repaired: 2 clipped, 1 dropped because they have no size",
+                "warning: a.json: boxes that had to be repaired: 2 clipped, 1 dropped without a size",
                 r"warning: look here\n",
             ]
 

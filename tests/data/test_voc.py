@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from data.opening import faults, picture, read, sound, text
 
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.check import DataError, Findings
@@ -30,19 +30,6 @@ def document(*objects: str, filename: str = "", size: tuple[object, object] = (2
     return f"<annotation><filename>{filename}</filename>{sides}{''.join(objects)}</annotation>"
 
 
-def text(path: Path, content: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
-
-
-def picture(path: Path, size: tuple[int, int] = (20, 10)) -> Path:
-    """An image of one colour, which differs by name, as images of two splits are compared."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, sum(map(ord, str(path))) % 256).save(path)
-    return path
-
-
 def lists(root: Path, **names: Sequence[str]) -> None:
     for name, lines in names.items():
         text(root / "ImageSets" / "Main" / f"{name}.txt", "\n".join(lines) + "\n")
@@ -58,22 +45,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(path: Path, **options: Any) -> tuple[Opened, Findings]:
-    findings = Findings()
-    return read_folder(path, findings, **options), findings
-
-
 def good(path: Path, **options: Any) -> Opened:
     """What is read without a fault."""
-    opened, findings = read(path, **options)
-    assert findings.faults == []
-    assert opened.layout == "Pascal VOC"
-    return opened
-
-
-def faults(path: Path) -> list[str]:
-    """The faults, with paths from the folder."""
-    return [str(fault).replace(f"{path}/", "") for fault in read(path)[1].faults]
+    return sound(path, "Pascal VOC", **options)
 
 
 def boxes(images: AnnotatedImages, index: int = 0) -> list[Any]:
@@ -249,7 +223,7 @@ def test_boxes_that_leave_their_image_are_clipped_and_named_when_that_is_refused
     assert boxes(opened.splits["train"]) == [[10, 1, 20, 8], [8, 4, 9, 7]]
     strict = Findings(strict=True)
     read_folder(folder, strict)
-    assert "train.txt: Annotations/a.xml: object 1: a box that is clipped" in str(strict.faults[0])
+    assert "train.txt: Annotations/a.xml: object 1: a box that would be clipped" in str(strict.faults[0])
 
 
 OBJECTS: dict[str, tuple[str, str]] = {

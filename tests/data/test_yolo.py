@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from data.opening import faults, picture, read, sound, text
 from PIL import ExifTags, Image
 
 from rl_det.data.annotated import AnnotatedImages
@@ -18,19 +19,6 @@ from rl_det.data.open import open_data
 
 BOX = "0 0.5 0.5 0.5 0.5\n"
 """(5, 2.5) to (15, 7.5) in an image of 20 x 10."""
-
-
-def picture(path: Path, size: tuple[int, int] = (20, 10), grey: int | None = None, **options: Any) -> Path:
-    """An image of one colour, which differs by name, as images of two splits are compared."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, sum(map(ord, str(path))) % 256 if grey is None else grey).save(path, **options)
-    return path
-
-
-def text(path: Path, content: str = BOX) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
 
 
 def described(root: Path, **document: Any) -> Path:
@@ -50,27 +38,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(path: Path, **options: Any) -> tuple[Opened, Findings]:
-    findings = Findings()
-    return read_folder(path, findings, **options), findings
-
-
 def good(path: Path, **options: Any) -> Opened:
     """What is read without a fault."""
-    opened, findings = read(path, **options)
-    assert findings.faults == []
-    assert opened.layout == "YOLO"
-    return opened
-
-
-def faults(path: Path) -> list[str]:
-    """The faults, with paths from the folder."""
-    root = path if path.is_dir() else path.parent
-    try:
-        findings = read(path)[1]
-    except DataError as fault:
-        return [str(fault).replace(f"{root}/", "")]
-    return [str(fault).replace(f"{root}/", "") for fault in findings.faults]
+    return sound(path, "YOLO", **options)
 
 
 def boxes(images: AnnotatedImages) -> list[Any]:
@@ -215,7 +185,7 @@ def test_roboflow_writes_folders_beside_the_yaml_file_as_if_they_were_above_it(t
     for split in ("train", "valid"):
         for name in ("a_jpg.rf.0123", "b_jpg.rf.4567"):
             picture(tmp_path / split / "images" / f"{name}.jpg")
-            text(tmp_path / split / "labels" / f"{name}.txt")
+            text(tmp_path / split / "labels" / f"{name}.txt", BOX)
     described(
         tmp_path, train="../train/images", val="../valid/images", test="../test/images", nc=2, roboflow={"version": 1}
     )
@@ -299,7 +269,7 @@ def test_labels_are_where_the_last_images_was_or_beside_the_image(tmp_path: Path
     }
     for image, label in places.items():
         picture(tmp_path / f"{image}.jpg")
-        text(tmp_path / f"{label}.txt")
+        text(tmp_path / f"{label}.txt", BOX)
     described(tmp_path, train=[".", "./beside"], val=None, test=None)
     opened = good(tmp_path)
     assert sum(len(target) for split in opened.splits.values() for target in boxes(split)) == 3
@@ -393,7 +363,7 @@ def test_boxes_that_leave_their_image_by_little_are_clipped_and_counted_and_by_a
     assert boxes(opened.splits["train"])[0] == [[14, 2.5, 20, 7.5], [0, 0, 20, 10]]
     strict = Findings(strict=True)
     read_folder(folder, strict)
-    assert "train: labels/train/a.txt: line 3: a box that is dropped" in str(strict.faults[1])
+    assert "train: labels/train/a.txt: line 3: a box that would be dropped" in str(strict.faults[1])
 
 
 @pytest.mark.parametrize(

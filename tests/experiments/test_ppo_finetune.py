@@ -245,7 +245,7 @@ def test_a_box_that_leaves_its_image_is_clipped_and_counted(folder: Path, capsys
     rl_det.open_data(folder)
     told = capsys.readouterr().err
     assert "train.json: boxes that had to be repaired: 1 clipped\n" in told
-    assert "test.json: boxes that had to be repaired: 1 dropped because they have no size\n" in told
+    assert "test.json: boxes that had to be repaired: 1 dropped without a size\n" in told
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,10 +69,10 @@ def test_repairs_are_faults_if_strict(folder: Path, monkeypatch: pytest.MonkeyPa
     told["annotations"][1]["bbox"] = [1, 1, 10, 0]
     write(folder, "train", "train.json", "images", told)
     assert inspect(folder).is_sound
-    assert "repaired: 1 clipped, 1 dropped because they have no size" in inspect(folder).text(folder)
+    assert "repaired: 1 clipped, 1 dropped without a size" in inspect(folder).text(folder)
     strict = inspect(folder, strict=True)
     assert [fault.args[1] for fault in strict.findings.faults] == ["annotation 0", "annotation 1"]
-    with pytest.raises(ValueError, match=r"train\.json: annotation 0: a box that is clipped"):
+    with pytest.raises(ValueError, match=r"train\.json: annotation 0: a box that would be clipped"):
         rl_det.open_data(folder, strict=True)
     monkeypatch.chdir(folder)
     cli.main(["check", "."])
