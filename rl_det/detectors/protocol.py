@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rl_det.detectors.recalibration import PerClass
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 Part = Literal["predictor", "head", "all"]
@@ -137,12 +138,12 @@ class Detector(Protocol):
         """The part that fine-tuning trains, as one module: a part of `plain()`, of which nothing else changes."""
         ...
 
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold logits -> scale * logits + shift, with a positive `scale`, into the head's weights.
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
+        """Fold logits -> scale * logits + shift, with positive scales, for each class into the head's weights.
 
-        This is exact for sigmoids. A softmax has no weights that do this to every class's log-odds. There, scale and
-        shift become the temperature and the background's bias: exact where one class competes with the background, and
-        nearly exact elsewhere.
+        This is exact for sigmoids. A softmax has no weights that do this to every class's log-odds. There, each class's
+        distance from the background's score is scaled and shifted: exact where one class competes with the background,
+        and nearly exact elsewhere.
         """
         ...
 

@@ -151,9 +151,8 @@ def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> T
 
 
 def _recalibration(policy: Policy) -> dict[str, object]:
-    """The recalibration: in the module's last scale and shift, or in the head's own weights."""
+    """The recalibration: in the module's last scales and shifts, one a class, or in the head's own weights."""
     module = getattr(policy, "module", None)
     if module is None:
         return {"in": "detector"}
-    scale, shift = (float(module.get_buffer(name)) for name in ("scale", "shift"))
-    return {"in": "module", "scale": scale, "shift": shift}
+    return {"in": "module", **{name: module.get_buffer(name).tolist() for name in ("scale", "shift")}}

@@ -13,26 +13,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rl_det.policies.recalibrated_module import RecalibratedModule
+
 LOGIT_RANGE = 12.0
 NUM_ATTENDED = 96
 """The number of best candidates that attend to each other; the candidates after them keep their logits."""
 NUM_RELATIONS = 8
 
 
-class ContextModule(nn.Module):
-    """Add a residual to the logits [B, N] of candidates that are sorted best first; at the start the residual is exactly 0.
-
-    `scale` and `shift` are the recalibration, which does not change the order. They are the identity until they are
-    fitted.
-    """
-
-    scale: Tensor
-    shift: Tensor
+class ContextModule(RecalibratedModule):
+    """Add a residual to the logits [B, N] of candidates that are sorted best first; at the start the residual is exactly 0."""
 
     def __init__(
         self, *, num_classes: int, embedding_size: int, width: int = 96, num_heads: int = 4, num_layers: int = 3
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         self.num_heads = num_heads
         self.embedding = nn.Linear(embedding_size, width)
         self.label = nn.Embedding(num_classes + 1, width)
@@ -43,8 +38,6 @@ class ContextModule(nn.Module):
         self.residual = nn.Linear(width, 1)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("shift", torch.zeros(()))
 
     def forward(
         self,
@@ -61,8 +54,7 @@ class ContextModule(nn.Module):
         behind = max(0, boxes.shape[1] - NUM_ATTENDED)
         ahead = slice(None), slice(NUM_ATTENDED)
         residual = self._residual(boxes[ahead], labels[ahead], logits.detach()[ahead], mask[ahead], embeddings[ahead])
-        better: Tensor = self.scale * (logits + F.pad(residual, (0, behind)) * mask) + self.shift
-        return better
+        return self.recalibrated(logits + F.pad(residual, (0, behind)) * mask, labels - 1)
 
     def _residual(self, boxes: Tensor, labels: Tensor, logits: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
         seen = logits.clamp(-LOGIT_RANGE, LOGIT_RANGE)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rl_det.candidates import SHIFT_OF_ONE
+
+Draws = Literal["antithetic", "stratified"]
+"""How the K samples of an image depend on each other. antithetic: in pairs, the second mirrors the first. stratified: of each
+candidate's number, one sample lies in each K-th of the probability (Owen 2013, chapter 10)."""
 
 
 @runtime_checkable
@@ -26,8 +30,10 @@ class Distribution(Protocol):
         """What an action of 1 means to this distribution; the environment's must be the same."""
         ...
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
-        """K actions for each image, in antithetic pairs: the second of a pair mirrors the first."""
+    def sample(
+        self, num_samples: int, generator: torch.Generator, draws: Draws = "antithetic"
+    ) -> Float[Tensor, "B K N"]:
+        """K actions for each image; each alone has the distribution's density, whatever the draws."""
 
     def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
         """The log density of each candidate's own action, with gradient to the distribution's parameters."""
@@ -53,8 +59,10 @@ class GaussianShifts:
     sigma: float
     action_scale: ClassVar[float] = SHIFT_OF_ONE
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
-        noise = _antithetic(torch.randn, self.mean, num_samples, generator, mirror=torch.neg)
+    def sample(
+        self, num_samples: int, generator: torch.Generator, draws: Draws = "antithetic"
+    ) -> Float[Tensor, "B K N"]:
+        noise = _normal(self.mean, num_samples, generator, draws)
         return (self.mean.detach()[:, None] + self.sigma * noise) / SHIFT_OF_ONE
 
     def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
@@ -90,9 +98,10 @@ class GaussianAdjustments:
     residual: Float[Tensor, "B N"]
     action_scale: ClassVar[float] = SHIFT_OF_ONE
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N 5"]:
-        noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
-        noise = noise.view(len(noise), num_samples, *self.mean.shape[1:])
+    def sample(
+        self, num_samples: int, generator: torch.Generator, draws: Draws = "antithetic"
+    ) -> Float[Tensor, "B K N 5"]:
+        noise = _normal(self.mean, num_samples, generator, draws)
         return (self.mean.detach()[:, None] + self._sigmas() * noise) / SHIFT_OF_ONE
 
     def log_prob(self, action: Float[Tensor, "B K N 5"]) -> Float[Tensor, "B K N 2"]:
@@ -130,9 +139,10 @@ class GaussianActions:
     sigma: float
     action_scale: ClassVar[float] = 1.0
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N D"]:
-        noise = _antithetic(torch.randn, self.mean.flatten(1), num_samples, generator, mirror=torch.neg)
-        noise = noise.view(len(noise), num_samples, *self.mean.shape[1:])
+    def sample(
+        self, num_samples: int, generator: torch.Generator, draws: Draws = "antithetic"
+    ) -> Float[Tensor, "B K N D"]:
+        noise = _normal(self.mean, num_samples, generator, draws)
         return self.mean.detach()[:, None] + self.sigma * noise
 
     def log_prob(self, action: Float[Tensor, "B K N D"]) -> Float[Tensor, "B K N"]:
@@ -162,8 +172,10 @@ class BernoulliGates:
     logits: Float[Tensor, "B N"]
     action_scale: ClassVar[float] = 1.0
 
-    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "B K N"]:
-        uniform = _antithetic(torch.rand, self.logits, num_samples, generator, mirror=lambda u: 1 - u)
+    def sample(
+        self, num_samples: int, generator: torch.Generator, draws: Draws = "antithetic"
+    ) -> Float[Tensor, "B K N"]:
+        uniform = _uniform(self.logits, num_samples, generator, draws)
         return (uniform < self.logits.detach().sigmoid()[:, None]).to(self.logits.dtype)
 
     def log_prob(self, action: Float[Tensor, "B K N"]) -> Float[Tensor, "B K N"]:
@@ -186,16 +198,46 @@ class BernoulliGates:
         return torch.zeros_like(self.logits)
 
 
+def _normal(
+    like: Float[Tensor, " B *numbers"], num_samples: int, generator: torch.Generator, draws: Draws
+) -> Float[Tensor, " B K *numbers"]:
+    """Standard normal numbers."""
+    if draws == "antithetic":
+        return _antithetic(torch.randn, like, num_samples, generator, mirror=torch.neg)
+    drawn: Tensor = torch.special.ndtri(_strata(like, num_samples, generator))
+    return drawn.to(like.dtype)
+
+
+def _uniform(
+    like: Float[Tensor, " B *numbers"], num_samples: int, generator: torch.Generator, draws: Draws
+) -> Float[Tensor, " B K *numbers"]:
+    """Numbers that are uniform in [0, 1]."""
+    if draws == "antithetic":
+        return _antithetic(torch.rand, like, num_samples, generator, mirror=lambda u: 1 - u)
+    return _strata(like, num_samples, generator).to(like.dtype)
+
+
 def _antithetic(
     draw: Callable[..., Tensor],
-    like: Float[Tensor, "B N"],
+    like: Float[Tensor, " B *numbers"],
     num_samples: int,
     generator: torch.Generator,
     *,
     mirror: Callable[[Tensor], Tensor],
-) -> Float[Tensor, "B K N"]:
-    """[B, K, N] draws in mirrored pairs; an odd K leaves the last draw without a pair."""
-    num_images, num_candidates = like.shape
-    half = draw((num_images, (num_samples + 1) // 2, num_candidates), generator=generator, device=generator.device)
+) -> Float[Tensor, " B K *numbers"]:
+    """Draws in mirrored pairs; an odd K leaves the last draw without a pair."""
+    num_images, *numbers = like.shape
+    half = draw((num_images, (num_samples + 1) // 2, math.prod(numbers)), generator=generator, device=generator.device)
     both = torch.stack([half, mirror(half)], 2).flatten(1, 2)
-    return both[:, :num_samples].to(like.device)
+    return both[:, :num_samples].to(like.device).view(num_images, num_samples, *numbers)
+
+
+def _strata(
+    like: Float[Tensor, " B *numbers"], num_samples: int, generator: torch.Generator
+) -> Float[Tensor, " B K *numbers"]:
+    """Uniform numbers in (0, 1), float64, one in each of K equal strata; each number has an order of its own."""
+    shape, source = (len(like), num_samples, *like.shape[1:]), generator.device
+    place = torch.rand(shape, generator=generator, device=source).argsort(1)
+    within = torch.rand(shape, generator=generator, device=source, dtype=torch.float64)
+    inner = torch.finfo(torch.float64).eps
+    return ((place + within) / num_samples).clamp(inner, 1 - inner).to(like.device)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from rl_det.candidates import Observation, gather_logits
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors.protocol import Detector
+from rl_det.detectors.recalibration import PerClass, one_per_class
+from rl_det.policies.recalibrated_module import RecalibratedModule
 from rl_det.types import HeadOutput
 
 Own = TypeVar("Own", bound="Head")
@@ -47,28 +49,24 @@ class Head:
         """A copy with its own head (and module); the frozen part of the detector is shared."""
         return deepcopy(self, {id(part): part for part in frozen_parts(self.detector)})
 
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold logits -> scale * logits + shift into the weights; `scale` must be positive."""
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
+        """Fold logits -> scale * logits + shift, for each class, into the weights; scales must be positive."""
         self.detector.recalibrate(scale, shift)
 
 
 class HeadWithModule(Head):
-    """A head and a module beside it, trained together; list this class before the policy that it extends.
+    """A head and a module beside it, trained together; list this class before the policy that it extends."""
 
-    The module's last step multiplies its logits by `scale` and adds `shift`.
-    """
-
-    module: nn.Module
+    module: RecalibratedModule
 
     @property
     def trainable(self) -> nn.Module:
         """The part that fine-tuning trains, as one module: the detector's head and the module beside it."""
         return nn.ModuleDict({"head": self.detector.trainable, "module": self.module})
 
-    def recalibrate(self, scale: float, shift: float) -> None:
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold the recalibration into the module, exactly; the plain detector keeps its own calibration."""
-        self.module.get_buffer("scale").mul_(scale)
-        self.module.get_buffer("shift").mul_(scale).add_(shift)
+        self.module.recalibrate(*(one_per_class(value, self.module.scale) for value in (scale, shift)))
 
 
 def frozen_parts(detector: Detector) -> list[nn.Module]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rl_det.candidates import Observation, clipped, observe, select_candidates
 from rl_det.candidates.postprocessing import PostProcessing
 from rl_det.detectors.protocol import Detector
+from rl_det.detectors.recalibration import PerClass
 from rl_det.policies.distributions import Distribution
 from rl_det.types import Candidates, Encoded, HeadOutput
 
@@ -47,8 +48,8 @@ class Policy(Protocol):
     def copy(self) -> "Policy":
         """A copy with its own head (and module); the frozen part of the detector is shared."""
 
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold logits -> scale * logits + shift into what is exported; `scale` must be positive."""
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
+        """Fold logits -> scale * logits + shift, for each class, into what is exported; scales must be positive."""
 
 
 @torch.no_grad()

@@ -1,11 +1,17 @@
-"""Recalibrate a tuned policy on validation images, so that its scores are probabilities, unless that costs AP."""
+"""Recalibrate a tuned policy on validation images, so that its scores are probabilities, unless that costs AP.
+
+AP is taken class by class, so what raises it may let the score scales of classes drift apart, and then no one threshold
+serves them all. Each class is recalibrated by itself, which leaves its AP as it is.
+"""
 
 from collections.abc import Callable
+
+import torch
 
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.detectors.encodings import Encodings
 from rl_det.metrics.outcomes import outcomes
-from rl_det.metrics.recalibration import fit_recalibration
+from rl_det.metrics.recalibration import fit_class_recalibration, fit_recalibration
 from rl_det.policies.detections import detect_encoded
 from rl_det.policies.policy import Policy
 
@@ -16,7 +22,10 @@ COST_OF_CALIBRATION = 5e-4
 def recalibrated(
     policy: Policy, val: Encodings, num_candidates: int, validation_ap: Callable[[Policy], float]
 ) -> Policy:
-    """A recalibrated copy; or the policy itself if recalibration costs AP, or if its soft-NMS depends on the scores' scale."""
+    """A copy, recalibrated class by class; if that costs AP, as a whole; if that does too, the policy itself.
+
+    A softmax can keep neither order exactly. Soft-NMS depends on the scores' scale: under it, the policy stays as it is.
+    """
     if not policy.postprocessing.is_hard:
         return policy
     found = outcomes(
@@ -24,7 +33,10 @@ def recalibrated(
         pad_targets(val.targets),
         num_classes=policy.detector.num_classes,
     )
-    twin = policy.copy()
-    twin.recalibrate(*fit_recalibration(found))
-    kept = validation_ap(twin) >= validation_ap(policy) - COST_OF_CALIBRATION
-    return twin if kept else policy
+    least = validation_ap(policy) - COST_OF_CALIBRATION
+    for fit in (fit_class_recalibration, fit_recalibration):
+        twin = policy.copy()
+        twin.recalibrate(*(torch.from_numpy(value) for value in fit(found)))
+        if validation_ap(twin) >= least:
+            return twin
+    return policy

@@ -35,7 +35,7 @@ class RefinePolicy(HeadWithModule, Head):
     @classmethod
     def at_start(cls, detector: Detector, exploration: Exploration, num_steps: int = 3) -> "RefinePolicy":
         """The policy at the warm start: its module does not move boxes yet."""
-        module = RefiningModule(num_steps=num_steps).to(detector.device)
+        module = RefiningModule(detector.num_classes, num_steps=num_steps).to(detector.device)
         return cls(detector, module, box_sigma=exploration.box_sigma)
 
     @property

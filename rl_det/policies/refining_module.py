@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl_det.boxes import move_between, moved
+from rl_det.candidates.selection import column_of
 from rl_det.errors import UserError
 from rl_det.policies.voting_module import VotingModule
 
@@ -19,8 +20,8 @@ LARGEST_MOVE = 1.0
 class RefiningModule(VotingModule):
     """The boxes of candidates [B, N] after `num_steps` votes, and their logits, recalibrated; at the start unchanged."""
 
-    def __init__(self, *, num_steps: int = 3, width: int = 32) -> None:
-        super().__init__(width=width)
+    def __init__(self, num_classes: int, *, num_steps: int = 3, width: int = 32) -> None:
+        super().__init__(num_classes, width=width)
         if num_steps < 1:
             raise UserError(f"num_steps must be at least 1; got {num_steps}; 3 is usual")
         self.num_steps = num_steps
@@ -40,7 +41,7 @@ class RefiningModule(VotingModule):
             step = move.clamp(-LARGEST_MOVE, LARGEST_MOVE)
             after = moved(boxes, step).clamp(0, 1)
             boxes = torch.where((step != 0).any(-1, keepdim=True), after, boxes)
-        return boxes, self.scale * logits + self.shift
+        return boxes, self.recalibrated(logits, column_of(index, all_logits.shape[-1]))
 
     def next_move(
         self,

@@ -24,7 +24,7 @@ class VotingPolicy(HeadWithModule, AdjustPolicy):
     @classmethod
     def at_start(cls, detector: Detector, exploration: Exploration) -> "VotingPolicy":
         """The policy at the warm start: its module does not change boxes and logits yet."""
-        module = VotingModule().to(detector.device)
+        module = VotingModule(detector.num_classes).to(detector.device)
         return cls(detector, module, sigma=exploration.sigma, box_sigma=exploration.box_sigma)
 
     def adjusted(

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rl_det.candidates.selection import column_of, proposal_of
+from rl_det.policies.recalibrated_module import RecalibratedModule
 
 LOGIT_RANGE = 12.0
 NEIGHBOUR_IOU = 0.5
@@ -20,24 +21,15 @@ SHARPNESS, SOFTNESS = 0.1, 0.2
 NUM_PAIR_NUMBERS, NUM_NUMBERS = 5, 12
 
 
-class VotingModule(nn.Module):
-    """The boxes and logits of candidates [B, N] after the vote; at the start both are unchanged.
+class VotingModule(RecalibratedModule):
+    """The boxes and logits of candidates [B, N] after the vote; at the start both are unchanged."""
 
-    `scale` and `shift` are the recalibration, which does not change the order. They are the identity until they are
-    fitted.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, *, width: int = 32) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, *, width: int = 32) -> None:
+        super().__init__(num_classes)
         weight, self.verdict = nn.Linear(16, 1), nn.Linear(width, 2)
         self.weight = nn.Sequential(nn.Linear(NUM_PAIR_NUMBERS, 16), nn.GELU(), weight)
         self.trust = nn.Sequential(nn.Linear(NUM_NUMBERS, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.mean_share = nn.Parameter(torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("shift", torch.zeros(()))
         for last in (weight, self.verdict):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -102,7 +94,7 @@ class VotingModule(nn.Module):
         agreed = own_logits + change + self.mean_share * (total(soft * votes) - own_logits)
         near_corner, far_corner = voted.split(2, -1)  # a step beyond the mean can turn a thin box inside out
         voted = torch.cat([near_corner.minimum(far_corner), near_corner.maximum(far_corner)], -1)
-        return voted.view_as(boxes), self.scale * agreed.view_as(logits) + self.shift
+        return voted.view_as(boxes), self.recalibrated(agreed.view_as(logits), column_of(index, num_classes))
 
 
 def neighbours(

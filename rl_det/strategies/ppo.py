@@ -11,8 +11,9 @@ differ from the paper:
    this pass. The frozen part of the detector never runs.
 4. The detector's own supervised loss is added (like the pretraining loss in Ouyang et al. 2022, "PPO-ptx"). Boxes and
    scores share a trunk, and the reward alone would let the boxes drift. A surrogate of AP may be added instead.
-5. A common shift of all logits does not change ranks, so the shift has a penalty (`mean_shift_penalty`). A common scale
-   does not change ranks either, so what a module adds to the head's logits has a penalty (`residual_penalty`).
+5. A common shift of a class's logits changes no rank that AP sees, as AP is taken class by class, so each class's mean
+   shift has a penalty (`mean_shift_penalty`). A common scale does not change ranks either, so what a module adds to the
+   head's logits has a penalty (`residual_penalty`).
 6. A candidate's action may have several independent factors, such as a logit's shift and a box's move. Each factor has
    its own credit, ratio and clip, and their losses are summed (`factor_weights`).
 """
@@ -106,7 +107,7 @@ class PPO:
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     mean_shift_penalty: float = 0.1
-    """Weight of the squared mean shift of all logits."""
+    """Weight of the squared mean shift of each class's logits, a mean over classes."""
     residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
     factor_weights: tuple[float, ...] = (1.0, 4.0)
@@ -235,9 +236,11 @@ class PpoLearner:
         parts = zip(moves, log_ratios, rollout.advantages, strict=True)
         surrogate = mean([self.surrogate(*part) for part in parts])
         reals = [move.mask.any(1) for move in moves]
-        shift = mean([masked_mean(own.shift(), real) for own, real in zip(distributions, reals, strict=True)])
-        loss = surrogate + config.mean_shift_penalty * shift.square()
-        metrics = {"surrogate": float(surrogate.detach()), "mean_shift": float(shift.detach())}
+        each = zip(moves, distributions, strict=True)
+        shifts = [class_shifts(*own, self.envs.detector.num_classes) for own in each]
+        loss = surrogate + config.mean_shift_penalty * mean([own.square().mean() for own in shifts])
+        shift = mean([own.detach().mean() for own in shifts])
+        metrics = {"surrogate": float(surrogate.detach()), "mean_shift": float(shift)}
         residuals = [
             masked_mean(own.residual.square(), real)
             for own, real in zip(distributions, reals, strict=True)
@@ -254,8 +257,8 @@ class PpoLearner:
         if self.reference is not None:
             with torch.no_grad():
                 starts = rollout.distributions(self.reference, head_output(self.reference, rollout.encoded))
-            each = zip(distributions, starts, reals, strict=True)
-            distance = mean([masked_mean(own.kl(start), real) for own, start, real in each])
+            three = zip(distributions, starts, reals, strict=True)
+            distance = mean([masked_mean(own.kl(start), real) for own, start, real in three])
             loss = loss + config.kl_weight * distance
             metrics["kl_start"] = float(distance.detach())
         return loss, metrics
@@ -288,6 +291,19 @@ class PpoLearner:
         """Restore a saved state."""
         self.generator.set_state(state["generator"])
         self.envs.load_state_dict(state["environment"])
+
+
+def class_shifts(move: Move, distribution: Distribution, num_classes: int) -> Float[Tensor, " C"]:
+    """The mean shift of each class's logits, 0 for a class without candidates; of all actors where none has a class."""
+    shift, real = distribution.shift(), move.mask.any(1)
+    if not isinstance(move.observation, dict):
+        return masked_mean(shift, real)[None]
+    column = (move.observation["labels"] - 1).flatten()
+    sums, counts = (
+        values.new_zeros(num_classes).index_add(0, column, values.flatten())
+        for values in (shift * real, real.to(shift.dtype))
+    )
+    return sums / counts.clamp(min=1)
 
 
 def moved_away(move: Move, log_ratio: Tensor) -> Float[Tensor, ""]:

@@ -24,12 +24,20 @@ from rl_det.detectors.encodings import EncodedDataset
 from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
 from rl_det.policies.build import POLICIES, PolicyName, check_num_steps, name_of
-from rl_det.policies.distributions import Distribution
+from rl_det.policies.distributions import Distribution, Draws
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike, check_reward
 from rl_det.strategies.strategy import Task
 from rl_det.types import Encoded, HeadOutput
 
+DRAWS: dict[Advantage, Draws] = {
+    "counterfactual": "stratified",
+    "leave_one_out": "antithetic",
+    "group": "antithetic",
+}
+"""How samples are drawn for each advantage. A candidate's own credit does not depend on its image's other samples, so strata
+keep it unbiased and quiet it. A mean over the other samples is no baseline if they lie where this one does not: mirrored
+pairs only change its scale, strata would change more."""
 Wrap = Callable[[VectorEnv[Any, Any, Any]], VectorEnv[Any, Any, Any]]
 """A function that wraps an environment, such as a vector wrapper of Gymnasium."""
 
@@ -218,7 +226,7 @@ def collect(
     running = torch.ones(len(shown.indices), envs.samples_per_image, dtype=torch.bool, device=envs.detector.device)
     moves: list[Move] = []
     while len(moves) < envs.num_steps and running.any():
-        move = moved_once(policy, envs, observation, output, running, generator)
+        move = moved_once(policy, envs, observation, output, running, generator, DRAWS[advantage])
         moves.append(move)
         observation, running = move.earned.observation, running & ~move.earned.ended.view_as(running)
     alive = torch.stack([move.running for move in moves])
@@ -244,6 +252,7 @@ def moved_once(
     output: HeadOutput | None,
     running: Bool[Tensor, "B K"],
     generator: torch.Generator,
+    draws: Draws,
 ) -> Move:
     """Draw an action for every sub-environment, and make the step; `observation` has one row for each draw of samples."""
     num_rows = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
@@ -251,7 +260,7 @@ def moved_once(
     images = torch.arange(len(running), device=running.device).repeat_interleave(num_rows // len(running))
     distribution = policy.distribution(observation, of_rows(output, images))
     with torch.no_grad():
-        action = distribution.sample(share, generator)
+        action = distribution.sample(share, generator, draws)
         log_prob = distribution.log_prob(action)
     check_fits(distribution, action, envs)
     baseline = distribution.greedy().repeat_interleave(share, 0) if envs.takes_baseline else None

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from rl_det.candidates import gather_logits, nms, select_candidates
 from rl_det.detectors import Detector, FCOSDetector, RetinaNetDetector, SSDDetector, TwoStage
+from rl_det.detectors.recalibration import PerClass
+from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.types import Detections, Encoded, HeadOutput, Target, concatenate
 
 
@@ -259,11 +261,17 @@ def test_the_losses_fall_when_the_head_learns(detector: Detector, encoded: Encod
 SCALE, SHIFT = 0.7, -0.9
 
 
-def recalibrated(detector: Detector, encoded: Encoded) -> tuple[HeadOutput, HeadOutput]:
+SCALES, SHIFTS = torch.tensor([0.7, 1.2, 0.9]), torch.tensor([-0.9, 0.4, 0.0])
+"""Of each class."""
+
+
+def recalibrated(
+    detector: Detector, encoded: Encoded, scale: PerClass = SCALE, shift: PerClass = SHIFT
+) -> tuple[HeadOutput, HeadOutput]:
     """What the head says before and after."""
     with torch.no_grad(), restored(detector):
         before = detector.head(encoded)
-        detector.recalibrate(SCALE, SHIFT)
+        detector.recalibrate(scale, shift)
         return before, detector.head(encoded)
 
 
@@ -313,6 +321,23 @@ def test_recalibration_maps_the_logits_exactly_for_sigmoids_and_nearly_for_other
         assert (got - wanted).abs().mean() < (got - before.logits[encoded.mask]).abs().mean() / 2
     else:
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_each_class_may_have_a_scale_and_shift_of_its_own(case: Case, detector: Detector, encoded: Encoded) -> None:
+    before, after = recalibrated(detector, encoded, SCALES, SHIFTS)
+    wanted, got = (SCALES * before.logits + SHIFTS)[encoded.mask], after.logits[encoded.mask]
+    torch.testing.assert_close(after.boxes, before.boxes, rtol=0, atol=0)
+    shares = isinstance(detector, QueryDetector) and len(detector.anatomy.score_layers) > 1  # part of a score
+    if case.recalibrates_exactly and not shares:
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    else:
+        assert (got - wanted).abs().mean() < (got - before.logits[encoded.mask]).abs().mean()
+
+
+def test_the_same_number_for_each_class_is_one_number_for_all(detector: Detector, encoded: Encoded) -> None:
+    _, one = recalibrated(detector, encoded)
+    _, each = recalibrated(detector, encoded, torch.full((NUM_CLASSES,), SCALE), torch.full((NUM_CLASSES,), SHIFT))
+    torch.testing.assert_close(each.logits, one.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_recalibration_is_exact_where_one_class_rivals_the_background(

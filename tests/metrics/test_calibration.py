@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
+from rl_det.metrics.operating_point import best_f1
 from rl_det.metrics.outcomes import Outcomes
-from rl_det.metrics.recalibration import fit_recalibration
+from rl_det.metrics.recalibration import Recalibration, fit_class_recalibration, fit_recalibration, logits_of
 
 
 def outcomes_of(scores: np.ndarray, correct: np.ndarray, iou: np.ndarray | None = None) -> Outcomes:
@@ -54,7 +55,7 @@ def test_recalibration_recovers_the_map_that_was_bent() -> None:
     true_logits = rng.normal(size=20_000) * 2
     correct = rng.uniform(size=20_000) < 1 / (1 + np.exp(-true_logits))
     bent = outcomes_of(1 / (1 + np.exp(-(true_logits * 2 - 1))), correct)
-    scale, shift = fit_recalibration(bent)
+    (scale, *_), (shift, *_) = fit_recalibration(bent)
     assert scale == pytest.approx(0.5, abs=0.03)
     assert shift == pytest.approx(0.5, abs=0.05)
     logits = np.log(bent.scores / (1 - bent.scores)) * scale + shift
@@ -64,4 +65,58 @@ def test_recalibration_recovers_the_map_that_was_bent() -> None:
 
 @pytest.mark.parametrize("correct", [[True] * 4, [False] * 4, [True, True, False, False]])
 def test_where_nothing_can_be_learned_or_the_order_is_upside_down_the_map_is_the_identity(correct: list[bool]) -> None:
-    assert fit_recalibration(outcomes_of(np.array([0.1, 0.2, 0.8, 0.9]), np.array(correct))) == (1.0, 0.0)
+    found = fit_recalibration(outcomes_of(np.array([0.1, 0.2, 0.8, 0.9]), np.array(correct)))
+    assert np.array_equal(found, [[1.0], [0.0]])
+
+
+def drifted(num_detections: tuple[int, ...], shifts: tuple[float, ...], seed: int = 0) -> Outcomes:
+    """Detections of several classes; each class's logits are off by a shift of its own."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(1, 1 + len(shifts)), num_detections)
+    true_logits = rng.normal(size=len(labels)) * 2
+    correct = rng.uniform(size=len(labels)) < 1 / (1 + np.exp(-true_logits))
+    scores = 1 / (1 + np.exp(-(true_logits + np.array(shifts)[labels - 1])))
+    order = np.argsort(-scores, kind="stable")
+    return Outcomes(
+        scores=scores[order], labels=labels[order], correct=correct[order], iou=np.where(correct, 0.8, 0.0)[order],
+        positives=np.bincount(labels[correct], minlength=1 + len(shifts))[1:],
+    )  # fmt: skip
+
+
+def mended_by(found: Recalibration, drifted: Outcomes) -> Outcomes:
+    column = drifted.labels - 1
+    logits = found.scale[column] * logits_of(drifted) + found.shift[column]
+    order = np.argsort(-logits, kind="stable")
+    return Outcomes(
+        scores=1 / (1 + np.exp(-logits[order])), labels=drifted.labels[order], correct=drifted.correct[order],
+        iou=drifted.iou[order], positives=drifted.positives,
+    )  # fmt: skip
+
+
+def test_one_threshold_serves_all_classes_again_once_each_is_recalibrated() -> None:
+    some, others = (drifted((4000, 4000, 4000), (-3.0, 0.0, 2.0), seed) for seed in (0, 1))
+    found = fit_class_recalibration(some)
+    np.testing.assert_allclose(found.scale, 1.0, atol=0.1)
+    np.testing.assert_allclose(found.shift, [3.0, 0.0, -2.0], atol=0.3)
+    before, as_a_whole = best_f1(others).f1, best_f1(mended_by(fit_recalibration(some), others)).f1
+    by_class = [
+        best_f1(mended_by(Recalibration(np.ones(3), np.array([3.0, 0.0, -2.0])), others)).f1,
+        best_f1(mended_by(found, others)).f1,
+    ]
+    assert as_a_whole == pytest.approx(before)  # one map for all classes moves no detection past another
+    assert by_class[1] == pytest.approx(by_class[0], abs=0.002)
+    assert by_class[1] > before + 0.05
+
+
+def test_a_class_with_few_detections_stays_near_all_and_one_without_is_as_all() -> None:
+    found = fit_class_recalibration(drifted((4000, 3, 0), (1.0, -5.0, 0.0)))
+    assert abs(found.shift[1] - found.shift[0]) < 3.0  # of the 6 that its three detections would ask for
+    whole = fit_recalibration(drifted((4000, 3, 0), (1.0, -5.0, 0.0)))
+    assert found.scale[2] == pytest.approx(whole.scale[2])
+    assert found.shift[2] == pytest.approx(whole.shift[2])
+
+
+def test_a_class_whose_order_is_upside_down_keeps_its_order() -> None:
+    some = drifted((400, 400), (0.0, 0.0))
+    turned = replace(some, correct=np.where(some.labels == 2, ~some.correct, some.correct))
+    assert fit_class_recalibration(turned).scale[1] > 0

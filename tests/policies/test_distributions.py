@@ -9,6 +9,7 @@ from rl_det.candidates import SHIFT_OF_ONE
 from rl_det.policies.distributions import (
     BernoulliGates,
     Distribution,
+    Draws,
     GaussianActions,
     GaussianAdjustments,
     GaussianShifts,
@@ -114,6 +115,52 @@ def test_samples_have_the_moments_of_the_distribution_candidate_by_candidate(dis
     torch.testing.assert_close(action.std(1), reference(distribution).stddev.expand(SHAPE), rtol=0, atol=0.02)
     some, other = (action[:, ::2, column] - action[:, ::2, column].mean(1, keepdim=True) for column in (0, 1))
     assert (some * other).mean(1).abs().max() < 0.02  # candidates are independent
+
+
+DRAWS: tuple[Draws, ...] = ("antithetic", "stratified")
+
+
+def test_each_kth_of_the_probability_holds_one_of_k_stratified_samples_of_every_number(
+    distribution: Distribution,
+) -> None:
+    if isinstance(distribution, BernoulliGates):
+        kept = distribution.sample(1000, generator(), "stratified").sum(1)
+        torch.testing.assert_close(kept, (1000 * distribution.logits.sigmoid()), rtol=0, atol=1.0)
+        return
+    action = SHIFT_OF_ONE * distribution.sample(7, generator(), "stratified")
+    place = (7 * reference(distribution).cdf(action.transpose(0, 1)).transpose(0, 1)).floor()
+    assert torch.equal(place.sort(1).values, torch.arange(7.0)[None, :, None].expand_as(place))
+    assert not torch.equal(place[:, :, 0], place[:, :, 1])  # each number has an order of its own
+
+
+def test_stratified_samples_have_the_moments_of_the_distribution_candidate_by_candidate(
+    distribution: Distribution,
+) -> None:
+    few = [distribution.sample(4, own, "stratified") for own in [generator()] for _ in range(5000)]
+    action = in_its_unit(distribution, torch.cat(few, 1))
+    torch.testing.assert_close(action.mean(1), reference(distribution).mean, rtol=0, atol=0.02)
+    torch.testing.assert_close(action.std(1), reference(distribution).stddev.expand(SHAPE), rtol=0, atol=0.02)
+    some, other = (action[:, :, column] - action[:, :, column].mean(1, keepdim=True) for column in (0, 1))
+    assert (some * other).mean(1).abs().max() < 0.02  # candidates are independent
+
+
+def test_strata_estimate_the_same_gradient_with_less_noise() -> None:
+    """Of the mean of exp(shift), which is known: exp(mean + sigma^2 / 2)."""
+    mean = torch.tensor([[0.2, -0.3]])
+    found = {}
+    for draws in DRAWS:
+        source, own = generator(), GaussianShifts(mean.requires_grad_(), 0.5)
+        each = []
+        for _ in range(4000):
+            action = own.sample(8, source, draws)
+            earned = (SHIFT_OF_ONE * action).exp()
+            (gradient,) = torch.autograd.grad((earned * own.log_prob(action)).mean(1).sum(), mean)
+            each.append(gradient[0])
+        found[draws] = torch.stack(each)
+    exact = (mean.detach()[0] + 0.125).exp()
+    for draws in DRAWS:
+        torch.testing.assert_close(found[draws].mean(0), exact, rtol=0.02, atol=0)
+    assert (found["stratified"].var(0) < 0.5 * found["antithetic"].var(0)).all()
 
 
 def test_the_same_seed_draws_the_same_and_another_one_other_samples(distribution: Distribution) -> None:

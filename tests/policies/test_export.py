@@ -153,7 +153,7 @@ def test_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> Non
 def voting_policy() -> VotingPolicy:
     """Not at step zero: it moves boxes and logits."""
     torch.manual_seed(0)
-    module = VotingModule()
+    module = VotingModule(NUM_CLASSES)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.1)
     detector = build_detector("tiny", num_classes=NUM_CLASSES, input_size=64)

@@ -86,7 +86,7 @@ def test_several_steps_are_refused_where_one_is_made() -> None:
     ):
         with pytest.raises(UserError, match=r"num_steps is for the refining policy; policy '\w+' makes one step; got"):
             make()
-    for make in (lambda: rl_det.PPO(policy="refine", num_steps=0), lambda: RefiningModule(num_steps=0)):
+    for make in (lambda: rl_det.PPO(policy="refine", num_steps=0), lambda: RefiningModule(2, num_steps=0)):
         with pytest.raises(UserError, match="num_steps must be at least 1; got 0"):
             make()
     with pytest.raises(UserError, match="gamma does nothing in an episode of one step"):

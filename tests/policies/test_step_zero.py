@@ -68,7 +68,7 @@ def adjust(detector: Detector) -> Policy:
 
 def voting(detector: Detector) -> Policy:
     torch.manual_seed(1)
-    return VotingPolicy(detector, VotingModule(), sigma=0.5, box_sigma=0.2)
+    return VotingPolicy(detector, VotingModule(NUM_CLASSES), sigma=0.5, box_sigma=0.2)
 
 
 @pytest.fixture(params=[rescore, select, context, adjust, voting])
@@ -212,6 +212,17 @@ def test_recalibrating_a_context_policy_maps_its_logits_exactly_and_leaves_the_p
     policy.recalibrate(2.0, 0.25)  # of what the first has made
     torch.testing.assert_close(real(logits(policy, case), case), real(2.0 * (0.5 * before - 1.0) + 0.25, case))
     assert torch.equal(case.detector.head(case.encoded).logits, plain)
+
+
+@pytest.mark.parametrize("build", [context, voting])
+def test_a_module_recalibrates_each_class_exactly(build: Callable[[Detector], Policy], case: Case) -> None:
+    policy = awake(build(case.detector))
+    scale, shift = torch.linspace(0.5, 1.5, NUM_CLASSES), torch.linspace(-1.0, 1.0, NUM_CLASSES)
+    before = apply_policy(policy, case.encoded, NUM_CANDIDATES)
+    policy.recalibrate(scale, shift)
+    after = apply_policy(policy, case.encoded, NUM_CANDIDATES)
+    wanted = scale[before.labels - 1] * before.logits + shift[before.labels - 1]
+    torch.testing.assert_close(after.logits[before.mask], wanted[before.mask])
 
 
 def test_recalibrating_a_context_policy_keeps_the_order(case: Case) -> None:

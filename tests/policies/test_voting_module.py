@@ -20,14 +20,14 @@ def one_image() -> Input:
 
 
 def trusting(*, step: float = 0.0, mean_share: float = 0.0) -> VotingModule:
-    module = VotingModule()
+    module = VotingModule(NUM_CLASSES)
     module.vote_plainly(step, mean_share)
     return module
 
 
 def test_at_the_start_boxes_and_logits_come_back_bit_for_bit() -> None:
     some = one_image()
-    boxes, logits = VotingModule()(*some)
+    boxes, logits = VotingModule(NUM_CLASSES)(*some)
     assert torch.equal(boxes, some[0])
     assert torch.equal(logits, some[1])
 

@@ -45,7 +45,7 @@ def data() -> EncodedDataset:
 
 def voting(detector: Detector) -> VotingPolicy:
     torch.manual_seed(0)
-    return VotingPolicy(detector, VotingModule(), sigma=0.5, box_sigma=0.2)
+    return VotingPolicy(detector, VotingModule(detector.num_classes), sigma=0.5, box_sigma=0.2)
 
 
 def config(**changes: object) -> Surrogate:

@@ -15,8 +15,9 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSClassificationHead
 
 from rl_det.detectors.family import Family
+from rl_det.detectors.recalibration import PerClass, fold, mean_of
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
-from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage, scaled
+from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, within
 from rl_det.types import Encoded
 
@@ -87,13 +88,17 @@ class FCOSDetector(OneStage):
         return losses
 
     @torch.no_grad()
-    def recalibrate(self, scale: float, shift: float) -> None:
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold it into both factors, which is exact where class and centerness agree, and nearly elsewhere.
 
-        The order of one point's classes stays, that of points nearly.
+        The order of one point's classes stays if all have one scale and shift, that of points nearly. The centerness,
+        which the classes share, takes the means; of a class's shift, the class takes what these leave of both halves.
         """
-        for layer in (*self.last_layers()[SCORES], *self.last_layers()[CENTERNESS]):
-            scaled(layer, scale).add_(shift)
+        of_both = mean_of(scale), mean_of(shift)
+        for layer in self.last_layers()[SCORES]:
+            fold(layer, scale, 2 * shift - of_both[1], columns=self.num_classes + 1, classes=slice(1, None))
+        for layer in self.last_layers()[CENTERNESS]:
+            fold(layer, *of_both, columns=1, classes=slice(None))
 
 
 def log_odds_of_mean(first: Float[Tensor, "*R C"], second: Float[Tensor, "*R 1"]) -> Float[Tensor, "*R C"]:

@@ -17,6 +17,7 @@ from torchvision.models.detection.ssd import SSD
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
+from rl_det.detectors.recalibration import PerClass
 from rl_det.detectors.torchvision.levels import (
     Size,
     as_levels,
@@ -103,7 +104,7 @@ class OneStage(ABC):
         """The library's own losses, without the anchors that `matched` leaves out."""
 
     @abstractmethod
-    def recalibrate(self, scale: float, shift: float) -> None:
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold the recalibration into the last layers."""
 
     @property
@@ -391,10 +392,3 @@ def padded(parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     return [
         {name: F.pad(values, (0, 0, 0, longest - values.shape[1])) for name, values in part.items()} for part in parts
     ]
-
-
-def scaled(layer: nn.Conv2d, scale: float) -> Tensor:
-    """Multiply what the layer gives; its bias comes back, to be shifted."""
-    assert layer.bias is not None
-    layer.weight.mul_(scale)
-    return layer.bias.mul_(scale)

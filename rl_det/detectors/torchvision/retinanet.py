@@ -11,8 +11,9 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 
 from rl_det.detectors.family import Family
+from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
-from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage, scaled
+from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage
 
 
 class RetinaNetDetector(OneStage):
@@ -46,10 +47,10 @@ class RetinaNetDetector(OneStage):
         return losses
 
     @torch.no_grad()
-    def recalibrate(self, scale: float, shift: float) -> None:
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Exact."""
         (scores,) = self.last_layers()[SCORES]
-        scaled(scores, scale).add_(shift)
+        fold(scores, scale, shift, columns=self.num_classes + 1, classes=slice(1, None))
 
 
 def build_retinanet(

@@ -12,9 +12,10 @@ from torchvision.models.detection.ssd import SSD, SSDClassificationHead
 from torchvision.models.detection.ssdlite import SSDLiteClassificationHead
 
 from rl_det.detectors.family import Family
+from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name
 from rl_det.detectors.torchvision.levels import map_sizes
-from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage, scaled
+from rl_det.detectors.torchvision.one_stage import DELTAS, SCORES, OneStage
 from rl_det.detectors.torchvision.resized import LEFT_OUT
 from rl_det.detectors.torchvision.two_stage import log_odds
 from rl_det.errors import UserError
@@ -68,10 +69,10 @@ class SSDDetector(OneStage):
         return losses
 
     @torch.no_grad()
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Scale the class scores, and subtract the shift from the background's score."""
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
+        """Scale and shift each class's distance from the background's score."""
         for layer in self.last_layers()[SCORES]:
-            scaled(layer, scale).view(-1, self.num_classes + 1)[:, 0] -= shift
+            fold(layer, scale, shift, columns=self.num_classes + 1, classes=slice(1, None), background=0)
 
 
 def _last(level: nn.Module) -> nn.Conv2d:

@@ -20,6 +20,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from rl_det.candidates import select_candidates
 from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
+from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
@@ -160,12 +161,10 @@ class TwoStage:
         return nn.ModuleDict({name: parts[name] for name in trained.get(self.part, tuple(parts))})
 
     @torch.no_grad()
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Scale the class scores, and subtract the shift from the background's score."""
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
+        """Scale and shift each class's distance from the background's score."""
         scores = self.model.roi_heads.box_predictor.cls_score
-        scores.weight.mul_(scale)
-        scores.bias.mul_(scale)
-        scores.bias[0] -= shift
+        fold(scores, scale, shift, columns=self.num_classes + 1, classes=slice(1, None), background=0)
 
     def plain(self) -> FasterRCNN:
         """The torchvision model."""

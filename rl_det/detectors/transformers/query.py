@@ -27,6 +27,7 @@ from torchvision.ops import box_convert
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
+from rl_det.detectors.recalibration import PerClass, fold, mean_of
 from rl_det.detectors.torchvision.resized import xyxy
 from rl_det.detectors.torchvision.two_stage import log_odds
 from rl_det.detectors.transformers.anatomy import ANATOMIES, Predictions, Seen, known_class
@@ -340,15 +341,14 @@ class QueryDetector:
         return nn.ModuleDict(layer | self.anatomy.predictors)
 
     @torch.no_grad()
-    def recalibrate(self, scale: float, shift: float) -> None:
-        """Fold the recalibration into the class predictor: exactly for sigmoids; DETR's last column takes the shift."""
-        for layer in self.anatomy.score_layers:
-            layer.weight.mul_(scale)
-            layer.bias.mul_(scale)
-        if self.anatomy.is_softmax:
-            self.anatomy.classifier.bias[-1].sub_(shift)
-        else:
-            self.anatomy.classifier.bias.add_(shift)
+    def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
+        """Fold the recalibration into the class predictor: exactly for sigmoids, but what all classes share takes a mean."""
+        background = self.num_classes if self.anatomy.is_softmax else None
+        classifier, *shared = self.anatomy.score_layers
+        columns, classes = classifier.out_features, slice(self.num_classes)
+        fold(classifier, scale, shift, columns=columns, classes=classes, background=background)
+        for layer in shared:
+            fold(layer, mean_of(scale), 0.0, columns=1, classes=slice(None))
 
     def plain(self) -> Any:
         """The model of transformers."""
