@@ -145,6 +145,15 @@ class CandidateVectorEnv(DetectorVectorEnv):
             displayed_from=self.displayed_from,
         )
 
+    def pool_mean_ap(self, actions: Float[Tensor, " images *one"]) -> float:
+        """COCO's AP of the pool, in [0, 1], if each acting image does this; NaN for a pool without a true box."""
+        kept = self._pool_actions
+        self._pool_actions = torch.cat([actions, kept[self.num_images :]])
+        try:
+            return self.scene().candidates.mean_ap
+        finally:
+            self._pool_actions = kept
+
     def _taken(self, scene: Scene, actions: Tensor) -> Step:
         """The step that these actions make from the scene."""
         images = torch.from_numpy(self.rows)

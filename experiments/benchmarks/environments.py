@@ -51,8 +51,7 @@ from rl_det.losses.advantages import Advantage  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import Edits, Reward  # noqa: E402
 from rl_det.strategies import ppo  # noqa: E402
-from rl_det.strategies.labels import supervised_loss  # noqa: E402
-from rl_det.strategies.teaching import Supervised  # noqa: E402
+from rl_det.strategies.teaching import Supervised, taught  # noqa: E402
 from rl_det.training.loop import Ending, LoopConfig, fit  # noqa: E402
 
 RESCORE, SELECT, TUNE = (
@@ -293,9 +292,7 @@ def reward_share(f: Fixture) -> dict[str, float]:
         inside[0], start = 0.0, process_time()
         trained(
             f, policy, envs, generator,
-            lambda indices, part, output: supervised_loss(
-                policy, part, output, [f.data.targets[index] for index in indices]
-            ),
+            taught(None, policy, f.data),
         )  # fmt: skip
         shares.append(inside[0] / (process_time() - start))
     return {"reward_share": median(shares[1:])}

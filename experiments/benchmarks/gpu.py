@@ -40,7 +40,7 @@ from rl_det.detectors.protocol import Part
 from rl_det.policies.build import POLICIES, build_policy, name_of
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.ppo import PPO, PpoLearner
-from rl_det.strategies.teaching import Supervised
+from rl_det.strategies.teaching import taught
 from rl_det.training.loop import FitRun, LoopConfig
 from rl_det.types import Sample, Target
 
@@ -161,12 +161,14 @@ def rl_seconds(detector: Detector, data: Encodings, config: Config) -> tuple[flo
     )
     envs.reset(seed=0)
     spent: list[float] = []
-    supervised: Supervised = lambda indices, encoded, output: supervised_loss(  # noqa: E731
-        policy, encoded, output, [data.targets[index] for index in indices]
-    )
     with watched(envs, spent, detector.device):
         learner = PpoLearner(
-            policy, envs, ppo, generator=torch.Generator().manual_seed(0), validate=lambda: 0.0, supervised=supervised
+            policy,
+            envs,
+            ppo,
+            generator=torch.Generator().manual_seed(0),
+            validate=lambda: 0.0,
+            supervised=taught(None, policy, data),
         )
         run = FitRun(learner, LoopConfig(num_updates=config.updates + 1, learning_rate=1e-6), "ppo")
         seconds = timed(lambda update: learner.update(update, run.descent), config.updates, detector.device)

@@ -48,6 +48,7 @@ from rl_det.strategies import surrogate  # noqa: E402
 from rl_det.strategies.labels import Losses, supervised_loss  # noqa: E402
 from rl_det.strategies.ppo import PPO, PpoLearner  # noqa: E402
 from rl_det.strategies.supervised import labelled  # noqa: E402
+from rl_det.strategies.teaching import taught  # noqa: E402
 from rl_det.training.descent import Descent  # noqa: E402
 from rl_det.types import Sample  # noqa: E402
 
@@ -207,9 +208,7 @@ def of_agent(bench: Bench) -> Callable[[int], None]:
         PPO(num_epochs=1),
         generator=torch.Generator().manual_seed(0),
         validate=lambda: 0.0,
-        supervised=lambda indices, part, output: supervised_loss(
-            policy, part, output, [bench.data.targets[index] for index in indices]
-        ),
+        supervised=taught(None, policy, bench.data),
     )
     descent = slow_descent(policy.trainable)
 

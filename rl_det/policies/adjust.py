@@ -43,7 +43,8 @@ class AdjustPolicy(Head):
         move = move_between(observation["boxes"], boxes) * real[..., None]
         shift = (logits - observation["logits"]) * real
         residual = (logits - self.logits(observation, output)) * real
-        return GaussianAdjustments(torch.cat([shift[..., None], move], -1), self.sigma, self.box_sigma, residual)
+        mean = torch.cat([shift[..., None], move], -1)
+        return GaussianAdjustments(mean, self.sigma, self.box_sigma, residual, adjusted=(boxes, logits))
 
 
 def present_boxes(observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:

@@ -89,13 +89,15 @@ class GaussianAdjustments:
     """A shift of each candidate's logit and, independently, a move of its box (`rl_det.boxes`), normal with mean `mean`.
 
     These are two factors with separate credit, so densities are [B, K, N, 2]. `residual` is what a module adds to the
-    head's own logits.
+    head's own logits. `adjusted` are the candidates' relative boxes and logits that the mean leads to, with gradient, so that
+    a loss of labels need not ask the policy again.
     """
 
     mean: Float[Tensor, "B N 5"]
     sigma: float
     box_sigma: float
     residual: Float[Tensor, "B N"]
+    adjusted: tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]] | None = None
     action_scale: ClassVar[float] = SHIFT_OF_ONE
 
     def sample(

@@ -52,27 +52,38 @@ class VotingModule(RecalibratedModule):
         num_candidates, num_classes = index.shape[1], all_logits.shape[-1]
         image, candidate, proposal = neighbours(boxes.detach(), index, all_boxes.detach())
         row = image * num_candidates + candidate
-        column = column_of(index.flatten()[row], num_classes)
+        pair = (image * all_boxes.shape[1] + proposal) * num_classes + column_of(index.flatten()[row], num_classes)
+
+        def of_own(values: Tensor) -> Tensor:
+            """The values of each pair's candidate, from those of all candidates."""
+            return values.index_select(0, row)
+
+        def of_voter(values: Tensor) -> Tensor:
+            """The values of each pair's proposal in the candidate's class, from those of all [B, P, C, ...]."""
+            return values.flatten(0, 2).index_select(0, pair)
 
         def total(values: Tensor) -> Tensor:
             """The sum over each candidate's neighbours."""
             return values.new_zeros(index.numel(), *values.shape[1:]).index_add(0, row, values)
 
         own_boxes, own_logits = boxes.flatten(0, 1), logits.flatten()
-        voters, votes = all_boxes[image, proposal, column], all_logits[image, proposal, column]
+        own_places, voters, votes = of_own(own_boxes), of_voter(all_boxes), of_voter(all_logits)
         with torch.no_grad():
             seen = all_logits.clamp(-LOGIT_RANGE, LOGIT_RANGE)
             rivals = rival_logits(seen)
-            vote, rival = seen[image, proposal, column], rivals[image, proposal, column]
+            vote, rival = of_voter(seen), of_voter(rivals)
             own, own_rival = seen.flatten(1).gather(1, index).flatten(), rivals.flatten(1).gather(1, index).flatten()
-            iou = pair_iou(voters, own_boxes[row])
+            own_vote = of_own(own)
+            iou = pair_iou(voters, own_places)
             start = (iou - 1) / SHARPNESS + 0.5 * nn.functional.logsigmoid(vote)
-            pair = torch.stack([4 * iou - 3, vote / 4, (vote - own[row]) / 4, (rival - vote) / 4, own[row] / 4], -1)
+            seen_of_pair = torch.stack(
+                [4 * iou - 3, vote / 4, (vote - own_vote) / 4, (rival - vote) / 4, own_vote / 4], -1
+            )
             near = ((iou - 1) / SHARPNESS).exp()
             support = total(near)
-            near = near / support[row]
+            near = near / of_own(support)
             side = (own_boxes[:, 2:] - own_boxes[:, :2]).repeat(1, 2).clamp(min=1 / 64)
-            offset = (voters - own_boxes[row]) / side[row]
+            offset = (voters - own_places) / of_own(side)
             mean_offset = total(near[:, None] * offset)
             spread = (total(near[:, None] * offset.square()) - mean_offset.square()).clamp(min=1e-6).sqrt()
             best = torch.full_like(own, -LOGIT_RANGE).scatter_reduce(0, row, vote, "amax")
@@ -86,11 +97,11 @@ class VotingModule(RecalibratedModule):
                 -1,
             )  # fmt: skip
             soft = ((iou - 1) / SOFTNESS).exp()
-            soft = soft / total(soft)[row]
-        weight = (start + self.weight(pair)[:, 0]).clamp(max=20.0).exp()
-        weight = weight / total(weight)[row]
+            soft = soft / of_own(total(soft))
+        weight = (start + self.weight(seen_of_pair)[:, 0]).clamp(max=20.0).exp()
+        weight = weight / of_own(total(weight))
         change, step = self.verdict(self.trust(numbers)).unbind(-1)
-        voted = own_boxes + step[:, None] * total(weight[:, None] * (voters - own_boxes[row]))
+        voted = own_boxes + step[:, None] * total(weight[:, None] * (voters - own_places))
         agreed = own_logits + change + self.mean_share * (total(soft * votes) - own_logits)
         near_corner, far_corner = voted.split(2, -1)  # a step beyond the mean can turn a thin box inside out
         voted = torch.cat([near_corner.minimum(far_corner), near_corner.maximum(far_corner)], -1)
@@ -103,7 +114,11 @@ def neighbours(
     """Image, candidate and proposal of each overlapping pair, in the candidate's class; its own proposal always counts."""
     num_classes = all_boxes.shape[2]
     image = torch.arange(index.shape[0], device=index.device)[:, None]
-    left, top, right, bottom = (side[image, column_of(index, num_classes)] for side in all_boxes.permute(3, 0, 2, 1))
+    of_class = all_boxes.permute(0, 2, 3, 1).flatten(
+        0, 1
+    )  # [B * C, 4, P]: a class's sides, each side's proposals together
+    own_class = (image * num_classes + column_of(index, num_classes)).flatten()
+    left, top, right, bottom = of_class.index_select(0, own_class).unflatten(0, index.shape).unbind(2)
     own_left, own_top, own_right, own_bottom = boxes[..., None, :].unbind(-1)
     width = (right.minimum(own_right) - left.maximum(own_left)).clamp(min=0)
     height = (bottom.minimum(own_bottom) - top.maximum(own_top)).clamp(min=0)

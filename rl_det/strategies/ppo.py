@@ -7,10 +7,10 @@ differ from the paper:
 2. A candidate's advantage is its own credit, the exact counterfactual: the reward of its action alone. Alternatives are
    the image's leave-one-out reward, and GRPO's advantage over the image's group of samples. In episodes of several steps
    they count from a step on. There is no value network (`losses.advantages.candidate_advantages` says why).
-3. K samples of each image, in antithetic pairs, share one forward pass. The first epoch's gradient goes back through
-   this pass. The frozen part of the detector never runs.
+3. K samples of each image, one in each stratum of a candidate's probability, share one forward pass. The first epoch's
+   gradient goes back through this pass. The frozen part of the detector never runs.
 4. The detector's own supervised loss is added (like the pretraining loss in Ouyang et al. 2022, "PPO-ptx"). Boxes and
-   scores share a trunk, and the reward alone would let the boxes drift. A surrogate of AP may be added instead.
+   scores share a trunk, and the reward alone would let the boxes drift. A surrogate of AP is added too (`taught_by`).
 5. A common shift of a class's logits changes no rank that AP sees, as AP is taken class by class, so each class's mean
    shift has a penalty (`mean_shift_penalty`). A common scale does not change ranks either, so what a module adds to the
    head's logits has a penalty (`residual_penalty`).
@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
+from rl_det.detectors.encodings import Encodings
 from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean, mean
@@ -35,16 +36,19 @@ from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.distributions import Distribution, GaussianAdjustments
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
+from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.rewards import RewardLike
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.strategies.hand_set import set_best_votes
+from rl_det.strategies.pretest import tell_pretest
 from rl_det.strategies.rollouts import (
     Actor,
     Move,
     Rollout,
     Wrap,
     check_paid,
+    class_shifts,
     collect,
     head_output,
     make_environment,
@@ -70,10 +74,12 @@ class PPO:
     reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
     """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,
     or a plain function (detections, target) -> value."""
-    begin: Literal["warm_start", "hand_set_votes"] = "warm_start"
-    """Where the voting policy starts: at the warm start, or at the hand-set votes that are best on validation."""
-    taught_by: SurrogateName | None = None
-    """The surrogate of AP that is added to the detector's own losses; None: those losses alone."""
+    begin: Literal["warm_start", "hand_set_votes"] | None = None
+    """Where the policy starts: at the warm start, or at the hand-set votes that are best on validation. Left out: at the
+    votes where the policy votes."""
+    taught_by: SurrogateName | None = "smooth_ap"
+    """The surrogate of AP that is added to the detector's own losses; None: those losses alone, as always for the policy
+    refine, whose boxes no surrogate ranks."""
     advantage: Advantage = "counterfactual"
     """The advantage of a candidate's action: its own credit (counterfactual), or its image's reward by leave_one_out or
     group (GRPO)."""
@@ -87,7 +93,7 @@ class PPO:
     """The number of rollouts; left out: as many as let all strategies see the same number of images."""
     num_epochs: int = 2
     """Passes over each rollout; they are cheap, because features are cached."""
-    samples_per_image: int = 8
+    samples_per_image: int = 4
     """K, the samples of each image in a rollout."""
     num_candidates: int = 96
     """The candidates of each image that act."""
@@ -156,18 +162,23 @@ class PPO:
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment."""
-        if self.begin == "hand_set_votes":
+        if self.begin != "warm_start" and isinstance(policy, VotingPolicy):
             set_best_votes(policy, task.validation_ap)
+        tell_pretest(self, policy, task)
         learner = PpoLearner(
             policy,
             make_environment(self, policy, task),
             self,
             generator=torch.Generator().manual_seed(task.seed),
             validate=lambda: task.validation_ap(policy),
-            supervised=taught(self.taught_by, policy, task) if self.supervised_weight else None,
+            supervised=self.teaching(policy, task.train) if self.supervised_weight else None,
         )
         num_updates, every = (max(1, steps // self.num_epochs) for steps in (task.num_steps, task.validate_every))
         return task.fit(learner, self.loop(num_updates, task.learning_rate, every))
+
+    def teaching(self, policy: Policy, train: Encodings) -> Supervised:
+        """The supervised loss that is added."""
+        return taught(None if isinstance(policy, RefinePolicy) else self.taught_by, policy, train)
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
         """The loop's settings; these arguments replace settings that are left out."""
@@ -251,7 +262,7 @@ class PpoLearner:
             loss = loss + config.residual_penalty * residual
             metrics["residual"] = float(residual.detach())
         if self.supervised is not None and rollout.encoded is not None and output is not None:
-            supervised = self.supervised(rollout.indices, rollout.encoded, output)
+            supervised = self.supervised(rollout, output, distributions[0])
             loss = loss + config.supervised_weight * supervised
             metrics["supervised"] = float(supervised.detach())
         if self.reference is not None:
@@ -291,19 +302,6 @@ class PpoLearner:
         """Restore a saved state."""
         self.generator.set_state(state["generator"])
         self.envs.load_state_dict(state["environment"])
-
-
-def class_shifts(move: Move, distribution: Distribution, num_classes: int) -> Float[Tensor, " C"]:
-    """The mean shift of each class's logits, 0 for a class without candidates; of all actors where none has a class."""
-    shift, real = distribution.shift(), move.mask.any(1)
-    if not isinstance(move.observation, dict):
-        return masked_mean(shift, real)[None]
-    column = (move.observation["labels"] - 1).flatten()
-    sums, counts = (
-        values.new_zeros(num_classes).index_add(0, column, values.flatten())
-        for values in (shift * real, real.to(shift.dtype))
-    )
-    return sums / counts.clamp(min=1)
 
 
 def moved_away(move: Move, log_ratio: Tensor) -> Float[Tensor, ""]:

@@ -20,13 +20,23 @@ from torch import Tensor, nn
 
 from rl_det.detectors import Detector
 from rl_det.losses.advantages import Advantage, factors
-from rl_det.losses.policy_gradient import masked_mean, mean, reinforce_loss
+from rl_det.losses.policy_gradient import mean, reinforce_loss
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike
 from rl_det.settings import at_least, check_settings, positive, within
-from rl_det.strategies.rollouts import Actor, Move, Wrap, check_paid, collect, make_environment, usable
+from rl_det.strategies.pretest import tell_pretest
+from rl_det.strategies.rollouts import (
+    Actor,
+    Move,
+    Wrap,
+    check_paid,
+    class_shifts,
+    collect,
+    make_environment,
+    usable,
+)
 from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
@@ -101,13 +111,14 @@ class Reinforce:
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment, with as many gradient steps as the control."""
+        tell_pretest(self, policy, task)
         learner = ReinforceLearner(
             policy,
             make_environment(self, policy, task),
             self,
             generator=torch.Generator().manual_seed(task.seed),
             validate=lambda: task.validation_ap(policy),
-            supervised=taught(None, policy, task) if self.supervised_weight else None,
+            supervised=taught(None, policy, task.train) if self.supervised_weight else None,
         )
         return task.fit(learner, self.loop(task.num_steps, task.learning_rate, task.validate_every))
 
@@ -150,15 +161,15 @@ class ReinforceLearner:
         config = self.config
         rollout = collect(self.policy, self.envs, self.generator, config.advantage, config.gamma)
         losses = [self.step_loss(*step) for step in zip(rollout.moves, rollout.advantages, strict=True)]
-        shift = mean([masked_mean(move.distribution.shift(), move.mask.any(1)) for move in rollout.moves])
+        shifts = [class_shifts(move, move.distribution, self.envs.detector.num_classes) for move in rollout.moves]
         metrics = {
             "reward": float(rollout.reward.mean()),
             "signal": rollout.signal,
-            "mean_shift": float(shift.detach()),
+            "mean_shift": float(torch.stack(shifts).detach().mean()),
         }
-        loss = mean(losses) + config.mean_shift_penalty * shift.square()
+        loss = mean(losses) + config.mean_shift_penalty * mean([own.square().mean() for own in shifts])
         if self.supervised is not None and rollout.encoded is not None and rollout.output is not None:
-            supervised = self.supervised(rollout.indices, rollout.encoded, rollout.output)
+            supervised = self.supervised(rollout, rollout.output, rollout.moves[0].distribution)
             loss = loss + config.supervised_weight * supervised
             metrics["supervised"] = float(supervised.detach())
         return {**metrics, "grad_norm": descent.step(loss)}

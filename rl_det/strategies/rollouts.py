@@ -23,8 +23,10 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.errors import UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
+from rl_det.losses.policy_gradient import masked_mean
 from rl_det.policies.build import POLICIES, PolicyName, check_num_steps, name_of
 from rl_det.policies.distributions import Distribution, Draws
+from rl_det.policies.head import HeadWithModule
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike, check_reward
 from rl_det.strategies.strategy import Task
@@ -124,6 +126,9 @@ class Paid(Protocol):
     """The settings of a strategy that learns from a reward in its policy's environment."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def policy(self) -> PolicyName | None: ...
 
     @property
@@ -166,14 +171,15 @@ def check_paid(config: Paid) -> None:
         )
 
 
-def make_environment(config: Paid, policy: Policy, task: Task) -> VectorEnv[Any, Any, Any]:
+def make_environment(config: Paid, policy: Policy, task: Task, *, wrapped: bool = True) -> VectorEnv[Any, Any, Any]:
     """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch.
 
-    It gives credit if the advantage is each candidate's own. `wrap` wraps it. If images are encoded in the loop, there
-    are no bystanders: each would have to be encoded anew.
+    It gives credit if the advantage is each candidate's own. `wrap` wraps it, if it is to be `wrapped`. There are no
+    bystanders if images are encoded in the loop, as each would have to be encoded anew, nor beside a policy with a module:
+    the detector ranks them without the module, and a score's worth among them is not its worth under the policy.
     """
     options: dict[str, Any] = dict(policy.environment_options)
-    if not isinstance(task.train, EncodedDataset):
+    if not isinstance(task.train, EncodedDataset) or isinstance(policy, HeadWithModule):
         options["pool_images"] = task.batch_size
     envs = gymnasium.make_vec(
         POLICIES[name_of(policy)].environment,
@@ -190,7 +196,7 @@ def make_environment(config: Paid, policy: Policy, task: Task) -> VectorEnv[Any,
         **options,
     )
     envs.reset(seed=task.seed)
-    return envs if config.wrap is None else config.wrap(envs)
+    return envs if config.wrap is None or not wrapped else config.wrap(envs)
 
 
 def usable(envs: Any, advantage: Advantage, gamma: float) -> AgentEnvironment:
@@ -336,3 +342,16 @@ def check_fits(distribution: Distribution, action: Tensor, envs: AgentEnvironmen
             f"an action of 1 means {distribution.action_scale:g} to the policy, and {envs.action_scale:g} to the "
             "environment; leave action_scale at its default"
         )
+
+
+def class_shifts(move: Move, distribution: Distribution, num_classes: int) -> Float[Tensor, " C"]:
+    """The mean shift of each class's logits, 0 for a class without candidates; of all actors where none has a class."""
+    shift, real = distribution.shift(), move.mask.any(1)
+    if not isinstance(move.observation, dict):
+        return masked_mean(shift, real)[None]
+    column = (move.observation["labels"] - 1).flatten()
+    sums, counts = (
+        values.new_zeros(num_classes).index_add(0, column, values.flatten())
+        for values in (shift * real, real.to(shift.dtype))
+    )
+    return sums / counts.clamp(min=1)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from rl_det.ap.options import IOU_THRESHOLDS
-from rl_det.candidates import clipped, gather_logits, observe, select_candidates
+from rl_det.candidates import Observation, clipped, gather_logits, observe, select_candidates
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.losses.alrp import alrp_loss
@@ -110,11 +110,30 @@ def policy_losses(
     policy: Policy, encoded: Encoded, output: HeadOutput, targets: Sequence[Target], config: Surrogate
 ) -> dict[str, Float[Tensor, ""]]:
     """The weighted loss terms by name: the surrogate and the terms beside it; their sum is minimised."""
-    candidates = select_candidates(output, encoded.mask, config.num_candidates)
-    observation = observe(candidates, encoded)
-    boxes, logits = policy.adjusted(observation, output)
+    observation = observe(select_candidates(output, encoded.mask, config.num_candidates), encoded)
+    return losses_of_shown(policy, observation, policy.adjusted(observation, output), encoded, output, targets, config)
+
+
+def losses_of_shown(
+    policy: Policy,
+    observation: Observation,
+    adjusted: tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]],
+    encoded: Encoded,
+    output: HeadOutput,
+    targets: Sequence[Target],
+    config: Surrogate,
+) -> dict[str, Float[Tensor, ""]]:
+    """The loss terms of the candidates shown, which the policy has adjusted to these relative boxes and logits."""
+    boxes, logits = adjusted
     residual = logits - policy.logits(observation, output)
     in_pixels = clipped(boxes * observation["size"][:, None], encoded.image_size)
+    candidates = Candidates(
+        boxes=in_pixels.detach(),
+        labels=observation["labels"],
+        logits=logits.detach(),
+        mask=observation["mask"],
+        index=observation["index"],
+    )
     losses = surrogate_losses(policy.detector, in_pixels, logits, candidates, targets, config)
     losses["residual"] = config.residual_penalty * masked_mean(residual.square(), candidates.mask)
     if config.supervised_weight:

@@ -6,24 +6,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rl_det.detectors.encodings import Encodings
+from rl_det.policies.distributions import Distribution, GaussianAdjustments
 from rl_det.policies.policy import Policy
 from rl_det.strategies.labels import supervised_loss
-from rl_det.strategies.strategy import Task
-from rl_det.strategies.surrogate import Surrogate, SurrogateName, policy_losses
-from rl_det.types import Encoded, HeadOutput
+from rl_det.strategies.rollouts import Rollout
+from rl_det.strategies.surrogate import Surrogate, SurrogateName, losses_of_shown, policy_losses
+from rl_det.types import HeadOutput
 
-Supervised = Callable[[list[int], Encoded, HeadOutput], Float[Tensor, ""]]
-"""(indices of images, their encodings, the head's present output) -> the supervised loss on these images."""
+Supervised = Callable[[Rollout, HeadOutput, Distribution], Float[Tensor, ""]]
+"""(rollout, the head's present output, the first move's present distribution) -> the supervised loss on its images."""
 
 
-def taught(by: SurrogateName | None, policy: Policy, task: Task) -> Supervised:
+def taught(by: SurrogateName | None, policy: Policy, train: Encodings) -> Supervised:
     """The detector's supervised loss, which trains the head alone; or a surrogate's loss, which also trains a module."""
+    config = None if by is None else Surrogate(by)
 
-    def loss(indices: list[int], encoded: Encoded, output: HeadOutput) -> Float[Tensor, ""]:
-        targets = [task.train.targets[index] for index in indices]
-        if by is None:
+    def loss(rollout: Rollout, output: HeadOutput, distribution: Distribution) -> Float[Tensor, ""]:
+        targets, encoded = [train.targets[index] for index in rollout.indices], rollout.encoded
+        assert encoded is not None
+        if config is None:
             return supervised_loss(policy, encoded, output, targets)
-        losses = policy_losses(policy, encoded, output, targets, Surrogate(by))
+        if isinstance(distribution, GaussianAdjustments) and distribution.adjusted is not None:
+            seen = rollout.moves[0].observation
+            losses = losses_of_shown(policy, seen, distribution.adjusted, encoded, output, targets, config)
+        else:
+            losses = policy_losses(policy, encoded, output, targets, config)
         return torch.stack(list(losses.values())).sum()
 
     return loss

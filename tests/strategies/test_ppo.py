@@ -73,7 +73,8 @@ def test_a_reward_of_ones_own_and_the_known_names_are_taken() -> None:
 def test_a_price_of_leaving_the_start_is_paid_by_a_reference_of_its_own(name: PolicyName, data: EncodedDataset) -> None:
     distances = {}
     for weight in (0.01, 100.0):
-        told, strategy = Told(), PPO(policy=name, kl_weight=weight, num_epochs=1, supervised_weight=0.0, **LITTLE)
+        told = Told()
+        strategy = PPO(policy=name, begin="warm_start", kl_weight=weight, num_epochs=1, supervised_weight=0.0, **LITTLE)
         torch.manual_seed(0)
         policy = strategy.start(shipped())
         task = a_task(data, num_steps=3, validate_every=3, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)

@@ -1,0 +1,110 @@
+"""Before any training: is there something that a policy could learn? The best of K samples, candidate by candidate.
+
+Each candidate keeps the one of its K actions with the highest credit, or none if no action earns anything. If the reward
+does not rise even so, exploration finds nothing to teach, and training can only lose. If it rises, that bounds nothing from
+above: a policy cannot know which action was the best, but it may learn more than a single step of exploration finds.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from rl_det_envs.candidate_environment import CandidateVectorEnv
+from torch import Tensor
+
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.policies.distributions import Distribution
+from rl_det.policies.policy import Policy
+from rl_det.progress import tell
+from rl_det.strategies.rollouts import Actor, Paid, collect, in_range, make_environment
+from rl_det.strategies.strategy import Task
+
+MOST_BATCHES = 4
+
+
+class BestOfSamples(NamedTuple):
+    """Means over pools of images: of mAP, in [0, 1], and of an image's reward; without exploration, and with the best of K."""
+
+    ap: float
+    best_ap: float
+    reward: float
+    best_reward: float
+    num_images: int
+    num_samples: int
+
+    def told(self) -> str:
+        """One line for the user."""
+        rise = (
+            f"mAP {100 * self.ap:.1f} -> {100 * self.best_ap:.1f}, reward {self.reward:.3g} -> {self.best_reward:.3g}"
+        )
+        verdict = (
+            "there is something to teach" if self.best_reward > self.reward else "exploration finds nothing to teach"
+        )
+        return f"best of {self.num_samples} samples on {self.num_images} training images: {rise}; {verdict}"
+
+
+def best_of_samples(
+    policy: Actor, envs: CandidateVectorEnv, generator: torch.Generator, *, num_batches: int = MOST_BATCHES
+) -> BestOfSamples:
+    """Sample `num_batches` batches, let each candidate keep its best action by credit, and measure all of them together.
+
+    A candidate's logit and box each keep their own best. The environment must give credit, and its episodes must have one
+    step. Its images go on; nothing is trained.
+    """
+    figures = [_of_one_batch(policy, envs, generator) for _ in range(num_batches)]
+    ap, best_ap, reward, best_reward = torch.tensor(figures).nanmean(0).tolist()
+    return BestOfSamples(ap, best_ap, reward, best_reward, num_batches * envs.num_images, envs.samples_per_image)
+
+
+def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
+    """Tell the best of the strategy's samples on some training images, where candidates have credit and act once.
+
+    It has an environment and a generator of its own, so training does not depend on it.
+    """
+    envs = make_environment(config, policy, task, wrapped=False)
+    if config.advantage != "counterfactual" or not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:
+        return
+    num_batches = min(MOST_BATCHES, len(task.train) // task.batch_size) if isinstance(task.train, EncodedDataset) else 1
+    found = best_of_samples(policy, envs, torch.Generator().manual_seed(task.seed), num_batches=num_batches)
+    tell(f"{config.name}: {found.told()}")
+
+
+def _of_one_batch(policy: Actor, envs: CandidateVectorEnv, generator: torch.Generator) -> list[float]:
+    with torch.no_grad():
+        rollout = collect(policy, envs, generator)
+    (move,) = rollout.moves
+    assert move.earned.credit is not None
+    credit = move.earned.credit.view(move.log_prob.shape)
+    greedy = move.distribution.greedy()
+    actions = in_range(greedy, envs), in_range(best_actions(move.distribution, move.action, credit), envs)
+    found = [envs.pool_mean_ap(own) for own in actions]
+    for own in actions:
+        envs.show(indices=rollout.indices)
+        every = own.repeat_interleave(envs.samples_per_image, 0)
+        earned = envs.act(every, baseline=actions[0].repeat_interleave(envs.samples_per_image, 0))
+        found.append(float(earned.reward.double().mean()))
+    return found
+
+
+def best_actions(
+    distribution: Distribution, action: Float[Tensor, "B K N *numbers"], credit: Float[Tensor, "B K N *F"]
+) -> Float[Tensor, "B N *numbers"]:
+    """Each candidate's action of the highest credit; the action without exploration where none is above 0.
+
+    With two factors, the first number is chosen by the first, the others by the second.
+    """
+    greedy = distribution.greedy()
+    if credit.ndim == 3:
+        return _best(action, credit, greedy)
+    first, others = credit.unbind(-1)
+    parts = _best(action[..., :1], first, greedy[..., :1]), _best(action[..., 1:], others, greedy[..., 1:])
+    return torch.cat(parts, -1)
+
+
+def _best(
+    action: Float[Tensor, "B K N *numbers"], credit: Float[Tensor, "B K N"], greedy: Float[Tensor, "B N *numbers"]
+) -> Float[Tensor, "B N *numbers"]:
+    gain, sample = credit.max(1, keepdim=True)
+    gain, sample = (own.view(*own.shape, *[1] * (action.ndim - 3)) for own in (gain, sample))
+    chosen = action.gather(1, sample.expand(-1, 1, *action.shape[2:]))[:, 0]
+    return torch.where(gain[:, 0] > 0, chosen, greedy)
