@@ -25,8 +25,8 @@ from rl_det.report.bootstrap import mean_ap
 from rl_det.strategies.catalogue import VOTED_CONTROL
 from rl_det.strategies.labels import CONTROL
 
-ROWS = (CONTROL, VOTED_CONTROL, "warm_start")
-BUDGET = replace(SMALL, warm_start_share=0.1)
+ROWS = (CONTROL, VOTED_CONTROL)
+BUDGET = replace(SMALL, warm_start_share=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def out(shared: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def compared(data: Path, out: Path, **options: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"strategies": ROWS, "seeds": (0,), "folds": 2, "workers": 2, "budget": BUDGET} | options
-    return compare(Request(data=data, budget="smoke", device="cpu"), out=out, **given)
+    return compare(Request(data=data, budget="smoke", device="cpu", image_size=128), out=out, **given)
 
 
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -159,14 +159,23 @@ def test_digit_scenes_and_impossible_numbers_are_refused_before_anything_is_writ
     assert not own.exists()
 
 
+def test_a_broken_training_image_is_named_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(data, tmp_path / "broken"))
+    whole = (own / "images" / "train3.png").read_bytes()
+    (own / "images" / "train3.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"train3.png: image 3 of train.json: the image cannot be decoded"):
+        compared(own, tmp_path / "new")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_detector_that_comes_trained_is_warned_of_in_one_line(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(*_: object, **__: object) -> None:
-        raise Stopped
+        raise StoppedError
 
     monkeypatch.setattr(comparison, "plan_run", stop)
     weights = tmp_path / "weights.pt"
@@ -174,7 +183,7 @@ def test_a_detector_that_comes_trained_is_warned_of_in_one_line(
     rl_det.detectors.save_state(untrained.plain(), weights)
     for given, warned in ((str(weights), 1), (None, 0)):
         capsys.readouterr()
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             compare(
                 Request(data=data, budget="smoke", device="cpu", weights=given),
                 strategies=ROWS,
