@@ -3,8 +3,9 @@
 Command: python experiments/compare.py --budget short --seeds 0 1 2
 Hardware, hours and the tables with their intervals: experiments/README.md.
 
-Every strategy and seed runs in its own process and its own folder. A pair with results of the same configuration, data and
-weights is not run again. The script writes comparison.json, comparison.md and comparison.png at the end.
+Every strategy and seed runs in its own process and its own folder, and with --folds 5 in each fold of the images. What has
+results of the same configuration, data and weights is not run again. The script writes comparison.json, comparison.md and
+comparison.png at the end.
 """
 
 from rl_det.cli import CompareFlags, parse, run_compare

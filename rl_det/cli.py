@@ -154,12 +154,15 @@ class SupervisedFlags(RunFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareFlags(Request, ProgramFlags):
-    """Run each strategy and seed in its own process, and compare them."""
+    """Run each strategy and seed in its own process, and compare them; with folds, every image is tested once."""
 
     strategies: tuple[str, ...] = tuple(CATALOGUE)
     """Names of `rl_det.strategies.catalogue`; the control must be one of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """The seeds; every strategy runs with each."""
+    folds: int | None = None
+    """Divide all images into so many folds, each with its own warm start, and test every image once; left out: the data's
+    own test split."""
     reward: str = "pool_ap"
     """The reward of the strategies that have one."""
     workers: int = os.cpu_count() or 1
@@ -173,12 +176,13 @@ class CompareFlags(Request, ProgramFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self, seeds=at_least(0), workers=at_least(1))
+        check_settings(self, seeds=at_least(0), workers=at_least(1), folds=at_least(2, usual="5"))
 
     def folder(self) -> Path:
         """The default folder, named after the comparison."""
         data = "digit_scenes" if self.data is None else self.data.resolve().name
-        return self.out or Path("runs") / f"compare-{data}-{Path(self.detector).stem}-{self.budget}"
+        folds = "" if self.folds is None else f"-{self.folds}folds"
+        return self.out or Path("runs") / f"compare-{data}-{Path(self.detector).stem}-{self.budget}{folds}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +251,7 @@ def run_compare(flags: CompareFlags) -> None:
         request,
         strategies=flags.strategies,
         seeds=flags.seeds,
+        folds=flags.folds,
         reward=flags.reward,
         workers=flags.workers,
         out=out,

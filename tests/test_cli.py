@@ -172,6 +172,10 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
     assert "detect needs an image at least" in error_of(capsys, "detect", run / "ppo")
     assert "the strategies must hold continued_supervised" in error_of(capsys, "compare", "--strategies", "ppo_voting")
     assert "workers must be at least 1; got 0" in error_of(capsys, "compare", "--workers", "0")
+    assert "folds must be at least 2; got 1; 5 is usual" in error_of(capsys, "compare", "--folds", "1")
+    assert "digit_scenes are drawn without end" in error_of(
+        capsys, "compare", "--folds", "5", "--budget", "smoke", "--out", tmp_path / "comparison"
+    )
     assert "seeds must be different numbers, one at least; got (1, 1)" in error_of(
         capsys, "compare", "--seeds", "1", "1", "--out", tmp_path / "comparison"
     )

@@ -106,7 +106,7 @@ def table(flags: Flags) -> None:
     data = rl_det.open_data(flags.data)
     truths = pad_targets([data.test[index].target for index in range(len(data.test))])
     matches = {
-        name: [match(read_detections(folder, name), truths, num_classes=len(data.classes)) for folder in folders]
+        name: [[match(read_detections(folder, name), truths, num_classes=len(data.classes))] for folder in folders]
         for name in runs[0].rows
     }
     redrawn = redrawn_ap(matches, num_draws=400, rng=np.random.default_rng(0))

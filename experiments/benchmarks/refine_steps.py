@@ -72,12 +72,12 @@ def table(flags: Flags) -> None:
     policy = build_policy("rescore", rl_det.load_detector("tiny", data, device=flags.device))
     start = tuned(policy, data, num_candidates, START)
     found = pad_detections(start.detect([sample.image for sample in samples]))
-    matches: dict[str, list[Matches]] = {START: []}
+    matches: dict[str, list[list[Matches]]] = {START: []}
     for folder in runs:
         name = folder.name.split("-")[0]
         own = match(read_detections(folder, name), truths, num_classes=len(data.classes))
-        matches.setdefault(name, []).append(own)
-    matches[START] = [match(found, truths, num_classes=len(data.classes))] * len(matches["refine_1"])
+        matches.setdefault(name, []).append([own])
+    matches[START] = [[match(found, truths, num_classes=len(data.classes))]] * len(matches["refine_1"])
     redrawn = redrawn_ap(matches, num_draws=500, rng=np.random.default_rng(0))
     print("| row | AP | over its start | over one step |\n| --- | ---: | ---: | ---: |")
     for name, values in redrawn.items():

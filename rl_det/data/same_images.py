@@ -1,7 +1,8 @@
-"""Find images that are in two splits, by their bytes."""
+"""Find images that are the same, by their bytes."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def images_in_both(splits: Mapping[Split, AnnotatedImages]) -> Iterator[tuple[Sp
         there = {key for _, key in keys[one]}
         if count := sum(key in there for _, key in keys[other]):
             yield one, other, count
+
+
+def keys_of(files: Sequence[Path]) -> list[Key]:
+    """A key of each file; two of these files have the same key only if their bytes are the same.
+
+    Only files whose size another one has are read: the first 64 KiB of each, and all of it where these agree with another's.
+    """
+    keys: list[Key] = [(file.stat().st_size,) for file in files]
+    for length in (HEAD, -1):
+        count = Counter(keys)
+        keys = [(*key, _digest(file, length)) if count[key] > 1 else key for file, key in zip(files, keys, strict=True)]
+    return keys
 
 
 def _shared(keys: Mapping[Split, list[tuple[Path, Key]]]) -> set[Key]:

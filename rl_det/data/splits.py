@@ -73,6 +73,31 @@ def first_of(splits: Splits, *, train: int, val: int, test: int) -> Splits:
     return replace(splits, train=few(splits.train, train), val=few(splits.val, val), test=few(splits.test, test))
 
 
+class Chosen:
+    """Some images of several data sets: item k is the image `places[k]`, (number of the data set, index in it)."""
+
+    def __init__(self, datasets: Sequence[Dataset], places: Sequence[tuple[int, int]]) -> None:
+        self.datasets, self.places = tuple(datasets), tuple(places)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, which the data sets share."""
+        return self.datasets[0].classes
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}; got {index}")
+        number, place = self.places[index]
+        return self.datasets[number][place]
+
+    def fingerprint(self) -> str:
+        """Hex digits that change if the data sets or the choice change."""
+        return digest([*(fingerprint(dataset) for dataset in self.datasets), self.places])
+
+
 @runtime_checkable
 class Fingerprinted(Protocol):
     """A data set with a cheap fingerprint of its own."""

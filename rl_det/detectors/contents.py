@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_det.data import Dataset
 from rl_det.data.augment import Views
-from rl_det.data.splits import Fingerprinted, First, digest, fingerprint
+from rl_det.data.splits import Chosen, Fingerprinted, First, digest, fingerprint
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.reading import batches
 from rl_det.storage.weights import state_fingerprint
@@ -65,13 +65,15 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 def content(dataset: Dataset) -> str:
     """16 hex digits that change if any image or any label changes.
 
-    Views and first images are known by the data set behind them. A data set without a fingerprint of its own is read
-    from end to end.
+    Views, first images and chosen images are known by the data sets behind them. A data set without a fingerprint of its
+    own is read from end to end.
     """
     if isinstance(dataset, Views):
         return digest([content(dataset.dataset), dataset.num_views, dataset.augmentations])
     if isinstance(dataset, First):
         return digest([content(dataset.dataset), len(dataset)])
+    if isinstance(dataset, Chosen):
+        return digest([*map(content, dataset.datasets), dataset.places])
     if isinstance(dataset, Fingerprinted):
         return fingerprint(dataset)
     found = hashlib.sha256(repr((len(dataset), dataset.classes)).encode())

@@ -1,12 +1,11 @@
-"""Compare strategies over seeds in one table and one picture; each pair runs in its own process."""
+"""Compare strategies over seeds, and folds, in one table and one picture; each cell runs in its own process."""
 
+import copy
 import json
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,23 @@ import numpy as np
 
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
+from rl_det.data.splits import Splits
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
-from rl_det.finetuning.job import JobFile, strategy_of
+from rl_det.finetuning.job import Cell, JobFile, parts_of, strategy_of
 from rl_det.finetuning.plan import Plan, plan_run
+from rl_det.finetuning.processes import JOB, Processes
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.finetuning.warm_start import warm_start
-from rl_det.progress import bar
+from rl_det.progress import bar, tell
 from rl_det.report.bootstrap import interval, redrawn_ap
-from rl_det.report.comparison import draw_comparison, markdown
+from rl_det.report.comparison import draw_comparison, markdown, means
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
-from rl_det.strategies.catalogue import CATALOGUE, check_names
+from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
 from rl_det.strategies.labels import CONTROL
 
 NUM_DRAWS = 400
@@ -39,17 +40,19 @@ def compare(
     *,
     strategies: Sequence[str] = tuple(CATALOGUE),
     seeds: Sequence[int] = (0, 1, 2),
+    folds: int | None = None,
     reward: str = "pool_ap",
     budget: Budget | None = None,
     workers: int = os.cpu_count() or 1,
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run the pairs without results, then compare all; write `comparison.json`, `.md` and `.png` to `out`.
+    """Run the cells without results, then compare all; write `comparison.json`, `.md` and `.png` to `out`.
 
-    A pair's results are reused only if they are of the same configuration, data and weights. Otherwise ValueError names
-    the difference, unless `overwrite` runs the pair again. A stopped pair resumes. The cores are divided among
-    `workers` processes.
+    With `folds`, every image is tested once (`rl_det.data.folds`): each fold has its own warm start, and a cell is a
+    strategy with a seed in a fold. A cell's results are reused only if they are of the same configuration, data and
+    weights. Otherwise ValueError names the difference, unless `overwrite` runs the cell again. A folder of another number
+    of folds is refused. A stopped cell resumes. The cores are divided among `workers` processes.
     """
     check_names(strategies)
     if workers < 1:
@@ -57,29 +60,39 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
     check_writable(out)
+    _check_folds(out, folds)
     data, detector = request.open()
+    parts = parts_of(data, folds)
+    if folds is not None and detector.is_trained:
+        tell(
+            f"warning: {request.detector} comes trained on the classes of {data.name}, on images that are not known; none of "
+            "them may be among the images of the folds, or all figures flatter"
+        )
     budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
     plans = {
-        (name, seed): plan_run(detector, data, [strategy_of(name, reward)], budget, recipe, seed, baselines=False)
+        Cell(name, seed, fold): plan_run(
+            detector, part, [strategy_of(name, reward)], budget, recipe, seed, baselines=False
+        )
+        for fold, part in parts.items()
         for seed in seeds
         for name in strategies
     }
     for plan in plans.values():
         plan.limits = CacheLimits(memory=request.cache_memory, disk=request.cache_disk)
-    waiting = [
-        pair for pair, plan in plans.items() if not _is_done(out / folder_name(*pair), plan, overwrite=overwrite)
-    ]
-    if waiting:
-        _encode(plans[waiting[0]], out / "encodings")
+    waiting = [cell for cell, plan in plans.items() if not _is_done(out / cell.folder, plan, overwrite=overwrite)]
+    if waiting and folds is not None:
+        replace(plans[waiting[0]], data=data).check_images()
+    for fold in parts:
+        if first := next((cell for cell in waiting if cell.fold == fold), None):
+            _encode(plans[first], _encodings(out, fold))
     with bar("compare", len(plans)) as shown, ThreadPoolExecutor(workers) as pool:
         shown.advance(len(plans) - len(waiting))
-        processes = _Processes(workers)
+        processes = Processes(workers)
 
-        def one(pair: tuple[str, int]) -> None:
-            name, seed = pair
-            own = out / folder_name(name, seed)
-            file = JobFile(request=request, budget=budget, strategy=name, reward=reward, seed=seed,
-                           encodings=out / "encodings", out=own)  # fmt: skip
+        def one(cell: Cell) -> None:
+            file = JobFile(request=request, budget=budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
+                           encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold,
+                           num_folds=folds)  # fmt: skip
             processes.run(file)
             shown.advance(1)
 
@@ -89,64 +102,26 @@ def compare(
             processes.stop()
             pool.shutdown(cancel_futures=True)
             raise
-    truths = pad_targets([data.test[index].target for index in range(len(data.test))])
-    matches = {
-        name: [
-            match(read_detections(out / folder_name(name, seed), name), truths, num_classes=detector.num_classes)
-            for seed in seeds
-        ]
-        for name in strategies
-    }
     facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
-    compared = _compared(out, matches, seeds, facts)
+    compared = _compared(out, strategies, seeds, parts, facts)
     write_whole(out / "comparison.json", as_json(compared))
     write_whole(out / "comparison.md", markdown(compared) + "\n")
     draw_comparison(compared, out / "comparison.png")
     return compared
 
 
-def folder_name(name: str, seed: int) -> str:
-    """The folder's name for one strategy and seed."""
-    return f"{name}-seed{seed}"
+def _check_folds(out: Path, num_folds: int | None) -> None:
+    """Raise ValueError for a folder that holds a comparison of another number of folds."""
+    for file in sorted(out.glob(f"*/{JOB}")):
+        there = json.loads(file.read_text(encoding="utf-8")).get("num_folds")
+        if there != num_folds:
+            kept, asked = (f"{number} folds" if number else "no folds" for number in (there, num_folds))
+            raise UserError(f"{out}: holds a comparison of {kept}; got {asked}; take another folder (--out)")
 
 
-class _Processes:
-    """The running processes of the jobs."""
-
-    def __init__(self, workers: int) -> None:
-        self.threads = str(max(1, (os.cpu_count() or 1) // workers))
-        self.alive: set[subprocess.Popen[str]] = set()
-        self.lock, self.stopped = threading.Lock(), False
-
-    def run(self, job: JobFile) -> None:
-        """Run one process to its end; UserError for a mistake of the user's or a kill, RuntimeError for one of ours."""
-        job.out.mkdir(parents=True, exist_ok=True)
-        file = job.out / "job.json"
-        write_whole(file, job.to_json())
-        environment = {**os.environ, "OMP_NUM_THREADS": self.threads, "NUMBA_NUM_THREADS": self.threads}
-        command = [sys.executable, "-m", "rl_det.finetuning.job", str(file)]
-        with self.lock:
-            if self.stopped:
-                return
-            process = subprocess.Popen(
-                command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-            self.alive.add(process)
-        _, printed = process.communicate()
-        with self.lock:
-            self.alive.discard(process)
-        if process.returncode and not self.stopped:
-            told = f"{job.out}: {' '.join(command[1:])} ended with {process.returncode}"
-            if process.returncode == 1:  # an error of ours, with its traceback
-                raise RuntimeError(f"{told}\n{printed.strip()}")
-            raise UserError(f"{told}; {' '.join(printed.split())[-500:]}")
-
-    def stop(self) -> None:
-        """Stop all processes; each keeps what it has done."""
-        with self.lock:
-            self.stopped = True
-            for process in self.alive:
-                process.terminate()
+def _encodings(out: Path, fold: int | None) -> Path:
+    """The folder of the encodings that all cells of a fold share."""
+    return out / "encodings" / ("" if fold is None else f"fold{fold}")
 
 
 def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
@@ -164,33 +139,57 @@ def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
 
 
 def _encode(plan: Plan, folder: Path) -> None:
-    """Make the warm start, and the encodings that all processes share."""
-    if not plan.detector.is_trained:
-        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
-    plan.encodings, plan.remake = folder, True
-    plan.encode("train")
-    plan.encode("val")
+    """Make the warm start, and the encodings that all cells of a fold share; the plan's detector does not change."""
+    own = replace(plan, detector=copy.deepcopy(plan.detector), encodings=folder, remake=True, encoded={})
+    if not own.detector.is_trained:
+        warm_start(own.detector, own.data, own.recipe.scaled(own.budget.warm_start_share), own.limits)
+    own.encode("train")
+    own.encode("val")
 
 
 def _compared(
-    folder: Path, matches: dict[str, list[Matches]], seeds: Sequence[int], facts: dict[str, str]
+    out: Path,
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    parts: Mapping[int | None, Splits],
+    facts: dict[str, str],
 ) -> dict[str, Any]:
-    """Every strategy's figures for each seed, and its AP and difference from the control with intervals."""
+    """Every strategy's figures for each seed and fold, and its AP and differences from the controls with intervals."""
+    truths = {
+        fold: pad_targets([part.test[index].target for index in range(len(part.test))]) for fold, part in parts.items()
+    }
+
+    def matches_of(cell: Cell) -> Matches:
+        found = read_detections(out / cell.folder, cell.strategy)
+        return match(found, truths[cell.fold], num_classes=len(parts[cell.fold].classes))
+
+    matches = {name: [[matches_of(Cell(name, seed, fold)) for fold in parts] for seed in seeds] for name in strategies}
+    cells = [(seed, fold) for seed in seeds for fold in parts]
     with bar("intervals", NUM_DRAWS + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
+    controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL}
     methods = {}
-    for name in matches:
-        runs = [json.loads((folder / folder_name(name, seed) / RESULTS).read_text(encoding="utf-8")) for seed in seeds]
+    for name in strategies:
+        folders = [out / Cell(name, *cell).folder for cell in cells]
+        runs = [json.loads((folder / RESULTS).read_text(encoding="utf-8")) for folder in folders]
+        figures = [{**run["methods"][name], "F1": run["F1_at_validations_threshold"][name]} for run in runs]
         methods[name] = {
             "seconds": [run["seconds"][name] for run in runs],
-            "figures": [{**run["methods"][name], "F1": run["F1_at_validations_threshold"][name]} for run in runs],
+            "figures": figures,
+            "means": means(figures),
             "endings": [run["endings"][name]["reason"] for run in runs],
             "AP": vars(interval(redrawn[name])),
-            "over_control": vars(interval(redrawn[name] - redrawn[CONTROL])),
+            **{
+                key: vars(interval(redrawn[name] - redrawn[control]))
+                for key, control in controls.items()
+                if control in redrawn
+            },
         }
+    of_folds = {"folds": len(parts), "runs": [{"seed": seed, "fold": fold} for seed, fold in cells]}
     return {
         **facts,
         "seeds": list(seeds),
-        "images": {"test": len(next(iter(matches.values()))[0])},
+        **(of_folds if None not in parts else {}),
+        "images": {"test": sum(len(part.test) for part in parts.values())},
         "methods": methods,
     }

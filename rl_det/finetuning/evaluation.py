@@ -94,7 +94,7 @@ def intervals(
 ) -> dict[str, dict[str, Interval]]:
     """Each row's AP, and its difference from the reference's, with 95 % intervals over redrawn test images."""
     truths = pad_targets(targets)
-    matches = {name: [match(row.detections, truths, num_classes=num_classes)] for name, row in rows.items()}
+    matches = {name: [[match(row.detections, truths, num_classes=num_classes)]] for name, row in rows.items()}
     with bar("intervals", num_draws + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=num_draws, rng=np.random.default_rng(0), on_draw=shown.advance)
     return {

@@ -1,4 +1,4 @@
-"""Run one strategy and one seed of a comparison in this process: `python -m rl_det.finetuning.job JOB.json`."""
+"""Run one strategy with one seed, in one fold, in this process: `python -m rl_det.finetuning.job JOB.json`."""
 
 import json
 import os
@@ -7,8 +7,11 @@ import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rl_det.data.folds import folds
+from rl_det.data.splits import Splits
+from rl_det.detectors import Detector
 from rl_det.finetuning.budget import Budget
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.request import Request
@@ -22,6 +25,20 @@ from rl_det.strategies.strategy import Strategy
 WATCHED_EVERY = 0.5  # seconds
 
 
+class Cell(NamedTuple):
+    """One cell of a comparison: a strategy with a seed, in a fold."""
+
+    strategy: str
+    seed: int
+    fold: int | None = None
+    """From 1; None: the comparison has no folds."""
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.strategy}-seed{self.seed}" + ("" if self.fold is None else f"-fold{self.fold}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
     """The instructions of a job's process, in JSON's types."""
@@ -33,6 +50,9 @@ class JobFile:
     seed: int
     encodings: Path
     out: Path
+    fold: int | None = None
+    """From 1."""
+    num_folds: int | None = None
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -53,7 +73,21 @@ class JobFile:
             seed=told["seed"],
             encodings=Path(told["encodings"]),
             out=Path(told["out"]),
+            fold=told["fold"],
+            num_folds=told["num_folds"],
         )
+
+    def open(self) -> tuple[Splits, Detector]:
+        """The data of the job's fold, and the detector."""
+        data, detector = self.request.open()
+        return parts_of(data, self.num_folds)[self.fold], detector
+
+
+def parts_of(data: Splits, num_folds: int | None) -> dict[int | None, Splits]:
+    """The folds by their numbers from 1; without folds, the data themselves under None."""
+    if num_folds is None:
+        return {None: data}
+    return dict(enumerate(folds(data, num_folds), start=1))
 
 
 def strategy_of(name: str, reward: str) -> Strategy:
@@ -65,7 +99,7 @@ def strategy_of(name: str, reward: str) -> Strategy:
 
 def run(job: JobFile) -> None:
     """Tune, detect and evaluate; resume where an earlier process was stopped."""
-    data, detector = job.request.open()
+    data, detector = job.open()
     finetune(
         detector,
         data,

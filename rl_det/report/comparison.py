@@ -1,6 +1,6 @@
 """The table in Markdown and the picture of a comparison of strategies, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -11,19 +11,43 @@ from matplotlib.figure import Figure
 from rl_det.storage.files import write_with
 
 FIGURES = ("AP50", "AP75", "F1", "calibration_error")
-HEADERS = ("method", "AP", "AP50", "AP75", "F1", "D-ECE", "AP over control", "seconds")
+HEADERS = ("method", "AP", "AP50", "AP75", "F1", "D-ECE")
+DIFFERENCES = {"over_control": "AP over control", "over_voted_control": "AP over control with hand-set votes"}
+"""The columns of differences, each there if the comparison holds it."""
+
+
+def means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each figure over seeds and folds; of those where it exists, None where it never does.
+
+    The AP of a size does not exist in a fold without a true box of that size.
+    """
+    found: dict[str, float | None] = {}
+    for name in figures[0]:
+        known = [value for run in figures if (value := run[name]) is not None]
+        found[name] = mean(known) if known else None
+    return found
 
 
 def markdown(compared: dict[str, Any]) -> str:
-    """The table in Markdown: means over the seeds, times 100, with 95 % intervals over seeds and test images in brackets."""
-    rows: list[Sequence[str]] = [HEADERS, ("---", *["---:"] * (len(HEADERS) - 1))]
-    for name, method in compared["methods"].items():
-        figures = [f"{100 * mean(seed[figure] for seed in method['figures']):.2f}" for figure in FIGURES]
-        seconds = f"{mean(method['seconds']):.0f}"
-        rows.append(
-            (name, _with_interval(method["AP"]), *figures, _with_interval(method["over_control"], "+"), seconds)
-        )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    """The table in Markdown: means over seeds and folds, times 100; in brackets 95 % intervals over seeds and test images.
+
+    With folds, a line below says how many.
+    """
+    methods = compared["methods"]
+    differences = [key for key in DIFFERENCES if all(key in method for method in methods.values())]
+    headers = (*HEADERS, *(DIFFERENCES[key] for key in differences), "seconds")
+    rows: list[Sequence[str]] = [headers, ("---", *["---:"] * (len(headers) - 1))]
+    for name, method in methods.items():
+        figures = ["-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES]
+        over = [_with_interval(method[key], "+") for key in differences]
+        rows.append((name, _with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"))
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    if "folds" not in compared:
+        return table
+    return (
+        f"{table}\n\nMeans over {compared['folds']} folds and seeds {', '.join(map(str, compared['seeds']))}. Each of the "
+        f"{compared['images']['test']} images is tested once with each seed, by a detector that was not trained on it."
+    )
 
 
 def draw_comparison(compared: dict[str, Any], path: Path) -> None:
@@ -40,10 +64,9 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     axes.errorbar(values, range(len(methods)), xerr=(below, above), fmt="o", color="tab:blue", ecolor="tab:blue")
     axes.set_yticks(range(len(methods)), [name.replace("_", " ") for name, _ in methods])
     axes.set_xlabel("mAP over continued supervised training, times 100;\n95 % over seeds and test images")
-    seeds, images = len(compared["seeds"]), compared["images"]["test"]
-    axes.set_title(
-        f"{Path(compared['data']).name}, {compared['detector']}, {seeds} seeds, {images} test images", fontsize=10
-    )
+    seeds, images = f"{len(compared['seeds'])} seeds", f"{compared['images']['test']} test images"
+    folds = [f"{compared['folds']} folds"] if "folds" in compared else []
+    axes.set_title(", ".join([Path(compared["data"]).name, compared["detector"], seeds, *folds, images]), fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     write_with(path, lambda file: figure.savefig(file, dpi=130, format="png"))
 

@@ -22,12 +22,15 @@ BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
 }
 """The losses that train the policies with a module without RL: labels alone, and the surrogates that did well."""
 
+VOTED_CONTROL = f"{CONTROL}_voting_untrained"
+"""The control's head with hand-set votes: the strongest row without RL or a surrogate of AP."""
+
 _OBJECTS: tuple[Strategy, ...] = (
     WarmStart(),
     PostProcessingGrid(),
     HandSetVotes(),
     Labels(),
-    HandSetVotes(name=f"{CONTROL}_voting_untrained", after=Labels()),
+    HandSetVotes(name=VOTED_CONTROL, after=Labels()),
     *(Surrogate(loss, name=loss, policy="rescore") for loss in get_args(SurrogateName)),
     *(
         Surrogate(loss, name=f"{policy}_{loss}", policy=policy)

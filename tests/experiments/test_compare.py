@@ -19,9 +19,10 @@ import rl_det
 from rl_det.errors import UserError
 from rl_det.finetuning import comparison, request
 from rl_det.finetuning.budget import recipe_for
-from rl_det.finetuning.comparison import _Processes, compare, folder_name
-from rl_det.finetuning.job import JobFile, strategy_of
+from rl_det.finetuning.comparison import compare
+from rl_det.finetuning.job import Cell, JobFile, strategy_of
 from rl_det.finetuning.plan import plan_run
+from rl_det.finetuning.processes import Processes
 from rl_det.finetuning.request import Request
 from rl_det.storage.run import Run
 
@@ -85,13 +86,13 @@ def out(done: Path, tmp_path: Path) -> Path:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the processes that are started from now on."""
     names: list[str] = []
-    run = _Processes.run
+    run = Processes.run
 
-    def noted(self: _Processes, job: JobFile) -> None:
+    def noted(self: Processes, job: JobFile) -> None:
         names.append(job.out.name)
         run(self, job)
 
-    monkeypatch.setattr(_Processes, "run", noted)
+    monkeypatch.setattr(Processes, "run", noted)
     return names
 
 
@@ -99,7 +100,7 @@ def test_a_job_reads_what_it_was_told(tmp_path: Path) -> None:
     request = Request(data=tmp_path / "data", test_data=tmp_path / "test", max_aspect=3.5, budget="smoke", device="cpu")
     job = JobFile(
         request=request, budget=rl_det.Budget(num_updates=3), strategy="ppo_voting", reward="pool_ap", seed=1,
-        encodings=tmp_path / "encodings", out=tmp_path / "out",
+        encodings=tmp_path / "encodings", out=tmp_path / "out", fold=2, num_folds=5,
     )  # fmt: skip
     (tmp_path / "job.json").write_text(job.to_json())
     assert JobFile.read(tmp_path / "job.json") == job
@@ -121,33 +122,33 @@ def test_it_writes_one_json_one_table_and_one_picture(out: Path) -> None:
 
 
 def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = (out / folder_name(CONTROL, 0) / "results.json").stat().st_mtime_ns
+    kept = (out / Cell(CONTROL, 0).folder / "results.json").stat().st_mtime_ns
     names = started(monkeypatch)
     compared(out)
     assert names == []
     compared(out, strategies=(*QUICK, "warm_start"))
     assert names == ["warm_start-seed0"]
-    assert (out / folder_name(CONTROL, 0) / "results.json").stat().st_mtime_ns == kept
+    assert (out / Cell(CONTROL, 0).folder / "results.json").stat().st_mtime_ns == kept
 
 
 def test_results_of_another_run_are_refused_by_what_differs_and_overwritten_if_asked_for(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (out / folder_name(CONTROL, 0) / "results.json").read_text()
+    before = (out / Cell(CONTROL, 0).folder / "results.json").read_text()
     other = SMALL.__class__(**{**vars(SMALL), "num_updates": 1})
     with pytest.raises(ValueError, match=r"config.json: .*budget was .*'num_updates': 2.* and is .*'num_updates': 1"):
         compared(out, budget=other)
-    assert (out / folder_name(CONTROL, 0) / "results.json").read_text() == before
+    assert (out / Cell(CONTROL, 0).folder / "results.json").read_text() == before
     names = started(monkeypatch)
     compared(out, budget=other, strategies=(CONTROL,), overwrite=True)
     assert names == ["continued_supervised-seed0"]
-    assert (out / folder_name(CONTROL, 0) / "results.json").read_text() != before
+    assert (out / Cell(CONTROL, 0).folder / "results.json").read_text() != before
 
 
 def test_results_of_another_reward_are_refused_before_any_process_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, own = "ppo_rescore", tmp_path / "out" / folder_name("ppo_rescore", 0)
+    name, own = "ppo_rescore", tmp_path / "out" / Cell("ppo_rescore", 0).folder
     data, detector = REQUEST.open()
     job = plan_run(detector, data, [strategy_of(name, "pool_ap")], SMALL, recipe_for(data), 0, baselines=False)
     with Run(own, job.identity) as begun:
@@ -161,14 +162,14 @@ def test_results_of_another_reward_are_refused_before_any_process_is_started(
 def test_a_comparison_that_is_killed_goes_on(out: Path, tmp_path: Path) -> None:
     own = tmp_path / "killed"
     alone = subprocess.Popen([sys.executable, "-c", ALONE, str(own)], stderr=subprocess.DEVNULL)
-    while not list((own / folder_name(CONTROL, 0)).glob("checkpoints/*")):
+    while not list((own / Cell(CONTROL, 0).folder).glob("checkpoints/*")):
         assert alone.poll() is None
         time.sleep(0.01)
     alone.send_signal(signal.SIGKILL)
     alone.wait()
     assert not (own / "comparison.json").exists()
     compared(own, strategies=(CONTROL,))
-    killed, whole = (results(folder / folder_name(CONTROL, 0))["methods"] for folder in (own, out))
+    killed, whole = (results(folder / Cell(CONTROL, 0).folder)["methods"] for folder in (own, out))
     assert killed == whole
 
 
@@ -185,11 +186,11 @@ def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"rl_det.finetuning.job .* ended with 2; .*nowhere.pt: must be a file of"
     ) as told:
-        _Processes(1).run(wrong)
+        Processes(1).run(wrong)
     assert "\n" not in str(told.value)
     ours = replace(wrong, request=Request(budget="smoke", device="cpu"), strategy="nonsense")
     with pytest.raises(RuntimeError, match=r"(?s)ended with 1\nTraceback .*KeyError: 'nonsense'"):
-        _Processes(1).run(ours)
+        Processes(1).run(ours)
 
 
 @pytest.mark.parametrize(
