@@ -39,14 +39,15 @@ _OBJECTS: tuple[Strategy, ...] = (
     ),
     Reinforce(name="reinforce_without_credit", policy="rescore", advantage="leave_one_out"),
     Reinforce(policy="rescore"),
-    PPO(name="ppo_rescore_group", policy="rescore", advantage="group"),
-    PPO(name="ppo_rescore", policy="rescore"),
-    PPO(name="ppo_select", policy="select"),
-    PPO(name="ppo_context", policy="context"),
-    PPO(name="ppo_adjust", policy="adjust"),
-    PPO(name="ppo_voting"),
-    PPO(name="ppo_voting_and_smooth_ap", taught_by="smooth_ap"),
-    PPO(name="ppo_voting_from_plain_votes", begin="hand_set_votes"),
+    PPO(name="ppo_rescore_group", policy="rescore", advantage="group", taught_by=None),
+    PPO(name="ppo_rescore", policy="rescore", taught_by=None),
+    PPO(name="ppo_select", policy="select", taught_by=None),
+    PPO(name="ppo_context", policy="context", taught_by=None),
+    PPO(name="ppo_adjust", policy="adjust", taught_by=None),
+    PPO(name="ppo_voting", begin="warm_start", taught_by=None),
+    PPO(name="ppo_voting_and_smooth_ap", begin="warm_start"),
+    PPO(name="ppo_voting_from_plain_votes", taught_by=None),
+    PPO(),
 )
 CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJECTS}
 
