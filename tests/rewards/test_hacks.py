@@ -101,6 +101,19 @@ HACKS: dict[str, Hack] = {
 }
 
 
+def pool_for(reward: str, seed: int = 0) -> Pool:
+    """The scenes; of half the size where small objects alone count."""
+    pool = make_pool(seed)
+    if reward != "ap_small":
+        return pool
+    found, truths = pool.detections, pool.truths
+    return replace(
+        pool,
+        detections=replace(found, boxes=found.boxes / 2),
+        truths=replace(truths, boxes=truths.boxes / 2, area=truths.area / 4),
+    )
+
+
 def hacked(hack: Hack, pool: Pool, seed: int) -> Edits:
     found = copied(pool.detections)
     hack(found, pool.truths, np.random.default_rng(seed))
@@ -117,7 +130,7 @@ def gain(reward: Reward, pool: Pool, after: Edits) -> np.ndarray:
 @pytest.mark.parametrize("reward", [name for name in ALL if name != "count_error"])
 @pytest.mark.parametrize("seed", range(3))
 def test_it_does_not_pay(reward: str, hack: str, seed: int) -> None:
-    pool = make_pool(seed)
+    pool = pool_for(reward, seed)
     after = hacked(HACKS[hack], pool, seed)
     if hack == "permuted classes":  # of an image without objects, other names of its mistakes may well do less harm
         after = after[WITH_OBJECTS]
@@ -126,9 +139,9 @@ def test_it_does_not_pay(reward: str, hack: str, seed: int) -> None:
 
 @pytest.mark.parametrize("reward", [name for name in ALL if name != "matched_sum"])
 def test_and_it_costs_where_the_hacked_detections_rank_above_the_right_ones(reward: str) -> None:
-    """`matched_sum` says itself what it lets pass."""
-    pool = make_pool()
-    for hack in ("twenty copies", "a box as large as the image", "an absent class", "permuted classes"):
+    """`matched_sum` says itself what it lets pass, and `ap_small` does."""
+    pool, larger = pool_for(reward), ("a box as large as the image", "an absent class")
+    for hack in ("twenty copies", "permuted classes", *(larger if reward != "ap_small" else ())):
         assert gain(ALL[reward], pool, hacked(HACKS[hack], pool, 0)).min() < -1e-6, hack
 
 
@@ -144,6 +157,15 @@ def test_matched_sum_is_hackable_by_design_random_boxes_pay() -> None:
         cost.append(gain(named("pool_ap"), pool, edits)[0])
     assert np.mean(paid) > 0.02
     assert np.mean(cost) < -0.02
+
+
+def test_ap_small_is_hackable_by_design_larger_mistakes_are_free() -> None:
+    """COCO leaves out what is of another size and finds nothing small; all sizes together do not."""
+    pool = pool_for("ap_small")
+    for hack in ("a box as large as the image", "an absent class"):
+        after = hacked(HACKS[hack], pool, 0)
+        assert not gain(named("ap_small"), pool, after).any()
+        assert gain(named("pool_ap"), pool, after).min() < -1e-3
 
 
 def test_a_count_is_hackable_by_design_a_copy_stands_for_what_is_missed() -> None:
@@ -225,7 +247,7 @@ def returned(reward: Reward, path: list[Edits]) -> float:
 
 @pytest.mark.parametrize("reward", ALL)
 def test_waiting_and_walking_in_a_circle_earn_what_standing_still_does(reward: str) -> None:
-    pool = make_pool()
+    pool = pool_for(reward)
     still = returned(ALL[reward], walk(pool, [8, 8]))
     for circle in ([8, 8, 8, 8, 8], [8, 4, 0, 4, 8], [8, 0, 20, 15, 8], [8, 6, 4, 2, 8]):
         assert returned(ALL[reward], walk(pool, circle)) == pytest.approx(still, abs=1e-12)
