@@ -309,7 +309,7 @@ def reward_share(f: Fixture) -> dict[str, float]:
 
 
 def credit(f: Fixture) -> dict[str, Any]:
-    """Milliseconds of each reward with credit for `images` x `samples` transitions of one step, and their ratio to `pool_ap`'s."""
+    """Milliseconds of one step's reward and credit, of `images` x `samples` transitions, and their ratio to `pool_ap`'s."""
     objects = np.bincount(torch.cat([t.labels for t in f.data.targets]), minlength=len(CLASSES) + 1)[1:]
     rewards = {name: reward_named(name, objects) for name in REWARDS}
     rewards["a function"] = reward_named(lambda found, target: float(len(found["labels"])), objects)
