@@ -12,6 +12,8 @@ printed last, and where, is in experiments/README.md.
 * `vector_over_sb3_dummy_image_ap`: the same in the image's own AP, where Dummy's environments are spared their pools.
 * `own_ppo_over_sb3_dummy_fastest_peer`: whole PPO, transitions a second. See `own_ppo` and `sb3_ppo` for what is the same.
 * `reward_share`: of our PPO's loop, as ppo_finetune.py --policy rescore runs it: all between actions and rewards with credit.
+* `credit`: what a step's reward and credit cost under each reward, over `pool_ap`'s, from a new scene on, for actions that
+  change scores, boxes or both; `a function` counts detections. `--credit-only` measures nothing else.
 * `sb3_adapter_over_dummy`: SB3's PPO on the adapter over SB3's PPO on DummyVecEnv, TunePostprocessing, our own F1.
 """
 
@@ -22,7 +24,7 @@ insist_on_one_thread()
 import copy  # noqa: E402
 import json  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
+from dataclasses import dataclass, field, replace  # noqa: E402
 from statistics import median  # noqa: E402
 from time import process_time  # noqa: E402
 from typing import Any  # noqa: E402
@@ -49,15 +51,18 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.losses.advantages import Advantage  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
-from rl_det.rewards import Edits, Reward  # noqa: E402
+from rl_det.rewards import REWARDS, Edits, Reward, Step, reward_named  # noqa: E402
 from rl_det.strategies import ppo  # noqa: E402
 from rl_det.strategies.teaching import Supervised, taught  # noqa: E402
 from rl_det.training.loop import Ending, LoopConfig, fit  # noqa: E402
 
-RESCORE, SELECT, TUNE = (
-    f"rl_det/{name}-v0" for name in ("RescoreDetections", "SelectDetections", "TunePostprocessing")
+RESCORE, SELECT, TUNE, REFINE, ADJUST = (
+    f"rl_det/{name}-v0"
+    for name in ("RescoreDetections", "SelectDetections", "TunePostprocessing", "RefineBoxes", "AdjustDetections")
 )
 SIGMA = 0.5
+SIZE = 0.2
+"""The standard deviation of actions where the cost of credit is measured, in the action's unit."""
 LEARNING_RATE = 3e-4
 POOLS: dict[str, dict[str, Any]] = {"pool_ap": {}, "image_ap": {"pool_images": 1}}
 """Rewards, and what else Dummy's environments are given under each."""
@@ -79,6 +84,8 @@ class Config:
     """Of PPO, in a measurement."""
     repeats: int = 5
     seed: int = 0
+    credit_only: bool = False
+    """Measure `credit` alone, which needs no other program."""
     json: bool = False
     """Print plain JSON."""
 
@@ -298,6 +305,39 @@ def reward_share(f: Fixture) -> dict[str, float]:
     return {"reward_share": median(shares[1:])}
 
 
+def credit(f: Fixture) -> dict[str, Any]:
+    """Milliseconds of one step's reward and credit, of `images` x `samples` transitions, and their ratio to `pool_ap`'s."""
+    objects = np.bincount(torch.cat([t.labels for t in f.data.targets]), minlength=len(CLASSES) + 1)[1:]
+    rewards = {name: reward_named(name, objects) for name in REWARDS}
+    rewards["a function"] = reward_named(lambda found, target: float(len(found["labels"])), objects)
+    told: dict[str, Any] = {"credit_over_pool_ap": {}, "credit_milliseconds": {}}
+    for env_id, options in ((RESCORE, {}), (REFINE, {"num_steps": 1}), (ADJUST, {})):
+        step = random_step(f, env_id, **options)
+        ways = {
+            name: lambda reward=reward: reward.credited(replace(step, scene=replace(step.scene)), ended=True)  # noqa: B023
+            for name, reward in rewards.items()
+        }
+        seconds, factors = interleaved(ways, f.config.repeats), " and ".join(step.factors)
+        told["credit_milliseconds"][factors] = {name: round(1000 * spent, 1) for name, spent in seconds.items()}
+        told["credit_over_pool_ap"][factors] = {
+            name: round(spent / seconds["pool_ap"], 2) for name, spent in seconds.items()
+        }
+    return told
+
+
+def random_step(f: Fixture, env_id: str, **options: Any) -> Step:
+    """A step of all sub-environments, as PPO makes it, by actions of PPO's size."""
+    envs = f.vector(
+        env_id, f.config.images * f.config.samples, samples_per_image=f.config.samples, pool_images=f.config.images,
+        num_candidates=ACTING, context_candidates=CONTEXT_CANDIDATES, credit=False, **options,
+    )  # fmt: skip
+    envs.reset(seed=f.config.seed)
+    generator = torch.Generator().manual_seed(f.config.seed)
+    envs.step((SIZE * torch.randn(envs.action_space.shape, generator=generator)).clamp(-1, 1))
+    step: Step = envs._last
+    return step
+
+
 def adapter(f: Fixture) -> dict[str, Any]:
     """SB3's PPO, its network, rollouts, batches and epochs those of sb3_postprocessing.py, on the adapter and on Dummy."""
     num_envs = f.config.envs
@@ -321,12 +361,14 @@ def main(config: Config) -> None:
     num_scenes = max(config.envs, config.images * config.samples)
     data = encode_dataset(detector, DigitScenes("train", num_scenes=num_scenes, seed=config.seed))
     few = EncodedDataset(data.encoded[: config.envs], data.targets[: config.envs])
-    results = {
-        **environment_steps(Fixture(config, detector, few)),
-        **whole_ppo(Fixture(config, detector, data)),
-        **reward_share(Fixture(config, detector, data)),
-        **adapter(Fixture(config, detector, few)),
-    }
+    results = credit(Fixture(config, detector, data))
+    if not config.credit_only:
+        results |= {
+            **environment_steps(Fixture(config, detector, few)),
+            **whole_ppo(Fixture(config, detector, data)),
+            **reward_share(Fixture(config, detector, data)),
+            **adapter(Fixture(config, detector, few)),
+        }
     if config.json:
         print(json.dumps(results))
     else:

@@ -20,7 +20,6 @@ from rl_det.ap.candidate_pool import (
     sort_group,
 )
 from rl_det.ap.compiled import compilable, compiled, inlined
-from rl_det.ap.options import COCO
 from rl_det.ap.preference import ClassedTruths, Wishes, box_of, class_truths, room_for_truths, room_for_wishes
 from rl_det.ap.ranked_lists import group_of, list_of
 from rl_det.ap.relations import list_partners
@@ -41,6 +40,7 @@ class Target(NamedTuple):
     truths: ClassedTruths
     wishes: Wishes
     needed_iou: np.ndarray  # [T]
+    area_range: np.ndarray  # [2]
 
 
 class MovesRoom(NamedTuple):
@@ -51,13 +51,13 @@ class MovesRoom(NamedTuple):
     truths: ClassedTruths
     wishes: Wishes
     overlap: np.ndarray  # [N, N]
-    partners: np.ndarray  # [N, G]
-    passes: np.ndarray  # [N, G]
+    partners: np.ndarray  # [N, G + 1]
+    passes: np.ndarray  # [N, G + 1]
 
 
 def room_for_moves(pool: CandidatePool) -> MovesRoom:
     """Empty `MovesRoom`."""
-    num_candidates, num_truths = pool.scores.shape[1], max(1, pool.relations.crowd.shape[1])
+    num_candidates, num_truths = pool.scores.shape[1], pool.relations.kinds.shape[1]
     return MovesRoom(
         *pool.room(),
         room_for_truths(num_truths, pool.relations.positives.shape[1]),
@@ -90,7 +90,8 @@ def what_moves_are_worth(
     change, worth = np.zeros(len(scores)), np.zeros(scores.shape)
     share_out(
         _moves, len(scores), partial(room_for_moves, pool), images, scores, moved, before, pool.pooled, truths.arrays,
-        COCO.needed_iou, pool.ranking.standing, pool.ranking.ranked, pool.share_of_class, change, worth,
+        r.options.needed_iou, np.array(r.options.area_range),
+        pool.ranking.standing, pool.ranking.ranked, pool.share_of_class, change, worth,
     )  # fmt: skip
     return change, worth
 
@@ -98,10 +99,10 @@ def what_moves_are_worth(
 @compiled
 def _moves(
     first: int, end: int, room: Any, images: Any, scores: Any, moved: Any, before: Any, pooled: Any, truths: Any,
-    needed_iou: Any, standing: Any, ranked: Any, scale: float, changes: Any, worth: Any,
+    needed_iou: Any, area_range: Any, standing: Any, ranked: Any, scale: float, changes: Any, worth: Any,
 ) -> None:  # fmt: skip
     """`what_moves_are_worth` for a slice of the edits, each on its own."""
-    target = Target(room.truths, room.wishes, needed_iou)
+    target = Target(room.truths, room.wishes, needed_iou, area_range)
     for r in range(first, end):
         class_truths(images[r], truths, target.truths)
         after = Placed(scores[r], moved[r])
@@ -123,10 +124,10 @@ def image_moves(
         rooms.passes,
     )
     copy_related(image, pooled, near, partners, passes)
-    near_before, partners_before, passes_before, _ = related_of(image, pooled)
+    near_before, partners_before, passes_before, kinds = related_of(image, pooled)
     starts, _, sides, _ = target.truths
     places, overlaps, bits = target.wishes
-    needed_iou, length = target.needed_iou, pooled.partners.shape[2]
+    needed_iou, area_range, length = target.needed_iou, target.area_range, pooled.partners.shape[2]
     _, sort, _, survivors, _ = rooms.orders
     total = 0.0
     for c in range(len(ranked.positives)):
@@ -143,12 +144,12 @@ def image_moves(
                 continue
             place(i, moved[i], boxes, members, near)
             list_partners(
-                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, needed_iou, places, overlaps, bits,
-                partners[i], passes[i],
+                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
+                places, overlaps, bits, partners[i], passes[i],
             )  # fmt: skip
             kept = suppress(sort.order, 0, count, near, None, pooled.nms_iou, survivors, 0)
             worth[i] = scale * list_change(
-                image, survivors[:kept], scores, partners, passes, crowds, old, own_list, room
+                image, survivors[:kept], scores, partners, passes, kinds, old, own_list, room
             )
             for j in members:
                 near[i, j] = near[j, i] = near_before[i, j]
@@ -159,13 +160,13 @@ def image_moves(
         for i in members:
             place(i, moved[i], moved, members, near)
             list_partners(
-                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, needed_iou, places, overlaps, bits,
-                partners[i], passes[i],
+                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
+                places, overlaps, bits, partners[i], passes[i],
             )  # fmt: skip
         count = sort_group(after.scores, members, sort)
         kept = suppress(sort.order, 0, count, near, None, pooled.nms_iou, survivors, 0)
         total += scale * list_change(
-            image, survivors[:kept], after.scores, partners, passes, crowds, old, own_list, room
+            image, survivors[:kept], after.scores, partners, passes, kinds, old, own_list, room
         )
     return total
 

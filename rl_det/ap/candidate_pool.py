@@ -16,7 +16,7 @@ from rl_det.ap.matching import Matches
 from rl_det.ap.preference import ALL_BITS, group_by_label
 from rl_det.ap.ranked_lists import Group, ListEdits, class_change, edit, group_of, list_of, room_for_edits
 from rl_det.ap.ranking_pool import RankingPool
-from rl_det.ap.relations import Relations
+from rl_det.ap.relations import COUNTED, CROWD, Relations
 from rl_det.ap.sorting import SortRoom, room_for_sort, sort_falling
 from rl_det.ap.suppression import suppress
 from rl_det.ap.threads import kept, share_out
@@ -33,7 +33,7 @@ class Pooled(NamedTuple):
     overlap: np.ndarray  # [P, N, N]
     partners: np.ndarray  # [P, N, L]
     passes: np.ndarray  # [P, N, L]
-    crowd: np.ndarray  # [P, G]
+    kinds: np.ndarray  # [P, G + 1]
     nms_iou: float
 
 
@@ -43,13 +43,13 @@ class Related(NamedTuple):
     overlap: np.ndarray  # [N, N]
     partners: np.ndarray  # [N, L]
     passes: np.ndarray  # [N, L]
-    crowd: np.ndarray  # [G]
+    kinds: np.ndarray  # [G + 1]
 
 
 class Room(NamedTuple):
     """Scratch memory for what one class's survivors match, and for the edits that this makes; `taken` is left empty."""
 
-    taken: np.ndarray  # [G]
+    taken: np.ndarray  # [G + 1]
     scores: np.ndarray  # [N]
     hits: np.ndarray  # [N]
     ignored: np.ndarray  # [N]
@@ -70,14 +70,15 @@ class CandidatePool:
     """The candidates of P images under their present scores; logits or probabilities, only the order counts.
 
     A class without a true box in the pool takes no part, as in COCO. A score of -inf takes a candidate out. Ties go to the
-    lower index. There is no limit to the number of detections.
+    lower index. IoU thresholds and area range are those of the relations' options; there is no limit to the number of
+    detections.
     """
 
     def __init__(self, relations: Relations, scores: Float64[np.ndarray, "P N"], *, nms_iou: float) -> None:
         self.relations, self.nms_iou = relations, nms_iou
         r, num_classes = relations, relations.positives.shape[1]
         members, starts = _members(r.labels, r.mask, num_classes)
-        self.pooled = Pooled(members, starts, r.overlap, r.partners, r.passes, r.crowd, nms_iou)
+        self.pooled = Pooled(members, starts, r.overlap, r.partners, r.passes, r.kinds, nms_iou)
         self.replace(scores)
 
     def replace(self, scores: Float64[np.ndarray, "P N"]) -> None:
@@ -92,9 +93,9 @@ class CandidatePool:
             hits=np.zeros(shape, dtype=np.uint32),
             ignored=np.zeros(shape, dtype=np.uint32),
         )
-        room = partial(room_for, scores.shape[1], self.relations.crowd.shape[1], scores.shape[1])
+        room = partial(room_for, scores.shape[1], self.relations.kinds.shape[1], scores.shape[1])
         share_out(_resolve, num_images, room, scores, self.pooled, m.starts, m.scores, m.order, m.hits[0], m.ignored[0])
-        self.ranking = RankingPool(m)
+        self.ranking = RankingPool(m, self.relations.options)
 
     @property
     def class_ap(self) -> Float64[np.ndarray, " C"]:
@@ -108,7 +109,7 @@ class CandidatePool:
 
     def room(self) -> tuple[Orders, Room]:
         """Scratch memory for one image."""
-        return room_for(self.scores.shape[1], self.relations.crowd.shape[1], self.ranking.standing.keys.shape[1])
+        return room_for(self.scores.shape[1], self.relations.kinds.shape[1], self.ranking.standing.keys.shape[1])
 
     @property
     def share_of_class(self) -> float:
@@ -154,7 +155,7 @@ def _group(first: int, end: int, _: Any, labels: Any, mask: Any, starts: Any, me
 @inlined
 def related_of(image: int, pooled: Any) -> Any:
     """One image's `Related`."""
-    return Related(pooled.overlap[image], pooled.partners[image], pooled.passes[image], pooled.crowd[image])
+    return Related(pooled.overlap[image], pooled.partners[image], pooled.passes[image], pooled.kinds[image])
 
 
 @kept
@@ -191,7 +192,7 @@ def _resolve(
             for k in range(kept):
                 survivors[b, start + k] = alive[k]
             match_survivors(
-                alive[:kept], scores[b], related.partners, related.passes, related.crowd, taken, ranked[b, start:],
+                alive[:kept], scores[b], related.partners, related.passes, related.kinds, taken, ranked[b, start:],
                 hits[b, start:], ignored[b, start:],
             )  # fmt: skip
             start += kept
@@ -216,7 +217,7 @@ def match_survivors(
     scores: Any,
     partners: Any,
     passes: Any,
-    crowd: Any,
+    kinds: Any,
     taken: Any,
     listed: Any,
     hits: Any,
@@ -228,25 +229,33 @@ def match_survivors(
     """
     for k in range(len(survivors)):
         i = survivors[k]
-        hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS
-        for p in range(partners.shape[1]):
-            g = partners[i, p]
-            if g < 0:
-                break
-            bits = passes[i, p] & needed
-            if crowd[g]:
-                skip |= bits
-            else:
-                bits &= ~taken[g]
-                taken[g] |= bits
-                hit |= bits
-            needed &= ~bits
-        listed[k], hits[k], ignored[k] = scores[i], hit, skip
+        hits[k], ignored[k] = match_one(partners[i], passes[i], kinds, taken)
+        listed[k] = scores[i]
     for k in range(len(survivors)):
         for p in range(partners.shape[1]):
             if partners[survivors[k], p] < 0:
                 break
             taken[partners[survivors[k], p]] = 0
+
+
+@inlined
+def match_one(partners: Any, passes: Any, kinds: Any, taken: Any) -> Any:
+    """What one survivor hits, and where it does not count, as bits of thresholds; what it takes is noted in `taken`."""
+    hit, skip, needed = np.uint32(0), np.uint32(0), ALL_BITS
+    for p in range(len(partners)):
+        g = partners[p]
+        if g < 0:
+            break
+        bits = passes[p] & needed
+        if kinds[g] != CROWD:
+            bits &= ~taken[g]
+            taken[g] |= bits
+        if kinds[g] == COUNTED:
+            hit |= bits
+        else:
+            skip |= bits
+        needed &= ~bits
+    return hit, skip
 
 
 @inlined
@@ -294,7 +303,7 @@ def image_change(
     order = sort.order
     for i in range(len(scores)):
         own[i] = scores[i]
-    overlap, partners, passes, crowd = related_of(image, pooled)
+    overlap, partners, passes, kinds = related_of(image, pooled)
     total = 0.0
     for c in range(len(ranked.positives)):
         members = pooled.members[image, pooled.starts[image, c + 1] : pooled.starts[image, c + 2]]
@@ -303,7 +312,7 @@ def image_change(
         old, own_list = group_of(image, c, standing), list_of(c, ranked)
         count = sort_group(own, members, sort)
         kept = suppress(order, 0, count, overlap, None, pooled.nms_iou, survivors, 0)
-        change = list_change(image, survivors[:kept], own, partners, passes, crowd, old, own_list, room)
+        change = list_change(image, survivors[:kept], own, partners, passes, kinds, old, own_list, room)
         total += change * scale
         for i in members:
             if alternatives[i] == scores[i]:
@@ -318,7 +327,7 @@ def image_change(
                 continue  # suppressed before and after: most candidates
             own[i] = alternatives[i]
             credit[i] = (
-                change - list_change(image, others[:other_kept], own, partners, passes, crowd, old, own_list, room)
+                change - list_change(image, others[:other_kept], own, partners, passes, kinds, old, own_list, room)
             ) * scale
             own[i] = scores[i]
     return total
@@ -335,11 +344,11 @@ def precedes(j: int, i: int, scores: Any, score: float) -> bool:
 
 @compilable
 def list_change(
-    image: int, survivors: Any, scores: Any, partners: Any, passes: Any, crowd: Any, old: Any, own_list: Any, room: Any
+    image: int, survivors: Any, scores: Any, partners: Any, passes: Any, kinds: Any, old: Any, own_list: Any, room: Any
 ) -> float:
     """The change of a class's AP, summed over the thresholds, if these are the image's survivors of the class."""
     taken, listed_scores, hits, ignored, edits = room
-    match_survivors(survivors, scores, partners, passes, crowd, taken, listed_scores, hits, ignored)
+    match_survivors(survivors, scores, partners, passes, kinds, taken, listed_scores, hits, ignored)
     kept = len(survivors)
     new = Group(listed_scores[:kept], hits[:kept], ignored[:kept])
     listed, images, found, found_before, counted_before, weights, ranks, envelopes, gains = own_list

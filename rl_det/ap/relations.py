@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, UInt32
+from jaxtyping import Bool, Float, Float32, Float64, Int8, Int16, Int64, UInt32
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
 from rl_det.ap.compiled import compiled, inlined
-from rl_det.ap.options import COCO
+from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.preference import (
+    ALL_BITS,
     ClassedTruths,
     Wishes,
     box_of,
@@ -26,6 +27,9 @@ from rl_det.ap.preference import (
 from rl_det.ap.suppression import suppression_iou
 from rl_det.ap.threads import kept, share_out
 
+COUNTED, CROWD, UNCOUNTED = range(3)
+"""What a true box is to matching: to be found; ignored, and never taken; or ignored, and taken by one detection."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Relations:
@@ -33,17 +37,20 @@ class Relations:
 
     `overlap` is the float32 IoU between candidates of one class (0 between classes), on which NMS decides. `partners` are
     the true boxes that a candidate may match, in order of preference (-1 behind the last), `passes` the IoU thresholds at which
-    it may, as bits; true boxes are known by their place among the image's, sorted by label. `positives` counts those that
-    are no crowd, per class.
+    it may, as bits; true boxes are known by their place among the image's, sorted by label. `kinds` says of each whether it
+    counts (`COUNTED`), is a `CROWD`, or is `UNCOUNTED`, as its area is out of the options' range; the last is no true box but
+    a crowd, in which every candidate lies whose own area is out of range. `positives` counts those that count, per class.
     """
 
     overlap: Float32[np.ndarray, "B N N"]
     partners: Int16[np.ndarray, "B N L"]
     passes: UInt32[np.ndarray, "B N L"]
-    crowd: Bool[np.ndarray, "B G"]
+    kinds: Int8[np.ndarray, "B K"]
     labels: Int64[np.ndarray, "B N"]
     mask: Bool[np.ndarray, "B N"]
     positives: Int64[np.ndarray, "B C"]
+    options: CocoOptions = COCO
+    """Those by which they were made; `max_detections` has no part in them."""
 
 
 def relations(
@@ -53,8 +60,9 @@ def relations(
     truths: TruthBatch,
     *,
     num_classes: int,
+    options: CocoOptions = COCO,
 ) -> Relations:
-    """The relations of padded candidates with their images' true boxes, at COCO's thresholds; all areas count.
+    """The relations of padded candidates with their images' true boxes, at the options' thresholds and area range.
 
     Raises ValueError on bad input, naming argument ("detections" are the candidates), image and index.
     """
@@ -63,16 +71,17 @@ def relations(
     num_images, num_candidates = mask.shape
     overlap = np.zeros((num_images, num_candidates, num_candidates), dtype=np.float32)
     share_out(_overlap, num_images, tuple, boxes, labels, mask, overlap)
-    found = _all_partners(candidates, truths, num_classes)
+    found = _all_partners(candidates, truths, num_classes, options)
     length = max(1, int(found.longest.max(initial=0)))
     return Relations(
         overlap=overlap,
         partners=np.ascontiguousarray(found.partners[:, :, :length]),
         passes=np.ascontiguousarray(found.passes[:, :, :length]),
-        crowd=found.crowds,
+        kinds=found.kinds,
         labels=labels,
         mask=mask,
         positives=found.positives,
+        options=options,
     )
 
 
@@ -82,7 +91,7 @@ def reach(detections: DetectionBatch, truths: TruthBatch, *, num_classes: int) -
     Whether it gets one is for `rl_det.ap.matching` to say. Raises ValueError on bad input, naming it.
     """
     check(detections, truths, num_classes)
-    found = _all_partners(detections, truths, num_classes)
+    found = _all_partners(detections, truths, num_classes, COCO)
     reached: UInt32[np.ndarray, "B N"] = np.bitwise_or.reduce(found.passes, -1)
     return reached
 
@@ -133,30 +142,31 @@ class AllPartners(NamedTuple):
 
     partners: np.ndarray  # [B, N, G]
     passes: np.ndarray  # [B, N, G]
-    crowds: np.ndarray  # [B, G]
+    kinds: np.ndarray  # [B, G + 1]
     positives: np.ndarray  # [B, C]
     longest: np.ndarray  # [B]
 
 
-def _all_partners(candidates: DetectionBatch, truths: TruthBatch, num_classes: int) -> AllPartners:
+def _all_partners(
+    candidates: DetectionBatch, truths: TruthBatch, num_classes: int, options: CocoOptions
+) -> AllPartners:
     (num_images, num_candidates), num_truths = candidates.mask.shape, truths.mask.shape[1]
-    shape = num_images, num_candidates, max(1, num_truths)
+    shape = num_images, num_candidates, num_truths + 1
     found = AllPartners(
         partners=np.full(shape, -1, dtype=np.int16),
         passes=np.zeros(shape, dtype=np.uint32),
-        crowds=np.zeros((num_images, num_truths), dtype=np.bool_),
+        kinds=np.full((num_images, num_truths + 1), CROWD, dtype=np.int8),
         positives=np.zeros((num_images, num_classes), dtype=np.int64),
         longest=np.zeros(num_images, dtype=np.int64),
     )
-    everything = np.array([0.0, np.inf])
     share_out(
         _partners,
         num_images,
         lambda: room_for_partners(num_truths, num_classes),
         candidates.arrays,
         truths.arrays,
-        COCO.needed_iou,
-        everything,
+        options.needed_iou,
+        np.array(options.area_range),
         *found,
     )
     return found
@@ -164,45 +174,46 @@ def _all_partners(candidates: DetectionBatch, truths: TruthBatch, num_classes: i
 
 @compiled
 def _partners(
-    first: int, end: int, room: Any, candidates: Any, truths: Any, needed_iou: Any, everything: Any, partners: Any, passes: Any,
-    crowds: Any, positives: Any, longest: Any,
+    first: int, end: int, room: Any, candidates: Any, truths: Any, needed_iou: Any, area_range: Any, partners: Any, passes: Any,
+    kinds: Any, positives: Any, longest: Any,
 ) -> None:  # fmt: skip
     """`AllPartners` of a slice of the images."""
     classed, (places, overlaps, bits), uncounted, counts = room
     true_starts, _, sides, true_crowds = classed
     for b in range(first, end):
         class_truths(b, truths, classed)
-        count_positives(b, truths, classed, everything, uncounted, counts)
+        count_positives(b, truths, classed, area_range, uncounted, counts)
         for c in range(positives.shape[1]):
             positives[b, c] = counts[c + 1]
         for place in range(classed.starts[-1]):
-            crowds[b, place] = classed.crowds[place]
+            kinds[b, place] = CROWD if classed.crowds[place] else UNCOUNTED if uncounted[place] else COUNTED
         for i in range(candidates.labels.shape[1]):
             if candidates.mask[b, i]:
                 label = candidates.labels[b, i]
                 count = list_partners(
                     box_of(candidates.boxes[b], i), true_starts[label], true_starts[label + 1], sides, true_crowds,
-                    needed_iou, places, overlaps, bits, partners[b, i], passes[b, i],
+                    kinds[b], needed_iou, area_range, places, overlaps, bits, partners[b, i], passes[b, i],
                 )  # fmt: skip
                 longest[b] = max(longest[b], count)
 
 
 @inlined
 def list_partners(
-    box: Any, start: int, end: int, sides: Any, crowds: Any, needed_iou: Any, places: Any, overlaps: Any, bits: Any,
-    partners: Any, passes: Any,
+    box: Any, start: int, end: int, sides: Any, crowds: Any, kinds: Any, needed_iou: Any, area_range: Any, places: Any,
+    overlaps: Any, bits: Any, partners: Any, passes: Any,
 ) -> int:  # fmt: skip
-    """Write whom a box may match, crowds last and -1 behind them, and at which thresholds; returns how many they are.
-
-    All but the last two are those of `prefer`.
-    """
+    """Write whom a box may match, first what counts, with -1 at the end, and at which thresholds; returns how many they are."""
     count: int = prefer(box, start, end, sides, crowds, needed_iou, places, overlaps, bits)
     length = 0
     for wanted in (False, True):
         for k in range(count):
-            if crowds[places[k]] == wanted:
+            if (kinds[places[k]] != COUNTED) == wanted:
                 partners[length], passes[length] = places[k], bits[k]
                 length += 1
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    if area < area_range[0] or area > area_range[1]:
+        partners[length], passes[length] = len(kinds) - 1, ALL_BITS
+        length += 1
     for k in range(length, len(partners)):
         partners[k] = -1
-    return count
+    return length

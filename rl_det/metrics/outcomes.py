@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch, check
 from rl_det.ap.compiled import compiled, inlined
@@ -80,12 +80,14 @@ def outcomes(
 class ImageCounts:
     """The numbers of found and missed true boxes and of spurious detections in each of B images, over all classes.
 
-    `distance` is the sum of 1 - IoU over the found true boxes.
+    `distance` is the sum of 1 - IoU over the found true boxes; `miscounted` is the sum over classes of the difference
+    between the numbers of true boxes and of detections. A crowd, and what lies in it, counts in none of these.
     """
 
     found: Int64[np.ndarray, " B"]
     spurious: Int64[np.ndarray, " B"]
     missed: Int64[np.ndarray, " B"]
+    miscounted: Int64[np.ndarray, " B"]
     distance: Float64[np.ndarray, " B"]
     iou_threshold: float = CORRECT_IOU
 
@@ -104,13 +106,25 @@ def image_counts(
         for weights in (m.correct, m.counted, np.where(m.correct, 1 - m.iou, 0.0))
     )
     objects = (truths.mask & ~truths.iscrowd).sum(1)
+    excess = _by_class(image[m.counted], m.labels[m.counted], len(detections), num_classes)
+    rows, places = np.nonzero(truths.mask & ~truths.iscrowd)
+    excess -= _by_class(rows, truths.labels[rows, places], len(detections), num_classes)
     return ImageCounts(
         found=found.astype(np.int64),
         spurious=(shown - found).astype(np.int64),
         missed=objects - found.astype(np.int64),
+        miscounted=np.abs(excess).sum(1),
         distance=distance.astype(np.float64),  # bincount counts nothing in integers
         iou_threshold=iou_threshold,
     )
+
+
+def _by_class(
+    images: Int64[np.ndarray, " M"], labels: Int[np.ndarray, " M"], num_images: int, num_classes: int
+) -> Int64[np.ndarray, "B C"]:
+    """How many of M boxes are of each image and label."""
+    places = images * num_classes + labels - 1
+    return np.bincount(places, minlength=num_images * num_classes).reshape(num_images, num_classes)
 
 
 class AllOutcomes(NamedTuple):

@@ -6,18 +6,22 @@ import numpy as np
 from jaxtyping import Int64
 
 from rl_det.errors import UserError
-from rl_det.rewards.average_precision import BatchAp, PoolAp, pool_mean_ap
+from rl_det.rewards.average_precision import AP50, AP_SMALL, BatchAp, PoolAp, pool_mean_ap
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
-from rl_det.rewards.function import DetectionsFunction, FunctionValue
-from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, f1, image_ap_value, lrp
+from rl_det.rewards.function import DetectionsFunction, FunctionValue, PaidByFunction
+from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, count_error, f1, image_ap_value, lrp
 from rl_det.rewards.reward import Reward, Value, Worth
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
+from rl_det.rewards.tallied import OverThePool, Tallied, of_displayed, of_ranked
+from rl_det.rewards.tallies import Displayed, Ranked
 
 Objects = Int64[np.ndarray, " C"]
 """The number of true boxes of each class in a data set."""
 
 REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "pool_ap": lambda objects: PoolAp(),
+    "ap50": lambda objects: PoolAp(AP50),
+    "ap_small": lambda objects: PoolAp(AP_SMALL),
     "image_ap": lambda objects: Worth(image_ap_value),
     "image_ap_delta": lambda objects: Worth(image_ap_value, "by_change"),
     "batch_ap": lambda objects: BatchAp(),
@@ -25,23 +29,32 @@ REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "f1": lambda objects: Worth(f1),
     "lrp": lambda objects: Worth(lrp),
     "cost": lambda objects: Worth(Cost()),
+    "pool_f1": lambda objects: Worth(OverThePool(f1), "by_change"),
+    "pool_cost": lambda objects: Worth(OverThePool(Cost()), "by_change"),
+    "count_error": lambda objects: Worth(OverThePool(count_error), "by_change"),
 }
 """The rewards of `gymnasium.make(..., reward=name)`. `reward` may also be any `Reward` object, or a plain function."""
 RewardLike = str | Reward | DetectionsFunction
 """What names a reward: a name, a `Reward`, or a plain function (detections, target) -> value (`rl_det.rewards.function`)."""
 
 __all__ = [
+    "AP50",
+    "AP_SMALL",
     "REWARDS",
     "BatchAp",
     "Cost",
     "DetectionsFunction",
+    "Displayed",
     "Edits",
     "FunctionValue",
     "LengthFactor",
     "MatchedSum",
+    "OverThePool",
+    "PaidByFunction",
     "Pool",
     "PoolAp",
     "PotentialShaping",
+    "Ranked",
     "Reward",
     "RewardLike",
     "Scene",
@@ -49,13 +62,17 @@ __all__ = [
     "Step",
     "StepCost",
     "Sum",
+    "Tallied",
     "Value",
     "Worth",
     "best_iou",
     "check_reward",
+    "count_error",
     "f1",
     "image_ap_value",
     "lrp",
+    "of_displayed",
+    "of_ranked",
     "pool_mean_ap",
     "reward_named",
 ]
@@ -77,4 +94,4 @@ def reward_named(reward: RewardLike, objects: Objects) -> Reward:
     check_reward(reward)
     if isinstance(reward, Reward):
         return reward
-    return REWARDS[reward](objects) if isinstance(reward, str) else Worth(FunctionValue(reward))
+    return REWARDS[reward](objects) if isinstance(reward, str) else PaidByFunction(FunctionValue(reward))

@@ -1,8 +1,9 @@
 """A reward by a plain Python function of an image's detections and true boxes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,39 @@ from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.errors import UserError
-from rl_det.rewards.edits import Edits
+from rl_det.progress import tell
+from rl_det.rewards.edits import Edits, Step
+from rl_det.rewards.reward import Worth
 from rl_det.types import Detections, Target
 
 DetectionsFunction = Callable[[Detections, Target], float]
 """(an image's detections, its true boxes) -> their value."""
+AT_ONCE = 1024
+"""Edits whose detections are laid out for the function at a time."""
+
+
+class Spent:
+    """What calls of a function have cost so far."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    told: bool = False
 
 
 @dataclass(frozen=True)
 class FunctionValue:
-    """The value of an image's detections by a plain function, for `Worth`.
+    """The value of an image's detections by a plain function, for `PaidByFunction` or `Worth`.
 
     The function gets the detections that NMS leaves, as torchvision's dictionary on the CPU ("boxes" [M, 4] in pixels,
-    "labels" [M], "scores" [M] as probabilities, best first, no threshold), and the image's `Target`. It is called once
-    for each image and sample, and for credit once more for each candidate that acts, so it must be quick;
-    docs/environments.md has measured numbers.
+    "labels" [M], "scores" [M] as probabilities, best first, no threshold), and the image's `Target`. The value must follow
+    from these alone, as the function is called once for equal detections of an image: once for each image and sample, and for
+    credit once more for each candidate whose action changes what NMS leaves. So it must be quick; docs/environments.md has
+    measured numbers. It is called in the thread that steps the environment, one call after another: plain Python would
+    gain nothing by threads, and a user's function need not be fit for them, nor for other processes.
     """
 
     function: DetectionsFunction
+    spent: Spent = field(default_factory=Spent, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -37,12 +53,41 @@ class FunctionValue:
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         """The value of each edit. Raises UserError if the function returns something else than a finite number."""
-        targets = targets_of(edits.pool.truths)
-        images = edits.images.tolist()
+        start = perf_counter()
+        images, targets = edits.images.tolist(), targets_of(edits.pool.truths)
         values: Float64[np.ndarray, " R"] = np.empty(len(images))
-        for row, found in enumerate(rows_of(edits.detections, logits=edits.pool.scores_are_logits)):
-            values[row] = finite(self.function(found, targets[images[row]]))
+        known: dict[tuple[Any, ...], float] = {}
+        for rows in np.split(np.arange(len(images)), range(AT_ONCE, len(images), AT_ONCE)):
+            batch = rows_of(edits.detections[rows], logits=edits.pool.scores_are_logits)
+            for row, found in zip(rows.tolist(), batch, strict=True):
+                seen = images[row], *(part.numpy().tobytes() for part in found.values())  # type: ignore[attr-defined]
+                if seen not in known:
+                    known[seen] = finite(self.function(found, targets[images[row]]))
+                values[row] = known[seen]
+        self.spent.calls += len(known)
+        self.spent.seconds += perf_counter() - start
         return values
+
+
+@dataclass(frozen=True)
+class PaidByFunction(Worth):
+    """A plain function's value as a reward; the first step with credit says once what the function costs."""
+
+    value: FunctionValue
+
+    def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
+        spent = self.value.spent
+        calls, seconds = spent.calls, spent.seconds
+        told = super().credited(step, ended=ended)
+        calls, seconds = spent.calls - calls, spent.seconds - seconds
+        if calls and not spent.told:
+            spent.told = True
+            name = getattr(self.value.function, "__name__", type(self.value.function).__name__)
+            tell(
+                f"reward {name}: {calls} calls in a step of {len(step.images)} episodes with credit, "
+                f"{1000 * seconds:.0f} ms in all, {1e6 * seconds / calls:.0f} microseconds a call"
+            )
+        return told
 
 
 def finite(returned: Any) -> float:
@@ -59,8 +104,8 @@ def finite(returned: Any) -> float:
 
 def rows_of(batch: DetectionBatch, *, logits: bool) -> list[Detections]:
     """The detections of each image as torchvision's dictionary, best score first; scores become probabilities."""
-    order = np.argsort(np.where(batch.mask, -batch.scores, np.inf), 1, kind="stable")
     counts = batch.mask.sum(1).tolist()
+    order = np.argsort(np.where(batch.mask, -batch.scores, np.inf), 1, kind="stable")[:, : max(counts, default=0)]
     rows = np.arange(len(order))[:, None]
     boxes, labels = torch.from_numpy(batch.boxes[rows, order]), torch.from_numpy(batch.labels[rows, order])
     ranked = torch.from_numpy(batch.scores[rows, order])

@@ -1,4 +1,4 @@
-"""The values of one image's detections: five for rewards, two for shaping.
+"""The values of one image's detections: six for rewards, two for shaping.
 
 All but `image_ap_value` and `MatchedSum` count what is displayed to a user, all classes together, matched at IoU 0.5 as COCO
 does it. What lies in a crowd counts neither for nor against.
@@ -7,61 +7,75 @@ does it. What lies in a crowd counts neither for nor against.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
-from rl_det.ap.average_precision import image_class_ap
 from rl_det.ap.batch import check
 from rl_det.ap.relations import pairwise_iou, reach
 from rl_det.errors import UserError
-from rl_det.metrics.outcomes import ImageCounts, image_counts
+from rl_det.metrics.outcomes import CORRECT_IOU
 from rl_det.rewards.edits import Edits
+from rl_det.rewards.tallied import Tallied, of_displayed, of_ranked
+from rl_det.rewards.tallies import Displayed, Ranked
 from rl_det.settings import at_least, check_settings
 
 
-def image_ap_value(edits: Edits) -> Float64[np.ndarray, " R"]:
+@of_ranked
+def image_ap_value(tallies: Ranked) -> Float64[np.ndarray, "*R"]:
     """The image's own mAP, in [0, 1], over the classes that it holds *or that are predicted*: the latter alone count as 0.
 
     Otherwise, false positives of absent classes would be free. The value is 1 with neither a true box nor a detection.
     It does not respond to a common shift of an image's scores, and a mean over images is not the data set's mAP: it
     changes the optimum.
     """
-    aps = np.nan_to_num(image_class_ap(edits.matches)[0])
-    counted = (edits.matches.positives[0, :, 1:] > 0) | _predicted(edits)
-    classes = counted.sum(1)
-    return np.where(classes > 0, aps.sum(1) / np.maximum(classes, 1), 1.0)
+    return np.where(tallies.classes > 0, tallies.ap / np.maximum(tallies.classes, 1), 1.0)
 
 
-def f1(edits: Edits) -> Float64[np.ndarray, " R"]:
+@of_displayed
+def f1(tallies: Displayed) -> Float64[np.ndarray, "*R"]:
     """2 TP / (2 TP + FP + FN), in [0, 1]; 1 where there is nothing to be found and nothing displayed.
 
-    Order does not count, so there is a best threshold. It changes the optimum of AP; F1 is an objective of its own.
+    Order does not count, so there is a best threshold. It changes the optimum of AP; F1 is an objective of its own. Over the
+    pool it is micro F1, all classes and images together.
     """
-    c = _counts(edits)
-    whole = 2 * c.found + c.spurious + c.missed
-    return np.where(whole > 0, 2 * c.found / np.maximum(whole, 1), 1.0)
+    t = tallies
+    whole = 2 * t.found + t.spurious + t.missed
+    return np.where(whole > 0, 2 * t.found / np.maximum(whole, 1), 1.0)
 
 
-def lrp(edits: Edits) -> Float64[np.ndarray, " R"]:
+@of_displayed
+def lrp(tallies: Displayed) -> Float64[np.ndarray, "*R"]:
     """1 minus the localisation-recall-precision error (Oksuz et al. 2018), in [0, 1]: like F1, and rewards tight boxes.
 
     Here too there is a best threshold. It changes the optimum of AP; LRP is an objective of its own. The error is
 
         (sum over TP of (1 - IoU) / (1 - 0.5) + FP + FN) / (TP + FP + FN),  and 0 where there is nothing at all
     """
-    c = _counts(edits)
-    whole = c.found + c.spurious + c.missed
-    worth: Float64[np.ndarray, " R"] = 1 - (c.distance / (1 - c.iou_threshold) + c.spurious + c.missed) / np.maximum(
+    t = tallies
+    whole = t.found + t.spurious + t.missed
+    worth: Float64[np.ndarray, "*R"] = 1 - (t.distance / (1 - CORRECT_IOU) + t.spurious + t.missed) / np.maximum(
         whole, 1
     )
     return worth
 
 
+@of_displayed
+def count_error(tallies: Displayed) -> Float64[np.ndarray, "*R"]:
+    """Minus the mean absolute error of the number of detections, over images and classes, absent classes included.
+
+    HACKABLE BY DESIGN: it counts, and does not ask where a detection is. So a false positive pays where an object of its
+    class is missed, and one object's copy makes up for another. It is for those who only count; add `f1` to it if boxes
+    matter.
+    """
+    return -tallies.miscounted / (tallies.num_images * tallies.num_classes)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(Tallied):
     """The sum over the image of a price for each found object, each spurious detection and each missed object.
 
     Its optimum is the user's own, not AP's: to display a detection that is right with probability p pays if
-    p (found - missed) + (1 - p) spurious > 0.
+    p (found - missed) + (1 - p) spurious > 0. Over the pool it is the mean over images; as it is a sum over images, its change
+    there is that of the one image's cost, divided by the number of images.
     """
 
     found: float = 0.0
@@ -73,9 +87,10 @@ class Cost:
         if not (self.found >= 0 >= self.spurious and self.missed <= 0):
             raise UserError(f"prices must be >= 0 for found and <= 0 for spurious and missed; got {self}")
 
-    def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
-        c = _counts(edits)
-        return self.found * c.found + self.spurious * c.spurious + self.missed * c.missed
+    def of(self, tallies: Displayed | Ranked) -> Float64[np.ndarray, "*R"]:
+        assert isinstance(tallies, Displayed)
+        t = tallies
+        return (self.found * t.found + self.spurious * t.spurious + self.missed * t.missed) / t.num_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +150,3 @@ def true_over_displayed(edits: Edits) -> Float64[np.ndarray, " R"]:
     ratio = wanted / np.maximum(displayed, 1)
     factor: Float64[np.ndarray, " R"] = np.where(displayed > 0, np.minimum(1.0, ratio), 1.0)
     return factor
-
-
-def _counts(edits: Edits) -> ImageCounts:
-    return image_counts(edits.displayed, edits.truths, num_classes=edits.pool.num_classes)
-
-
-def _predicted(edits: Edits) -> Bool[np.ndarray, "R C"]:
-    """Which classes have a detection that no crowd absorbs."""
-    m = edits.matches
-    counted = (np.arange(m.order.shape[1]) < m.starts[:, -1:]) & (m.ignored[0] & 1 == 0)
-    rows, places = np.nonzero(counted)
-    predicted = np.zeros((len(edits), edits.pool.num_classes), dtype=np.bool_)
-    predicted[rows, edits.detections.labels[rows, m.order[rows, places]] - 1] = True
-    return predicted

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from rl_det.rewards.edits import Edits, Step
+from rl_det.rewards.edits import Edits, Factor, Step
+from rl_det.rewards.tallied import Tallied
 from rl_det.settings import check_settings
 
 Value = Callable[[Edits], Float64[np.ndarray, " R"]]
@@ -57,6 +58,25 @@ class Worth(Reward):
         if self.paid == "by_change":
             return self.value(after) - self.value(before)
         return self.value(after) if ended else np.zeros(len(after))
+
+    def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
+        """The reward and the credit; if the value is `Tallied`, without recomputing the image for each candidate."""
+        if not isinstance(self.value, Tallied):
+            return super().credited(step, ended=ended)
+        earned = self(step.before, step.after, ended=ended)
+        return earned, joined([self._tallied_credit(self.value, step, factor, ended) for factor in step.factors])
+
+    def _tallied_credit(self, value: Tallied, step: Step, factor: Factor, ended: bool) -> Float64[np.ndarray, "R N"]:
+        """Each candidate's credit for one factor of its action."""
+        if self.paid == "at_the_end" and not ended:
+            return np.zeros(step.scores.shape)
+        alone = step.tallied_alone(factor, value.kind)
+        images, pool = step.images[alone.rows], step.scene.counter(value.kind).tallies
+        after, before = (
+            value.of_images(tallies, images, pool, step.scene.num_classes)
+            for tallies in (alone.after, alone.before if self.paid == "by_change" else alone.standing)
+        )
+        return alone.spread(after - before)
 
 
 def joined(credits: list[Float64[np.ndarray, "R N"]]) -> Float64[np.ndarray, "R N *F"]:

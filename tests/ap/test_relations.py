@@ -9,7 +9,7 @@ from torchvision.ops import batched_nms, box_iou
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.options import IOU_THRESHOLDS
 from rl_det.ap.padding import pad_targets
-from rl_det.ap.relations import Relations, pairwise_iou, relations
+from rl_det.ap.relations import CROWD, Relations, pairwise_iou, relations
 from rl_det.types import Target
 
 
@@ -47,7 +47,7 @@ def test_who_may_match_whom_is_pycocotools_iou_within_a_class(seed: int) -> None
         for b in (boxes.double().numpy(), target.boxes.double().numpy())
     ]
     iou = coco_mask.iou(xywh[0], xywh[1][by_label], crowd.astype(np.uint8))
-    assert found.crowd[0].tolist() == crowd.tolist()
+    assert (found.kinds[0, :-1] == CROWD).tolist() == crowd.tolist()
     for i in range(15):
         wanted = [g for g in range(6) if true_labels[g] == labels[i] and iou[i, g] >= IOU_THRESHOLDS[0]]
         wanted.sort(key=lambda g: (crowd[g], -iou[i, g]))

@@ -15,13 +15,13 @@ from unchecked import unchecked
 import rl_det
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import DIGIT_RECIPE
-from rl_det.rewards import f1
+from rl_det.rewards import FunctionValue, f1
 
 RECORDS = {
     "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "Findings", "GaussianActions", "GaussianAdjustments",
     "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
-    "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Step",
-    "Target", "Task", "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
+    "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Spread", "Step",
+    "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
 }  # fmt: skip
 """Dataclasses that nobody sets: what was computed, read or put together."""
 LEAST: dict[str, dict[str, Any]] = {
@@ -37,6 +37,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "PostProcessing": {"nms_iou": 0.5},
     "Recipe": vars(DIGIT_RECIPE),
     "Search": {"refinements": 1},
+    "PaidByFunction": {"value": FunctionValue(lambda detections, target: 0.0)},
     "Worth": {"value": f1},
 }  # fmt: skip
 """What must be given."""

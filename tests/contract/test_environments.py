@@ -298,7 +298,7 @@ def test_a_bad_action_is_refused_and_the_episode_goes_on(
 
 def test_impossible_arguments_are_refused_by_name(env_id: str, options: dict[str, Any], data: EncodedDataset) -> None:
     for wrong, message in (
-        ({"reward": "map"}, r"batch_ap.*cost.*f1.*image_ap.*image_ap_delta.*lrp.*matched_sum.*pool_ap.*got 'map'"),
+        ({"reward": "map"}, r"ap50.*batch_ap.*cost.*f1.*image_ap.*lrp.*matched_sum.*pool_ap.*pool_cost.*got 'map'"),
         ({"samples_per_image": 4}, "samples_per_image"),
         ({"num_candidates": 0}, "num_candidates must be at least 1; got 0"),
         ({"render_mode": "human"}, "rgb_array"),

@@ -36,7 +36,8 @@ from rl_det.rewards import (
     image_ap_value,
 )
 
-PER_IMAGE = ("image_ap", "image_ap_delta", "matched_sum", "f1", "lrp", "cost")
+PER_IMAGE = ("image_ap", "image_ap_delta", "matched_sum", "f1", "lrp", "cost", "pool_f1", "pool_cost", "count_error")
+"""Those that a common shift of an image's scores does not change, if all is displayed."""
 ALL: dict[str, Reward] = {name: named(name) for name in REWARDS} | {
     "pool_ap, shaped by the best IoU": Sum((PoolAp(), PotentialShaping())),
     "pool_ap, shaped by AP": Sum((PoolAp(), PotentialShaping(potential=image_ap_value))),
@@ -100,6 +101,19 @@ HACKS: dict[str, Hack] = {
 }
 
 
+def pool_for(reward: str, seed: int = 0) -> Pool:
+    """The scenes; of half the size where small objects alone count."""
+    pool = make_pool(seed)
+    if reward != "ap_small":
+        return pool
+    found, truths = pool.detections, pool.truths
+    return replace(
+        pool,
+        detections=replace(found, boxes=found.boxes / 2),
+        truths=replace(truths, boxes=truths.boxes / 2, area=truths.area / 4),
+    )
+
+
 def hacked(hack: Hack, pool: Pool, seed: int) -> Edits:
     found = copied(pool.detections)
     hack(found, pool.truths, np.random.default_rng(seed))
@@ -113,10 +127,10 @@ def gain(reward: Reward, pool: Pool, after: Edits) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hack", HACKS)
-@pytest.mark.parametrize("reward", ALL)
+@pytest.mark.parametrize("reward", [name for name in ALL if name != "count_error"])
 @pytest.mark.parametrize("seed", range(3))
 def test_it_does_not_pay(reward: str, hack: str, seed: int) -> None:
-    pool = make_pool(seed)
+    pool = pool_for(reward, seed)
     after = hacked(HACKS[hack], pool, seed)
     if hack == "permuted classes":  # of an image without objects, other names of its mistakes may well do less harm
         after = after[WITH_OBJECTS]
@@ -125,9 +139,9 @@ def test_it_does_not_pay(reward: str, hack: str, seed: int) -> None:
 
 @pytest.mark.parametrize("reward", [name for name in ALL if name != "matched_sum"])
 def test_and_it_costs_where_the_hacked_detections_rank_above_the_right_ones(reward: str) -> None:
-    """`matched_sum` says itself what it lets pass."""
-    pool = make_pool()
-    for hack in ("twenty copies", "a box as large as the image", "an absent class", "permuted classes"):
+    """`matched_sum` says itself what it lets pass, and `ap_small` does."""
+    pool, larger = pool_for(reward), ("a box as large as the image", "an absent class")
+    for hack in ("twenty copies", "permuted classes", *(larger if reward != "ap_small" else ())):
         assert gain(ALL[reward], pool, hacked(HACKS[hack], pool, 0)).min() < -1e-6, hack
 
 
@@ -145,6 +159,26 @@ def test_matched_sum_is_hackable_by_design_random_boxes_pay() -> None:
     assert np.mean(cost) < -0.02
 
 
+def test_ap_small_is_hackable_by_design_larger_mistakes_are_free() -> None:
+    """COCO leaves out what is of another size and finds nothing small; all sizes together do not."""
+    pool = pool_for("ap_small")
+    for hack in ("a box as large as the image", "an absent class"):
+        after = hacked(HACKS[hack], pool, 0)
+        assert not gain(named("ap_small"), pool, after).any()
+        assert gain(named("pool_ap"), pool, after).min() < -1e-3
+
+
+def test_a_count_is_hackable_by_design_a_copy_stands_for_what_is_missed() -> None:
+    """It does not ask where a detection is; a flood, and a class that is not there, cost all the same."""
+    pool, first = make_pool(), np.array([2])
+    edits = untouched(pool)[first]
+    add(edits.detections, 0, edits.detections.boxes[0, :1], edits.detections.labels[0, :1], np.array([9.0]))
+    assert gain(named("count_error"), pool, edits)[0] > 0
+    assert gain(named("pool_f1"), pool, edits)[0] < 0
+    for hack in ("twenty copies", "a box as large as the image", "three hundred random boxes", "an absent class"):
+        assert gain(named("count_error"), pool, hacked(HACKS[hack], pool, 0)).min() < -1e-3, hack
+
+
 @pytest.mark.parametrize("shift", [-3.0, 0.5, 7.0])
 @pytest.mark.parametrize("reward", PER_IMAGE)
 def test_a_constant_added_to_an_images_scores_changes_no_reward_of_the_image_by_itself(
@@ -152,6 +186,16 @@ def test_a_constant_added_to_an_images_scores_changes_no_reward_of_the_image_by_
 ) -> None:
     pool = make_pool()
     np.testing.assert_allclose(gain(named(reward), pool, shifted(pool, shift)), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["pool_f1", "pool_cost", "count_error"])
+def test_over_the_pool_too_a_constant_is_paid_for_what_it_lets_through(name: str) -> None:
+    """A shift by -2 in one image under a threshold of 0 is a threshold of 2 in that image."""
+    pool = make_pool(displayed_from=0.0)
+    higher = untouched(replace(pool, displayed_from=2.0)).displayed
+    expected = named(name)(untouched(pool), Edits(pool, np.arange(NUM_IMAGES), higher), ended=True)
+    np.testing.assert_allclose(gain(named(name), pool, shifted(pool, -2.0)), expected, atol=1e-12)
+    assert np.abs(expected).max() > 0
 
 
 @pytest.mark.parametrize("reward", ["f1", "lrp", "cost"])
@@ -203,7 +247,7 @@ def returned(reward: Reward, path: list[Edits]) -> float:
 
 @pytest.mark.parametrize("reward", ALL)
 def test_waiting_and_walking_in_a_circle_earn_what_standing_still_does(reward: str) -> None:
-    pool = make_pool()
+    pool = pool_for(reward)
     still = returned(ALL[reward], walk(pool, [8, 8]))
     for circle in ([8, 8, 8, 8, 8], [8, 4, 0, 4, 8], [8, 0, 20, 15, 8], [8, 6, 4, 2, 8]):
         assert returned(ALL[reward], walk(pool, circle)) == pytest.approx(still, abs=1e-12)
