@@ -1,19 +1,23 @@
-"""Hard or soft non-maximum suppression of candidates, with one setting for all images."""
+"""Votes among candidates, hard or soft non-maximum suppression, and recalibration, with one setting for all images."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.candidates.nms import nms
 from rl_det.candidates.soft_nms import Settings, soft_nms
+from rl_det.candidates.votes import Votes, voted
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.types import Candidates, Detections
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostProcessing:
+class PostProcessingSettings:
     """The settings of post-processing. There is no score threshold: a threshold never improves AP."""
 
     nms_iou: float
@@ -22,6 +26,12 @@ class PostProcessing:
     """Soft-NMS multiplies overlapping probabilities by exp(-IoU^2 / sigma); infinity means hard NMS."""
     max_detections: int = 100
     """The maximum number of detections of an image."""
+    votes: Votes = field(default_factory=Votes)
+    """What the candidates vote on, before NMS; by default, on nothing."""
+    scale: float = 1.0
+    """At the end, the detections' logits become scale * logit + shift, which recalibrates scores and keeps their order."""
+    shift: float = 0.0
+    """See `scale`."""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -29,22 +39,35 @@ class PostProcessing:
             nms_iou=within("[0, 1]", usual="0.5"),
             sigma=positive(usual="0.5", infinite=True),
             max_detections=at_least(1),
+            scale=positive(),
         )
 
     @classmethod
-    def soft(cls, nms_iou: float, decay: float) -> "PostProcessing":
+    def soft(cls, nms_iou: float, decay: float) -> "PostProcessingSettings":
         """The settings with sigma = 1 / `decay`; a `decay` of 0 is hard NMS."""
         return cls(nms_iou=nms_iou, sigma=np.inf if decay == 0 else 1 / decay)
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "PostProcessingSettings":
+        """The settings that `plain()` gave; what an older version did not write has its default."""
+        sigma, votes = plain["sigma"], Votes(**plain.get("votes", {}))
+        return cls(**{**plain, "sigma": np.inf if sigma is None else sigma, "votes": votes})
+
+    def plain(self) -> dict[str, Any]:
+        """The settings in JSON's types, which have no infinity: None is hard NMS."""
+        return {**asdict(self), "sigma": None if self.is_hard else self.sigma}
+
     @property
     def is_hard(self) -> bool:
-        """Whether the scores do not change."""
+        """Whether NMS does not change the scores."""
         return bool(np.isinf(self.sigma))
 
 
-def detections_of(candidates: Candidates, how: PostProcessing) -> list[Detections]:
+def detections_of(candidates: Candidates, how: PostProcessingSettings) -> list[Detections]:
     """The detections of each image, best score first; scores are probabilities."""
     if how.is_hard:
+        candidates = voted(candidates, how.votes)
+        candidates = replace(candidates, logits=how.scale * candidates.logits + how.shift)
         return nms(candidates, nms_iou=how.nms_iou, max_detections=how.max_detections)
     found, device = ranked(candidates, how), candidates.boxes.device
     return [
@@ -57,12 +80,21 @@ def detections_of(candidates: Candidates, how: PostProcessing) -> list[Detection
     ]
 
 
-def ranked(candidates: Candidates, how: PostProcessing) -> DetectionBatch:
+def ranked(candidates: Candidates, how: PostProcessingSettings) -> DetectionBatch:
     """The detections as a padded batch on the host, by (soft) NMS in the engine, each image's best first."""
+    candidates = voted(candidates, how.votes)
     probabilities = torch.where(candidates.mask, candidates.logits, 0.0).double().sigmoid().numpy(force=True)
     boxes, labels, mask = (part.numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask))
     settings = Settings.fixed(len(mask), 0.0, how.nms_iou, how.sigma, how.max_detections)
     found = soft_nms(boxes, labels, probabilities, mask, settings)
     order = np.argsort(np.where(found.mask, -found.scores, np.inf), 1, kind="stable")[:, : how.max_detections]
     rows = np.arange(len(found))[:, None]
-    return replace(found, **{name: values[rows, order] for name, values in vars(found).items()})
+    found = replace(found, **{name: values[rows, order] for name, values in vars(found).items()})
+    return replace(found, scores=rescaled(found.scores, how.scale, how.shift))
+
+
+def rescaled(probabilities: Float64[np.ndarray, "R N"], scale: float, shift: float) -> Float64[np.ndarray, "R N"]:
+    """The probabilities whose logits are scale * logit + shift; the very same where that is the identity."""
+    if (scale, shift) == (1.0, 0.0):
+        return probabilities
+    return (scale * torch.from_numpy(probabilities).logit() + shift).sigmoid().numpy()

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def compare(
     check_writable(out)
     data, detector = request.open()
     budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
+    budget = replace(budget, fit_evaluations=0)  # here fitted post-processing is a strategy
     plans = {
         (name, seed): plan_run(detector, data, [strategy_of(name, reward)], budget, recipe, seed, baselines=False)
         for seed in seeds
