@@ -16,6 +16,7 @@ from rl_det.progress import tell
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
 from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing, why_not_fitted
 from rl_det.strategies.strategy import Task
+from rl_det.types import Candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +84,18 @@ def _fitted(before: Policy, policy: Policy, task: Task, num_evaluations: int, wh
 def _fit(
     policy: Policy, task: Task, num_evaluations: int, whole: bool
 ) -> tuple[FittedPostProcessing, PostProcessingSettings]:
-    """The fit, and its settings with the recalibration of what they detect."""
+    """The fit, on as many candidates as in validations; and its settings with the recalibration of what they detect."""
     targets, num_classes = task.val.targets, policy.detector.num_classes
-    if whole:
-        candidates = candidates_in(policy, task.val_images, task.evaluated_candidates)
-    else:
-        candidates = candidates_of(policy, task.val, task.evaluated_candidates)
+
+    def candidates(count: int) -> Candidates:
+        return candidates_in(policy, task.val_images, count) if whole else candidates_of(policy, task.val, count)
+
     fitted = fit_postprocessing(
-        candidates, targets, policy.postprocessing,
+        candidates(task.validated_candidates), targets, policy.postprocessing,
         num_classes=num_classes, num_evaluations=num_evaluations, seed=task.seed,
     )  # fmt: skip
     if fitted.settings == policy.postprocessing:
         return fitted, fitted.settings
-    found = pad_detections(detections_of(candidates, fitted.settings))
+    found = pad_detections(detections_of(candidates(task.evaluated_candidates), fitted.settings))
     seen = outcomes(found, pad_targets(targets), num_classes=num_classes)
     return fitted, recalibrated_settings(fitted.settings, seen)

@@ -76,8 +76,8 @@ NUMBERS = {
 BOUNDS = np.array([[n.inside(n.low), n.inside(n.high)] for n in NUMBERS.values()])
 SPREAD_AT_FIRST = 0.5
 """The standard deviation of the first samples, in units."""
-PRICE_OF_DISTANCE = 1e-4
-"""The AP that a distance of one unit from the start must gain."""
+PRICE_OF_DISTANCE = 2e-5
+"""The AP that a distance of one unit from the start must gain; it grows with the distance's square."""
 LEAST_IMAGES = 8
 """With fewer images in a half, nothing is fitted."""
 MOST_IMAGES = 256
@@ -117,7 +117,7 @@ class PostProcessing:
         calibrated = recalibrated(policy, task.val, task.evaluated_candidates, task.validation_ap)
         policy.trainable.load_state_dict(calibrated.trainable.state_dict())
         before = task.validation_ap(policy)
-        candidates = candidates_of(policy, task.val, task.evaluated_candidates)
+        candidates = candidates_of(policy, task.val, task.validated_candidates)
         fitted = fit_postprocessing(
             candidates,
             task.val.targets,
