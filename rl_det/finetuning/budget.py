@@ -48,7 +48,7 @@ class Budget:
     """The share of the recipe's steps that a warm start makes, if the detector is not trained yet."""
     num_draws: int = 200
     """The number of redrawn test sets for the intervals of the table."""
-    fit_evaluations: int = 800
+    fit_evaluations: int = 400
     """How many settings of post-processing each of a row's two fits tries; 0: there are no rows with fitted
     post-processing."""
 

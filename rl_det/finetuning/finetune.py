@@ -181,9 +181,8 @@ def _add_fitted(rows: _Rows, final: dict[str, Policy], validation_aps: dict[str,
     A row's validation AP with it is the one without it, plus the gain on the images that the fit has not seen.
     """
     for name, policy in final.items():
-        if not policy.postprocessing.votes.is_neutral:  # a strategy has fitted it
-            best = rows.endings[name].best
-            assert best is not None
+        best = rows.endings[name].best
+        if best is not None and not policy.postprocessing.votes.is_neutral:  # a strategy has fitted it
             validation_aps[name] = best
     if not plan.budget.fit_evaluations:
         return
