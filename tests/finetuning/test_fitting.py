@@ -35,10 +35,12 @@ def small_data(num_val: int = 18) -> Splits:
     return rl_det.digit_scenes(train=6, val=num_val, test=5)
 
 
-def tuned(out: Path, budget: rl_det.Budget = FEW, *, resume: bool = False, num_val: int = 18) -> rl_det.Results:
+def tuned(
+    out: Path, *strategies: Any, budget: rl_det.Budget = FEW, resume: bool = False, num_val: int = 18
+) -> rl_det.Results:
     data = small_data(num_val)
     detector = rl_det.load_detector("tiny", data, device="cpu")
-    return rl_det.finetune(detector, data, *STRATEGIES, budget=budget, out=out, resume=resume)
+    return rl_det.finetune(detector, data, *(strategies or STRATEGIES), budget=budget, out=out, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def test_the_warm_start_the_control_and_every_strategy_have_a_fitted_row(results
 
 
 def test_other_rows_are_as_they_are_without_the_stage(results: rl_det.Results, tmp_path: Path) -> None:
-    without = tuned(tmp_path / "run", replace(FEW, fit_evaluations=0))
+    without = tuned(
+        tmp_path / "run", rl_det.PPO(samples_per_image=2, collapse_margin=1.0), budget=replace(FEW, fit_evaluations=0)
+    )
     assert not any(name.endswith("_fitted") for name in without.rows)
     for name, row in without.rows.items():
         assert str(row.figures) == str(results.rows[name].figures)  # NaN is not equal to itself
@@ -119,7 +123,7 @@ def test_a_run_that_is_killed_between_two_fits_ends_the_same(
 def test_with_few_validation_images_there_are_no_fitted_rows_and_one_line_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = tuned(tmp_path / "run", num_val=9)
+    few = tuned(tmp_path / "run", rl_det.PostProcessing(), num_val=9)
     assert not any(name.endswith("_fitted") for name in few.rows)
     assert few.rows["post_processing"].ending.detail == "not fitted: a fit needs 16 validation images; there are 9"
     told = capsys.readouterr().err
