@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rl_det.policies.exploration import Exploration
     from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
     from rl_det.strategies.labels import Labels
+    from rl_det.strategies.postprocessing import PostProcessing
     from rl_det.strategies.ppo import PPO
     from rl_det.strategies.reinforce import Reinforce
     from rl_det.strategies.supervised import Supervised
@@ -42,6 +43,7 @@ _ROOMS = {
     "ImageLimits": "data.images",
     "Labels": "strategies.labels",
     "PPO": "strategies.ppo",
+    "PostProcessing": "strategies.postprocessing",
     "PostProcessingGrid": "strategies.hand_set",
     "Reinforce": "strategies.reinforce",
     "Results": "finetuning.results",
@@ -66,6 +68,7 @@ __all__ = [
     "HandSetVotes",
     "ImageLimits",
     "Labels",
+    "PostProcessing",
     "PostProcessingGrid",
     "Reinforce",
     "Results",

@@ -48,10 +48,14 @@ class Budget:
     """The share of the recipe's steps that a warm start makes, if the detector is not trained yet."""
     num_draws: int = 200
     """The number of redrawn test sets for the intervals of the table."""
+    fit_evaluations: int = 400
+    """How many settings of post-processing each of a row's two fits tries; 0: there are no rows with fitted
+    post-processing."""
 
     def __post_init__(self) -> None:
         counts = [f.name for f in fields(self) if f.type is int]
-        check_settings(self, warm_start_share=within("(0, 10]"), **dict.fromkeys(counts, at_least(1)))
+        rules = dict.fromkeys(counts, at_least(1)) | {"fit_evaluations": at_least(0)}
+        check_settings(self, warm_start_share=within("(0, 10]"), **rules)
         check_scale("view_scale", self.view_scale, usual="0.85 1.18")
 
     def updates(self, num_images: int) -> int:
@@ -79,6 +83,7 @@ BUDGETS: dict[BudgetName, Budget] = {
         supervised_validations=3,
         warm_start_share=0.005,
         num_draws=50,
+        fit_evaluations=40,
     ),
     "short": Budget(num_updates=300, supervised_steps=250, supervised_validations=10),
     "full": Budget(),

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl_det.candidates import select_candidates
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data import Dataset
 from rl_det.data.splits import digest
 from rl_det.detectors import Detector
@@ -32,7 +32,7 @@ from rl_det.detectors.encodings import (
 )
 from rl_det.detectors.reading import batches
 from rl_det.errors import UserError
-from rl_det.policies.detections import candidates_ap
+from rl_det.policies.detections import candidates_ap, joined
 from rl_det.progress import bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.files import write_whole
@@ -215,7 +215,7 @@ def fewest_proposals(
                 found[number].append(candidates)
             targets.extend(sample.target for sample in samples)
             shown.advance(len(samples))
-    how = PostProcessing(nms_iou=detector.nms_iou)
+    how = PostProcessingSettings(nms_iou=detector.nms_iou)
     aps = {
         number: candidates_ap(joined(parts), how, targets, num_classes=detector.num_classes)
         for number, parts in found.items()
@@ -264,11 +264,6 @@ def remembered(file: Path, about: str, choose: Callable[[], int | None]) -> int 
 
 def _choice(number: int, about: str) -> bytes:
     return f"{number} {digest([number, about])}\n".encode()
-
-
-def joined(parts: list[Candidates]) -> Candidates:
-    """The candidates of several batches as one."""
-    return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
 
 
 def total_memory() -> int:

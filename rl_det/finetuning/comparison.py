@@ -29,7 +29,7 @@ from rl_det.report.comparison import draw_comparison, markdown, means
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
-from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
+from rl_det.strategies.catalogue import CATALOGUE, FITTED_CONTROL, VOTED_CONTROL, check_names
 from rl_det.strategies.labels import CONTROL
 
 NUM_DRAWS = 400
@@ -69,6 +69,7 @@ def compare(
             "them may be among the images of the folds, or all figures flatter"
         )
     budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
+    budget = replace(budget, fit_evaluations=0)  # here fitted post-processing is a strategy
     plans = {
         Cell(name, seed, fold): plan_run(
             detector, part, [strategy_of(name, reward)], budget, recipe, seed, baselines=False
@@ -167,7 +168,7 @@ def _compared(
     cells = [(seed, fold) for seed in seeds for fold in parts]
     with bar("intervals", NUM_DRAWS + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
-    controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL}
+    controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL, "over_fitted_control": FITTED_CONTROL}
     methods = {}
     for name in strategies:
         folders = [out / Cell(name, *cell).folder for cell in cells]

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import torch
 
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.open import Source, open_data
 from rl_det.detectors import Detector
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tested
+from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import PAGES, Findings
-from rl_det.finetuning.plan import VOTED, Plan, plan_run
+from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
 from rl_det.finetuning.results import Results, Row, write_detections
 from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
@@ -130,7 +132,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
     if done.exists():
         kept = read_checkpoint(done)
         trained.load_state_dict(kept["trained"])
-        policy.postprocessing = type(policy.postprocessing)(**kept["postprocessing"])
+        policy.postprocessing = PostProcessingSettings.of(kept["postprocessing"])
         rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
         return
     unfinished = run.checkpoints / f"{name}.unfinished.pt"
@@ -148,7 +150,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         done,
         {
             "trained": trained.state_dict(),
-            "postprocessing": vars(policy.postprocessing),
+            "postprocessing": policy.postprocessing.plain(),
             "seconds": seconds,
             "ending": asdict(ending),
         },
@@ -173,10 +175,35 @@ def _add_voted(rows: _Rows, plan: Plan) -> None:
         setattr(rows, own, {**baselines, **getattr(voted, own), **before})
 
 
+def _add_fitted(rows: _Rows, final: dict[str, Policy], validation_aps: dict[str, float], plan: Plan, run: Run) -> None:
+    """Add the warm start, the control and every strategy with fitted post-processing, after all other rows.
+
+    A row's validation AP with it is the one without it, plus the gain on the images that the fit has not seen.
+    """
+    for name, policy in final.items():
+        best = rows.endings[name].best
+        if best is not None and not policy.postprocessing.votes.is_neutral:  # a strategy has fitted it
+            validation_aps[name] = best
+    if not plan.budget.fit_evaluations:
+        return
+    alone = [n for n in final if not n.endswith(VOTED) and final[n].postprocessing.votes.is_neutral]
+    whole = frozenset(strategy.name for strategy in plan.strategies if strategy.trains == "all")
+    fitted = fitted_rows(
+        rows.policies, {name: final[name] for name in alone}, whole, plan.task(), plan.budget.fit_evaluations,
+        run.checkpoints,
+    )  # fmt: skip
+    for name, row in fitted.items():
+        validation_aps[name + FITTED] = validation_aps[name] + row.fitted.gain
+        ending = Ending(reason="budget", best=validation_aps[name + FITTED], detail=row.fitted.told)
+        rows.add(name + FITTED, row.before, rows.seconds[name] + row.seconds, ending)
+        final[name + FITTED] = row.after
+
+
 def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     """Recalibrate, test, and write the results and the detectors."""
     task = plan.task()
     final, validation_aps = calibrated(rows.policies, task)
+    _add_fitted(rows, final, validation_aps, plan, run)
     found, targets = tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
     control = CONTROL if CONTROL in final else next(iter(final))
     spread = intervals(

@@ -36,6 +36,8 @@ CHECKED_TRAINING_IMAGES = 1000
 """The most training images that are decoded before a run; encoding decodes all of them."""
 VOTED = "_voted"
 """The suffix of a row's name for the same head with hand-set votes."""
+FITTED = "_fitted"
+"""The suffix of a row's name for the same policy with fitted post-processing."""
 
 
 @dataclass(kw_only=True)
@@ -250,9 +252,15 @@ def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`")
     baseline_names = (WARM_START, CONTROL, WARM_START + VOTED, CONTROL + VOTED) if baselines else ()
+    fitted_names = {row + FITTED for row in (*names, *baseline_names)}
     for strategy, name in zip(strategies, names, strict=True):
         if name in baseline_names and strategy != Labels():
             raise UserError(f"{name!r} is the row of a baseline; give the {type(strategy).__name__} another `name`")
+        if name in fitted_names:
+            raise UserError(
+                f"{name!r} is the row of {name.removesuffix(FITTED)} with fitted post-processing; give the "
+                f"{type(strategy).__name__} another `name`"
+            )
         if name in PARTS or not re.fullmatch(r"\w[\w.+-]*", name):
             raise UserError(
                 f"a strategy's name must be letters, digits and _.+-, and none of {', '.join(PARTS)}, as it names a folder "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import rl_det
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import image_tensor
 from rl_det.detectors import load_state
@@ -72,7 +72,6 @@ class Tuned:
         folder = Path(folder)
         check_writable(folder)
         export(self.policy, folder, self.num_candidates, self.classes)
-        how = self.policy.postprocessing
         card = {
             "rl_det": rl_det.__version__,
             "torch": torch.__version__,
@@ -85,11 +84,7 @@ class Tuned:
             "policy": name_of(self.policy),
             "num_steps": self.policy.environment_options.get("num_steps"),
             "num_candidates": self.num_candidates,
-            "postprocessing": {
-                "nms_iou": how.nms_iou,
-                "sigma": None if how.is_hard else how.sigma,
-                "max_detections": how.max_detections,
-            },
+            "postprocessing": self.policy.postprocessing.plain(),
             "recalibration": _recalibration(self.policy),
         }
         write_whole(folder / MODEL_CARD, as_json(card))
@@ -124,12 +119,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
         policy = build_policy(card["policy"], detector, num_steps=card.get("num_steps"))
     if (module := getattr(policy, "module", None)) is not None:
         load_state(module, folder / MODULE)
-    how = card["postprocessing"]
-    policy.postprocessing = PostProcessing(
-        nms_iou=how["nms_iou"],
-        sigma=float("inf") if how["sigma"] is None else how["sigma"],
-        max_detections=how["max_detections"],
-    )
+    policy.postprocessing = PostProcessingSettings.of(card["postprocessing"])
     return Tuned(
         policy=policy,
         classes=tuple(card["classes"]),

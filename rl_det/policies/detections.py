@@ -16,7 +16,8 @@ from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.data_set import class_ap
 from rl_det.ap.matching import match
 from rl_det.ap.padding import candidate_relations, pad_targets
-from rl_det.candidates.postprocessing import PostProcessing, detections_of, ranked
+from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of, ranked
+from rl_det.candidates.votes import voted
 from rl_det.data import Dataset
 from rl_det.detectors.encodings import Encodings, spoken
 from rl_det.policies.policy import Policy, apply_policy
@@ -30,11 +31,27 @@ IMAGE_BATCH = 16
 
 def candidates_of(policy: Policy, data: Encodings, num_candidates: int, *, batch_size: int | None = None) -> Candidates:
     """Every image's N best candidates under the policy's logits, on the host."""
-    parts = [
+    return joined(
         apply_policy(policy, encoded, num_candidates, output).to("cpu")
         for encoded, output in spoken(data, policy.detector, batch_size or data.batch_size)
-    ]
-    return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
+    )
+
+
+def candidates_in(policy: Policy, dataset: Dataset, num_candidates: int) -> Candidates:
+    """The same from the images themselves, by the policy's whole detector, whatever was trained of it."""
+    indices = torch.arange(len(dataset)).split(IMAGE_BATCH)
+    return joined(
+        apply_policy(
+            policy, policy.detector.encode([dataset[index].image for index in some.tolist()]), num_candidates
+        ).to("cpu")
+        for some in indices
+    )
+
+
+def joined(parts: Iterable[Candidates]) -> Candidates:
+    """The candidates of several batches as one."""
+    every = list(parts)
+    return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in every]) for f in fields(Candidates)})
 
 
 def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
@@ -43,10 +60,13 @@ def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
     return candidates_ap(candidates, policy.postprocessing, data.targets, num_classes=policy.detector.num_classes)
 
 
-def candidates_ap(candidates: Candidates, how: PostProcessing, targets: Sequence[Target], *, num_classes: int) -> float:
+def candidates_ap(
+    candidates: Candidates, how: PostProcessingSettings, targets: Sequence[Target], *, num_classes: int
+) -> float:
     """COCO's AP of all images' candidates after this post-processing, in [0, 1]; exact, and fast with hard NMS."""
     if not how.is_hard:
         return ranked_ap(candidates, how, targets, num_classes=num_classes)
+    candidates = voted(candidates, how.votes)
     related = candidate_relations(candidates, targets, num_classes=num_classes)
     scores = candidates.logits.double().numpy()
     found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=how.nms_iou).mean_ap
@@ -54,7 +74,9 @@ def candidates_ap(candidates: Candidates, how: PostProcessing, targets: Sequence
     return found
 
 
-def ranked_ap(candidates: Candidates, how: PostProcessing, targets: Sequence[Target], *, num_classes: int) -> float:
+def ranked_ap(
+    candidates: Candidates, how: PostProcessingSettings, targets: Sequence[Target], *, num_classes: int
+) -> float:
     """COCO's AP, in [0, 1], of all images' candidates after this post-processing."""
     matches = match(ranked(candidates, how), pad_targets(targets), num_classes=num_classes)
     return float(np.nanmean(class_ap(matches)[0]))

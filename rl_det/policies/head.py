@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.candidates import Observation, gather_logits
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.recalibration import PerClass, one_per_class
 from rl_det.policies.recalibrated_module import RecalibratedModule
@@ -22,7 +22,7 @@ class Head:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
-        self.postprocessing = PostProcessing(nms_iou=detector.nms_iou)
+        self.postprocessing = PostProcessingSettings(nms_iou=detector.nms_iou)
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The candidates' logits under the present parameters; 0 on padding."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.candidates import Observation, clipped, observe, select_candidates
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.recalibration import PerClass
 from rl_det.policies.distributions import Distribution
@@ -24,7 +24,7 @@ class Policy(Protocol):
     """
 
     detector: Detector
-    postprocessing: PostProcessing
+    postprocessing: PostProcessingSettings
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The candidates' logits under the present parameters, with gradient."""

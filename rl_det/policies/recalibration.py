@@ -5,13 +5,15 @@ serves them all. Each class is recalibrated by itself, which leaves its AP as it
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors.encodings import Encodings
 from rl_det.metrics.outcomes import outcomes
-from rl_det.metrics.recalibration import fit_class_recalibration, fit_recalibration
+from rl_det.metrics.recalibration import Recalibration, fit_class_recalibration, fit_recalibration
 from rl_det.policies.detections import detect_encoded
 from rl_det.policies.policy import Policy
 
@@ -25,8 +27,10 @@ def recalibrated(
     """A copy, recalibrated class by class; if that costs AP, as a whole; if that does too, the policy itself.
 
     A softmax can keep neither order exactly. Soft-NMS depends on the scores' scale: under it, the policy stays as it is.
+    After votes, whose numbers depend on the scores' scale too, post-processing recalibrates the detections themselves.
     """
-    if not policy.postprocessing.is_hard:
+    how = policy.postprocessing
+    if how.votes.is_neutral and not how.is_hard:
         return policy
     found = outcomes(
         pad_detections(detect_encoded(policy, val, num_candidates)),
@@ -35,8 +39,17 @@ def recalibrated(
     )
     least = validation_ap(policy) - COST_OF_CALIBRATION
     for fit in (fit_class_recalibration, fit_recalibration):
-        twin = policy.copy()
-        twin.recalibrate(*(torch.from_numpy(value) for value in fit(found)))
+        twin, own = policy.copy(), fit(found)
+        if how.votes.is_neutral:
+            twin.recalibrate(*(torch.from_numpy(value) for value in own))
+        else:
+            twin.postprocessing = recalibrated_settings(how, own)
         if validation_ap(twin) >= least:
             return twin
     return policy
+
+
+def recalibrated_settings(how: PostProcessingSettings, own: Recalibration) -> PostProcessingSettings:
+    """Post-processing that recalibrates the detections that it gives now; their order within a class stays."""
+    scale, shift = own.scale * how.scale, own.scale * how.shift + own.shift
+    return replace(how, scale=tuple(scale.tolist()), shift=tuple(shift.tolist()))

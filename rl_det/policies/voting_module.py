@@ -12,12 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rl_det.candidates.selection import column_of, proposal_of
+from rl_det.candidates.votes import LOGIT_RANGE, NEIGHBOUR_IOU, SHARPNESS, SOFTNESS
 from rl_det.policies.recalibrated_module import RecalibratedModule
 
-LOGIT_RANGE = 12.0
-NEIGHBOUR_IOU = 0.5
-SHARPNESS, SOFTNESS = 0.1, 0.2
-"""The difference of IoU that changes a vote's weight by a factor e: for boxes, and for logits."""
 NUM_PAIR_NUMBERS, NUM_NUMBERS = 5, 12
 
 

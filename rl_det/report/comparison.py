@@ -12,7 +12,11 @@ from rl_det.storage.files import write_with
 
 FIGURES = ("AP50", "AP75", "F1", "calibration_error")
 HEADERS = ("method", "AP", "AP50", "AP75", "F1", "D-ECE")
-DIFFERENCES = {"over_control": "AP over control", "over_voted_control": "AP over control with hand-set votes"}
+DIFFERENCES = {
+    "over_control": "AP over control",
+    "over_voted_control": "AP over control with hand-set votes",
+    "over_fitted_control": "AP over control with fitted post-processing",
+}
 """The columns of differences, each there if the comparison holds it."""
 
 

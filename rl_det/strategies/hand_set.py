@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.policies.build import build_policy
@@ -121,10 +121,10 @@ class PostProcessingGrid:
         policy.trainable.load_state_dict(calibrated.trainable.state_dict())
         candidates = candidates_of(policy, task.val, task.evaluated_candidates)
 
-        def worth(choice: PostProcessing) -> float:
+        def worth(choice: PostProcessingSettings) -> float:
             return ranked_ap(candidates, choice, task.val.targets, num_classes=policy.detector.num_classes)
 
-        choices = [PostProcessing.soft(iou, decay) for iou, decay in product(NMS_IOUS, DECAYS)]
+        choices = [PostProcessingSettings.soft(iou, decay) for iou, decay in product(NMS_IOUS, DECAYS)]
         policy.postprocessing = max(choices, key=worth)
         best = worth(policy.postprocessing)
         return Ending(reason=ending.reason, update=ending.update, best=best, detail=ending.detail)

@@ -18,7 +18,8 @@ from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.rewards import FunctionValue, f1
 
 RECORDS = {
-    "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "Findings", "GaussianActions", "GaussianAdjustments",
+    "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "Findings", "FittedPostProcessing", "FittedRow",
+    "GaussianActions", "GaussianAdjustments",
     "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
     "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Spread", "Step",
     "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
@@ -34,7 +35,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "EarlyStopping": {"patience": 3},
     "FunctionValue": {"function": lambda detections, target: 0.0},
     "LoopConfig": {"num_updates": 4, "learning_rate": 1e-3},
-    "PostProcessing": {"nms_iou": 0.5},
+    "PostProcessingSettings": {"nms_iou": 0.5},
     "Recipe": vars(DIGIT_RECIPE),
     "Search": {"refinements": 1},
     "PaidByFunction": {"value": FunctionValue(lambda detections, target: 0.0)},
@@ -42,7 +43,9 @@ LEAST: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What must be given."""
 ANY_SIGN = {"Cost.found", "Cost.spurious", "Cost.missed", "Exploration.keep_bias", "PotentialShaping.weight",
-            "SignOfIouChange.weight", "StepCost.price"}  # fmt: skip
+            "PostProcessingSettings.shift",
+            "SignOfIouChange.weight", "StepCost.price", "Votes.step", "Votes.step_slope",
+            "Votes.mean_share", "Votes.support", "Votes.spread", "Votes.size", "Votes.small", "Votes.large"}  # fmt: skip
 """Numbers that may be negative."""
 
 

@@ -8,7 +8,7 @@ import torch
 
 from rl_det.ap.padding import pad_detections
 from rl_det.candidates import nms
-from rl_det.candidates.postprocessing import PostProcessing, detections_of, ranked
+from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of, ranked
 from rl_det.types import Candidates
 
 
@@ -32,7 +32,7 @@ def candidates(num_images: int = 3, num_candidates: int = 30) -> Candidates:
 @pytest.mark.parametrize("nms_iou", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("max_detections", [5, 100])
 def test_hard_suppression_is_nms_and_the_padded_form_says_the_same(nms_iou: float, max_detections: int) -> None:
-    how = PostProcessing(nms_iou=nms_iou, max_detections=max_detections)
+    how = PostProcessingSettings(nms_iou=nms_iou, max_detections=max_detections)
     assert how.is_hard
     found = detections_of(candidates(), how)
     for ours, theirs in zip(found, nms(candidates(), nms_iou=nms_iou, max_detections=max_detections), strict=True):
@@ -47,7 +47,7 @@ def test_hard_suppression_is_nms_and_the_padded_form_says_the_same(nms_iou: floa
 
 
 def test_soft_suppression_keeps_more_with_scores_that_fall_and_stays_sorted() -> None:
-    hard, soft = (detections_of(candidates(), PostProcessing.soft(1.0, decay)) for decay in (0.0, 2.0))
+    hard, soft = (detections_of(candidates(), PostProcessingSettings.soft(1.0, decay)) for decay in (0.0, 2.0))
     for before, after in zip(hard, soft, strict=True):
         assert len(after["scores"]) == len(before["scores"])
         assert after["scores"].sum() < before["scores"].sum()
@@ -57,13 +57,13 @@ def test_soft_suppression_keeps_more_with_scores_that_fall_and_stays_sorted() ->
 
 
 def test_a_decay_of_0_is_hard_and_any_other_is_soft() -> None:
-    assert PostProcessing.soft(0.5, 0.0) == PostProcessing(nms_iou=0.5)
-    assert PostProcessing.soft(0.5, 4.0) == PostProcessing(nms_iou=0.5, sigma=0.25)
-    assert not PostProcessing.soft(0.5, 4.0).is_hard
+    assert PostProcessingSettings.soft(0.5, 0.0) == PostProcessingSettings(nms_iou=0.5)
+    assert PostProcessingSettings.soft(0.5, 4.0) == PostProcessingSettings(nms_iou=0.5, sigma=0.25)
+    assert not PostProcessingSettings.soft(0.5, 4.0).is_hard
 
 
-@pytest.mark.parametrize("how", [PostProcessing(nms_iou=0.5), PostProcessing.soft(0.5, 1.0)])
-def test_images_without_candidates_have_no_detections(how: PostProcessing) -> None:
+@pytest.mark.parametrize("how", [PostProcessingSettings(nms_iou=0.5), PostProcessingSettings.soft(0.5, 1.0)])
+def test_images_without_candidates_have_no_detections(how: PostProcessingSettings) -> None:
     some = candidates(1)
     empty = Candidates(
         **{**vars(some), "mask": torch.zeros_like(some.mask), "logits": torch.full_like(some.logits, -torch.inf)}
@@ -76,4 +76,4 @@ def test_images_without_candidates_have_no_detections(how: PostProcessing) -> No
 @pytest.mark.parametrize("wrong", [{"nms_iou": -0.1}, {"nms_iou": 1.1}, {"sigma": 0.0}, {"max_detections": 0}])
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must .*; got .* is usual"):
-        PostProcessing(**{"nms_iou": 0.5} | wrong)
+        PostProcessingSettings(**{"nms_iou": 0.5} | wrong)

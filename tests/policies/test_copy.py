@@ -4,7 +4,7 @@ import pytest
 import torch
 from contract.families import lively_retinanet
 
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors import Detector, OneStage, build_detector
 from rl_det.policies.build import POLICIES, PolicyName, build_policy
 from rl_det.policies.policy import Policy, apply_policy
@@ -62,11 +62,11 @@ def test_training_a_copy_leaves_every_other_weight_bit_for_bit(policy: Policy) -
     twin = policy.copy()
     trained(twin)
     twin.recalibrate(0.5, -1.0)
-    twin.postprocessing = PostProcessing(nms_iou=0.1)
+    twin.postprocessing = PostProcessingSettings(nms_iou=0.1)
     assert any(not torch.equal(value, trainable[name]) for name, value in twin.trainable.state_dict().items())
     for before, now in ((plain, policy.detector.plain().state_dict()), (trainable, policy.trainable.state_dict())):
         assert all(torch.equal(value, before[name]) for name, value in now.items())
-    assert policy.postprocessing == PostProcessing(nms_iou=policy.detector.nms_iou)
+    assert policy.postprocessing == PostProcessingSettings(nms_iou=policy.detector.nms_iou)
     frozen = {name: value for name, value in twin.detector.plain().state_dict().items() if "box_" not in name}
     assert all(torch.equal(value, plain[name]) for name, value in frozen.items())
 

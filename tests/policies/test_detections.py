@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import encode_dataset
@@ -46,13 +46,13 @@ def test_on_all_pairs_it_detects_what_the_plain_model_detects(policy: Policy, de
 @pytest.mark.parametrize(
     "how",
     [
-        PostProcessing(nms_iou=0.3),
-        PostProcessing(nms_iou=0.5),
-        PostProcessing.soft(1.0, 2.0),
-        PostProcessing.soft(0.7, 0.5),
+        PostProcessingSettings(nms_iou=0.3),
+        PostProcessingSettings(nms_iou=0.5),
+        PostProcessingSettings.soft(1.0, 2.0),
+        PostProcessingSettings.soft(0.7, 0.5),
     ],
 )
-def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, how: PostProcessing) -> None:
+def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, how: PostProcessingSettings) -> None:
     data = encode_dataset(detector, SCENES)
     policy = policy.copy()
     policy.postprocessing = how

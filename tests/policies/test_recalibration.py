@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rl_det.ap.padding import pad_detections, pad_targets
-from rl_det.candidates.postprocessing import PostProcessing
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import build_detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
@@ -61,5 +61,5 @@ def test_a_recalibration_that_costs_ap_is_left_out(val: EncodedDataset) -> None:
 
 def test_under_soft_nms_scores_stay_as_they_are(val: EncodedDataset) -> None:
     policy = policy_named("rescore")
-    policy.postprocessing = PostProcessing.soft(0.5, 2.0)
+    policy.postprocessing = PostProcessingSettings.soft(0.5, 2.0)
     assert recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5) is policy

@@ -1,0 +1,182 @@
+"""Every row once more with fitted post-processing: exact after export, not flattered by its fit, the same after a kill."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract.families import build
+from contract.query_families import QUERY_FAMILIES
+from finetuning.small import BUDGET, Pairs, own_model
+from finetuning.test_tuned import unpadded
+
+import rl_det
+from rl_det.candidates.postprocessing import PostProcessingSettings
+from rl_det.candidates.votes import Votes
+from rl_det.data.digit_scenes import DigitScenes
+from rl_det.data.splits import Splits
+from rl_det.finetuning import fitting
+from rl_det.storage.checkpoint import read_checkpoint
+from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing
+from rl_det.types import Sample
+
+FEW = replace(BUDGET, fit_evaluations=22)
+STRATEGIES: tuple[Any, ...] = (
+    rl_det.PPO(samples_per_image=2, collapse_margin=1.0),
+    rl_det.PostProcessing(num_evaluations=22),
+    rl_det.Supervised(validate_start=False, ema=0.0),
+)
+ALONE = ("warm_start", "continued_supervised", "ppo", "supervised")
+
+
+def small_data(num_val: int = 18) -> Splits:
+    return rl_det.digit_scenes(train=6, val=num_val, test=5)
+
+
+def tuned(
+    out: Path, *strategies: Any, budget: rl_det.Budget = FEW, resume: bool = False, num_val: int = 18
+) -> rl_det.Results:
+    data = small_data(num_val)
+    detector = rl_det.load_detector("tiny", data, device="cpu")
+    return rl_det.finetune(detector, data, *(strategies or STRATEGIES), budget=budget, out=out, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> rl_det.Results:
+    return tuned(tmp_path_factory.mktemp("fitted") / "run")
+
+
+def test_the_warm_start_the_control_and_every_strategy_have_a_fitted_row(results: rl_det.Results) -> None:
+    voted = ["warm_start_voted", "continued_supervised_voted"]
+    rows = ["warm_start", "continued_supervised", *voted, "ppo", "post_processing", "supervised"]
+    assert list(results.rows) == [*rows, *(f"{name}_fitted" for name in ALONE)]
+    assert any(results.methods[f"{name}_fitted"]["AP"] != results.methods[name]["AP"] for name in ALONE)
+    assert "warm_start_fitted" in results.table()
+
+
+def test_other_rows_are_as_they_are_without_the_stage(results: rl_det.Results, tmp_path: Path) -> None:
+    without = tuned(
+        tmp_path / "run", rl_det.PPO(samples_per_image=2, collapse_margin=1.0), budget=replace(FEW, fit_evaluations=0)
+    )
+    assert not any(name.endswith("_fitted") for name in without.rows)
+    for name, row in without.rows.items():
+        assert str(row.figures) == str(results.rows[name].figures)  # NaN is not equal to itself
+        assert row.validation_ap == results.rows[name].validation_ap
+
+
+def test_a_fitted_rows_validation_ap_is_the_rows_own_and_the_gain_on_held_back_images(results: rl_det.Results) -> None:
+    for name in ALONE:
+        kept = read_checkpoint(results.folder / "checkpoints" / f"{name}_fitted.pt")
+        row = results.rows[f"{name}_fitted"]
+        assert row.validation_ap == pytest.approx(results.rows[name].validation_ap + kept["gain"])
+        assert row.ending.detail == kept["told"]
+    own = results.rows["post_processing"]
+    assert own.validation_ap == own.ending.best
+
+
+@pytest.mark.parametrize("name", ["post_processing", *(f"{name}_fitted" for name in ALONE)])
+def test_the_exported_folder_detects_what_the_row_rests_on(results: rl_det.Results, name: str, tmp_path: Path) -> None:
+    again = rl_det.load_tuned(results.rows[name].export(tmp_path / name))
+    test = small_data().test
+    found = again.detect(test[index].image for index in range(len(test)))
+    for own, kept in zip(found, unpadded(results.folder, name), strict=True):
+        for part in ("boxes", "labels", "scores"):
+            assert np.array_equal(own[part].numpy(), kept[part].to(own[part].dtype).numpy())  # type: ignore[literal-required]
+
+
+def test_a_fit_that_is_kept_is_recalibrated_at_its_end_and_the_policy_before_it_is_not(results: rl_det.Results) -> None:
+    kept = {name: read_checkpoint(results.folder / "checkpoints" / f"{name}_fitted.pt") for name in ALONE}
+    changed = [name for name in ALONE if kept[name]["gain"] > 0]
+    assert changed
+    for name in changed:
+        fitted, rescaled = kept[name]["fitted"], kept[name]["rescaled"]
+        assert (fitted["scale"], fitted["shift"]) == ((1.0,), (0.0,))
+        assert len(rescaled["scale"]) == len(rescaled["shift"]) == 10
+        row = results.rows[f"{name}_fitted"].tuned
+        assert row is not None
+        assert row.policy.postprocessing == PostProcessingSettings.of(rescaled)
+
+
+def test_a_run_that_is_killed_between_two_fits_ends_the_same(
+    results: rl_det.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[PostProcessingSettings] = []
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if len(fits) == 2:
+            raise KeyboardInterrupt
+        fits.append(arguments[2])
+        return fit_postprocessing(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "fit_postprocessing", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "checkpoints").glob("*_fitted.pt"))) == 2
+    again = tuned(tmp_path / "run", resume=True)
+    assert str(again.methods) == str(results.methods)
+    assert [row.validation_ap for row in again.rows.values()] == [row.validation_ap for row in results.rows.values()]
+
+
+def test_with_few_validation_images_there_are_no_fitted_rows_and_one_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tuned(tmp_path / "run", rl_det.PostProcessing(), num_val=9)
+    assert not any(name.endswith("_fitted") for name in few.rows)
+    assert few.rows["post_processing"].ending.detail == "not fitted: a fit needs 16 validation images; there are 9"
+    told = capsys.readouterr().err
+    assert told.count("post-processing is not fitted: a fit needs 16 validation images; there are 9") == 1
+
+
+def test_a_name_that_would_be_a_fitted_rows_is_refused(tmp_path: Path) -> None:
+    data = rl_det.open_data([Pairs(split) for split in ("train", "val", "test")], classes=["low", "high"])
+    detector = rl_det.load_detector(own_model(), data)
+    with pytest.raises(
+        ValueError, match="'ppo_fitted' is the row of ppo with fitted post-processing; give the PPO another"
+    ):
+        rl_det.finetune(
+            detector, data, rl_det.PPO(), rl_det.PPO(name="ppo_fitted"), budget=BUDGET, out=tmp_path / "run"
+        )
+
+
+class OfThree:
+    """Digit scenes of as many classes as the contract's detectors have."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, split: Any, count: int) -> None:
+        self.scenes = DigitScenes(split, num_scenes=count)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.scenes[index]
+        labels = (sample.target.labels - 1) % 3 + 1
+        return Sample(image=sample.image, target=replace(sample.target, labels=labels))
+
+
+@pytest.mark.parametrize("family", ["retinanet", *QUERY_FAMILIES[:1]])
+def test_it_follows_detectors_of_other_families(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = replace(PostProcessingSettings(nms_iou=0.6), votes=Votes(step=0.5, mean_share=0.5, support=0.2))
+
+    def any_fit(*_: Any, **__: Any) -> FittedPostProcessing:  # untrained detectors gain nothing by a real one
+        return FittedPostProcessing(settings=kept, gain=0.1, told="kept")
+
+    monkeypatch.setattr(fitting, "fit_postprocessing", any_fit)
+    data = rl_det.open_data([OfThree(split, count) for split, count in (("train", 4), ("val", 16), ("test", 3))])
+    model = build(family).detector.plain()
+    result = rl_det.finetune(rl_det.load_detector(model, data), data, rl_det.Labels(), budget=FEW, out=tmp_path / "run")
+    folder = result.rows["warm_start_fitted"].export(tmp_path / "better")
+    own = result.rows["warm_start_fitted"].tuned
+    assert own is not None
+    assert own.policy.postprocessing.votes == kept.votes
+    model = build(family).fresh() if own.policy.detector.architecture.library == "own" else None
+    again = rl_det.load_tuned(folder, model)
+    images = [data.test[index].image for index in range(3)]
+    for ours, theirs in zip(own.detect(images), again.detect(images), strict=True):
+        assert len(ours["scores"]) > 0
+        assert torch.equal(ours["boxes"], theirs["boxes"])
+        assert torch.equal(ours["scores"], theirs["scores"])
