@@ -15,7 +15,7 @@ from rl_det.detectors.contents import alike, difference, identity
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.reading import batches, read
 from rl_det.progress import tell
-from rl_det.storage.memory import give_back
+from rl_det.storage.memory import give_back, read_of_files
 from rl_det.storage.weights import state_fingerprint
 from rl_det.types import Encoded, HeadOutput, Sample, Target, concatenate
 
@@ -50,7 +50,9 @@ class EncodedDataset:
 
     def batch(self, images: Int[Tensor, " b"], detector: Detector) -> Encoded:
         """The encodings of some images, on the detector's device, with features in single precision."""
-        return self.encoded[images].to(detector.device, torch.float32)
+        chosen = self.encoded[images]
+        read_of_files(sum(part.element_size() * part.numel() for part in chosen.features))
+        return chosen.to(detector.device, torch.float32)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from rl_det.errors import PathError, UserError
 from rl_det.storage.checksums import checksum, read_sealed, write_sealed
 from rl_det.storage.files import reserve
+from rl_det.storage.memory import returns_pages
 from rl_det.types import Encoded, Target, concatenate
 
 CONTENTS = "contents.json"
@@ -56,7 +57,7 @@ def write(
         shape, file = (num_images, *like.shape[1:]), beside / f"{name}.npy"
         array = np.lib.format.open_memmap(file, "w+", dtype=like.numpy().dtype, shape=shape)
         reserve(file)
-        return torch.from_numpy(array)
+        return torch.from_numpy(returns_pages(array))
 
     try:
         beside.mkdir(parents=True)
@@ -94,7 +95,7 @@ def read(folder: Path) -> tuple[Encoded, list[Target]]:
     try:
         encoded = Encoded.of(
             {
-                Path(name).stem: torch.from_numpy(np.load(folder / name, mmap_mode="c"))
+                Path(name).stem: torch.from_numpy(returns_pages(np.load(folder / name, mmap_mode="c")))
                 for name in checksums
                 if name != TARGETS
             }

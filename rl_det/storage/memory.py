@@ -1,11 +1,20 @@
-"""Return freed memory to the operating system."""
+"""Return freed memory, and the pages of mapped files, to the operating system."""
 
 import contextlib
 import ctypes
+import mmap
+import weakref
+
+import numpy as np
+
+MOST_READ = 2**29
+"""The bytes that may be read from mapped files before their pages are returned."""
+_maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+_read = 0
 
 
 def give_back() -> None:
-    """Make the C library return freed memory, if it is glibc; otherwise do nothing.
+    """Make the C library return freed memory, if it is glibc, and return the pages of files that `returns_pages` knows.
 
     Small blocks that stay, between large ones that are freed, leave holes into which the next large block does not
     quite fit. Without this call, encoding 4,000 images, or a validation from time to time, would hold a gigabyte of
@@ -13,3 +22,31 @@ def give_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # on Windows, no library has the name None
         ctypes.CDLL(None).malloc_trim(0)
+    _return_pages()
+
+
+def returns_pages(array: np.memmap) -> np.memmap:
+    """The array of a mapped file, whose pages leave this process's memory from time to time, and are read again when used.
+
+    Else a process that goes through a file of many gigabytes seems to hold them all, although the system could take them
+    back. What was written to a private copy (numpy's mode "c") is lost.
+    """
+    if isinstance(array.base, mmap.mmap):
+        _maps.add(array.base)
+    return array
+
+
+def read_of_files(num_bytes: int) -> None:
+    """Count what was read of mapped files, and return their pages whenever it is much."""
+    global _read
+    _read += num_bytes
+    if _read > MOST_READ:
+        _return_pages()
+
+
+def _return_pages() -> None:
+    global _read
+    _read = 0
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        for pages in _maps:
+            pages.madvise(mmap.MADV_DONTNEED)
