@@ -138,6 +138,11 @@ class Detector(Protocol):
         """The part that fine-tuning trains, as one module: a part of `plain()`, of which nothing else changes."""
         ...
 
+    @property
+    def recalibrates_classes(self) -> bool:
+        """Whether `recalibrate` gives every class its own scale and shift exactly: no softmax, and nothing shared."""
+        ...
+
     def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold logits -> scale * logits + shift, with positive scales, for each class into the head's weights.
 

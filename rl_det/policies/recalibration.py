@@ -7,6 +7,7 @@ serves them all. Each class is recalibrated by itself, which leaves its AP as it
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from rl_det.ap.padding import pad_detections, pad_targets
@@ -15,19 +16,21 @@ from rl_det.detectors.encodings import Encodings
 from rl_det.metrics.outcomes import outcomes
 from rl_det.metrics.recalibration import Recalibration, fit_class_recalibration, fit_recalibration
 from rl_det.policies.detections import detect_encoded
+from rl_det.policies.head import HeadWithModule
 from rl_det.policies.policy import Policy
 
 COST_OF_CALIBRATION = 5e-4
-"""The validation AP that a recalibration may cost; a softmax cannot keep every order. Above it, none is applied."""
+"""The validation AP that a softmax's recalibration may cost, as it cannot keep every order. Above it, its weights stay."""
 
 
 def recalibrated(
     policy: Policy, val: Encodings, num_candidates: int, validation_ap: Callable[[Policy], float]
 ) -> Policy:
-    """A copy, recalibrated class by class; if that costs AP, as a whole; if that does too, the policy itself.
+    """A copy, recalibrated class by class, so that the order within a class stays.
 
-    A softmax can keep neither order exactly. Soft-NMS depends on the scores' scale: under it, the policy stays as it is.
-    After votes, whose numbers depend on the scores' scale too, post-processing recalibrates the detections themselves.
+    A module, and sigmoids, take the map of each class exactly. A softmax takes that of all classes together, unless it costs
+    AP; what each class still lacks is done by post-processing, at its end. After votes, whose numbers depend on the scores'
+    scale, all of it is. So does soft-NMS depend on it: under soft-NMS alone, the policy stays as it is.
     """
     how = policy.postprocessing
     if how.votes.is_neutral and not how.is_hard:
@@ -37,16 +40,25 @@ def recalibrated(
         pad_targets(val.targets),
         num_classes=policy.detector.num_classes,
     )
-    least = validation_ap(policy) - COST_OF_CALIBRATION
-    for fit in (fit_class_recalibration, fit_recalibration):
-        twin, own = policy.copy(), fit(found)
-        if how.votes.is_neutral:
-            twin.recalibrate(*(torch.from_numpy(value) for value in own))
-        else:
-            twin.postprocessing = recalibrated_settings(how, own)
-        if validation_ap(twin) >= least:
-            return twin
-    return policy
+    classes, twin = fit_class_recalibration(found), policy.copy()
+    if not how.votes.is_neutral:
+        twin.postprocessing = recalibrated_settings(how, classes)
+        return twin
+    if recalibrates_classes(policy):
+        twin.recalibrate(*(torch.from_numpy(value) for value in classes))
+        return twin
+    whole = fit_recalibration(found)
+    twin.recalibrate(*(torch.from_numpy(value) for value in whole))
+    if validation_ap(twin) < validation_ap(policy) - COST_OF_CALIBRATION:
+        twin, whole = policy.copy(), Recalibration(np.ones_like(whole.scale), np.zeros_like(whole.shift))
+    scale = classes.scale / whole.scale
+    twin.postprocessing = recalibrated_settings(how, Recalibration(scale, classes.shift - scale * whole.shift))
+    return twin
+
+
+def recalibrates_classes(policy: Policy) -> bool:
+    """Whether the policy's weights can take a scale and a shift for each class exactly."""
+    return isinstance(policy, HeadWithModule) or policy.detector.recalibrates_classes
 
 
 def recalibrated_settings(how: PostProcessingSettings, own: Recalibration) -> PostProcessingSettings:

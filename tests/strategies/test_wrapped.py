@@ -140,7 +140,9 @@ def test_a_strategy_with_an_idle_wrapper_tunes_as_it_does_without() -> None:
     """PPO(wrap=...), as `finetune` runs it."""
     data, found = train_data(small(INPUT_SIZE)), []
     for name in ("none", "RecordEpisodeStatistics"):
-        strategy = PPO(samples_per_image=2, num_candidates=12, context_candidates=8, wrap=IDLE[name])
+        strategy = PPO(
+            begin="warm_start", samples_per_image=2, num_candidates=12, context_candidates=8, wrap=IDLE[name]
+        )
         found.append(outcome(strategy, data))
     assert found[0].ending == found[1].ending
     assert found[0].lines == found[1].lines

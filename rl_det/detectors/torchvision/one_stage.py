@@ -103,6 +103,11 @@ class OneStage(ABC):
     ) -> dict[str, Tensor]:
         """The library's own losses, without the anchors that `matched` leaves out."""
 
+    @property
+    def recalibrates_classes(self) -> bool:
+        """Whether the scores are sigmoids of their own."""
+        return False
+
     @abstractmethod
     def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold the recalibration into the last layers."""

@@ -46,6 +46,11 @@ class RetinaNetDetector(OneStage):
         losses: dict[str, Tensor] = self.model.head.compute_loss(objects, predicted, list(anchors), list(matched))
         return losses
 
+    @property
+    def recalibrates_classes(self) -> bool:
+        """True: each class has a sigmoid of its own."""
+        return True
+
     @torch.no_grad()
     def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Exact."""

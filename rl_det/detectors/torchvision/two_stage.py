@@ -160,6 +160,11 @@ class TwoStage:
         trained: dict[Part, tuple[str, ...]] = {"predictor": ("box_predictor",), "head": ("box_head", "box_predictor")}
         return nn.ModuleDict({name: parts[name] for name in trained.get(self.part, tuple(parts))})
 
+    @property
+    def recalibrates_classes(self) -> bool:
+        """False: classes compete in a softmax."""
+        return False
+
     @torch.no_grad()
     def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Scale and shift each class's distance from the background's score."""

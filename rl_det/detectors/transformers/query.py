@@ -340,6 +340,11 @@ class QueryDetector:
         layer = {"layer": self.anatomy.layer} if self.part == "head" else {}
         return nn.ModuleDict(layer | self.anatomy.predictors)
 
+    @property
+    def recalibrates_classes(self) -> bool:
+        """Whether the scores are sigmoids of one layer."""
+        return not self.anatomy.is_softmax and len(self.anatomy.score_layers) == 1
+
     @torch.no_grad()
     def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold the recalibration into the class predictor: exactly for sigmoids, but what all classes share takes a mean."""
