@@ -1,4 +1,4 @@
-"""The outcome of each detection at one IoU threshold, ranked by score: the input of operating points.
+"""The outcome of each detection at one IoU threshold, ranked by score, and what each score threshold displays of them.
 
 Detections are matched as in COCO, and as in `rl_det.ap.matching` for one threshold; here the IoU with the true box is
 kept too.
@@ -97,26 +97,82 @@ def image_counts(
 ) -> ImageCounts:
     """Match all detections at the threshold, as COCO does with all areas; ValueError on bad input, which it names."""
     check(detections, truths, num_classes)
-    needed_iou = replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou
-    rules = Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)
-    m = _match_all(detections, truths, num_classes, rules)
+    m = _match_all(detections, truths, num_classes, _all_areas(iou_threshold))
     image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
     found, shown, distance = (
         np.bincount(image, weights, minlength=len(detections))
         for weights in (m.correct, m.counted, np.where(m.correct, 1 - m.iou, 0.0))
     )
-    objects = (truths.mask & ~truths.iscrowd).sum(1)
-    excess = _by_class(image[m.counted], m.labels[m.counted], len(detections), num_classes)
-    rows, places = np.nonzero(truths.mask & ~truths.iscrowd)
-    excess -= _by_class(rows, truths.labels[rows, places], len(detections), num_classes)
+    objects = _objects(truths, num_classes)
+    excess = _by_class(image[m.counted], m.labels[m.counted], len(detections), num_classes) - objects
     return ImageCounts(
         found=found.astype(np.int64),
         spurious=(shown - found).astype(np.int64),
-        missed=objects - found.astype(np.int64),
+        missed=objects.sum(1) - found.astype(np.int64),
         miscounted=np.abs(excess).sum(1),
         distance=distance.astype(np.float64),  # bincount counts nothing in integers
         iou_threshold=iou_threshold,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdCounts:
+    """What a data set displays at each score threshold: the sums of its `ImageCounts`, from the highest threshold on.
+
+    The first threshold is infinity, at which nothing is displayed; the others are the distinct scores of the detections
+    that count. Detections from a threshold on are displayed.
+    """
+
+    thresholds: Float64[np.ndarray, " T"]
+    found: Int64[np.ndarray, " T"]
+    spurious: Int64[np.ndarray, " T"]
+    missed: Int64[np.ndarray, " T"]
+    miscounted: Int64[np.ndarray, " T"]
+    distance: Float64[np.ndarray, " T"]
+    iou_threshold: float = CORRECT_IOU
+
+
+def threshold_counts(
+    detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, iou_threshold: float = CORRECT_IOU
+) -> ThresholdCounts:
+    """Match once and count at all thresholds, exactly; ValueError on bad input, which it names.
+
+    A detection's match depends only on detections that rank above it, so a threshold does not change it, and each count is
+    a running sum over detections by falling score. Of one image and class, the first detections bring the number of
+    detections nearer to the number of objects, and those beyond that number take it away.
+    """
+    check(detections, truths, num_classes)
+    m = _match_all(detections, truths, num_classes, _all_areas(iou_threshold))
+    shown, objects = m.counted, _objects(truths, num_classes)
+    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
+    group = image[shown] * num_classes + m.labels[shown] - 1  # rises, and scores fall within a group
+    rank = np.arange(len(group)) - np.searchsorted(group, group)
+    steps = np.stack(
+        [m.correct[shown], ~m.correct[shown], -m.correct[shown].astype(np.int64),
+         np.where(rank < objects.ravel()[group], -1, 1), np.where(m.correct, 1 - m.iou, 0.0)[shown]]
+    )  # fmt: skip
+    scores = m.scores[shown]
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]  # a threshold cannot part equal scores
+    nothing = np.array([[0], [0], [objects.sum()], [objects.sum()], [0]], dtype=np.float64)
+    sums = np.concatenate([nothing, nothing + np.cumsum(steps[:, order], 1)[:, last]], 1)
+    found, spurious, missed, miscounted = sums[:4].astype(np.int64)
+    return ThresholdCounts(
+        thresholds=np.append(np.inf, scores[order][last]), found=found, spurious=spurious, missed=missed,
+        miscounted=miscounted, distance=sums[4], iou_threshold=iou_threshold,
+    )  # fmt: skip
+
+
+def _all_areas(iou_threshold: float) -> Rules:
+    """The rules of matching all detections, of any size, at one threshold."""
+    needed_iou = replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou
+    return Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)
+
+
+def _objects(truths: TruthBatch, num_classes: int) -> Int64[np.ndarray, "B C"]:
+    """The number of true boxes of each image and class, without crowds."""
+    rows, places = np.nonzero(truths.mask & ~truths.iscrowd)
+    return _by_class(rows, truths.labels[rows, places], len(truths), num_classes)
 
 
 def _by_class(

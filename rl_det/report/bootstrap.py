@@ -6,16 +6,20 @@ images. The detections of several folds never rank together, as they are of diff
 the same: AP is computed in each fold, and averaged.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from rl_det.ap.data_set import class_ap
 from rl_det.ap.matching import Matches
+from rl_det.ap.options import COCO, CocoOptions
 
 COVERED = 0.95
+Images = TypeVar("Images", bound=Sized)
+"""What a figure of some images is computed from, such as their matches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +31,12 @@ class Interval:
     high: float
 
 
-def mean_ap(matches: Matches, images: Int64[np.ndarray, " D"]) -> float:
-    """COCO's AP of these images as a data set, some of them several times, in [0, 1]; NaN without a true box."""
-    aps = class_ap(matches[images])[0]
+def mean_ap(matches: Matches, images: Int64[np.ndarray, " D"], options: CocoOptions = COCO) -> float:
+    """COCO's AP of these images as a data set, some of them several times, in [0, 1]; NaN without a true box.
+
+    `options` are those of the matching.
+    """
+    aps = class_ap(matches[images], options)[0]
     present = ~np.isnan(aps[0])
     return float(aps[:, present].mean()) if present.any() else float("nan")
 
@@ -41,12 +48,24 @@ def redrawn_ap(
     rng: np.random.Generator,
     on_draw: Callable[[], None] = lambda: None,
 ) -> dict[str, Float64[np.ndarray, " D"]]:
-    """Each row's AP, as a mean over redrawn seeds and over all folds, on images redrawn in each fold.
+    """`redrawn` with COCO's AP as the figure, from matches."""
+    return redrawn(methods, mean_ap, num_draws=num_draws, rng=rng, on_draw=on_draw)
 
-    `methods` maps a row's name to its matches, for each seed those of each fold; without folds, there is one. Each draw is
-    the same for all rows. The first value is that of the images and seeds as they are. A fold whose redrawn images hold no
-    true box is left out of that draw's mean; without any true box, it is NaN. Raises ValueError unless all rows have the
-    same number of seeds, and of images in each fold.
+
+def redrawn(
+    methods: Mapping[str, Sequence[Sequence[Images]]],
+    figure: Callable[[Images, Int64[np.ndarray, " D"]], float],
+    *,
+    num_draws: int,
+    rng: np.random.Generator,
+    on_draw: Callable[[], None] = lambda: None,
+) -> dict[str, Float64[np.ndarray, " D"]]:
+    """Each row's figure, as a mean over redrawn seeds and over all folds, on images redrawn in each fold.
+
+    `methods` maps a row's name to what the figure takes, for each seed that of each fold; without folds, there is one. Each
+    draw is the same for all rows. The first value is that of the images and seeds as they are. A fold whose redrawn images
+    have no figure (AP without a true box) is left out of that draw's mean; without any, it is NaN. Raises ValueError unless
+    all rows have the same number of seeds, and of images in each fold.
     """
     shapes = {(len(seeds), *map(len, folds)) for seeds in methods.values() for folds in seeds}
     if len(shapes) != 1:
@@ -59,16 +78,20 @@ def redrawn_ap(
         seeds = rng.integers(0, num_seeds, num_seeds) if draw else np.arange(num_seeds)
         images = [rng.integers(0, count, count) if draw else np.arange(count) for count in num_images]
         for name, runs in methods.items():
-            alone = {seed: _mean_over_folds(runs[seed], images) for seed in set(seeds.tolist())}
+            alone = {seed: _mean_over_folds(runs[seed], images, figure) for seed in set(seeds.tolist())}
             found[name].append(float(np.mean([alone[seed] for seed in seeds.tolist()])))
         on_draw()
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _mean_over_folds(folds: Sequence[Matches], images: Sequence[Int64[np.ndarray, " _"]]) -> float:
-    """The mean of the AP of each fold's images, where there is a true box; NaN where there is none."""
-    aps = np.array([mean_ap(matches, own) for matches, own in zip(folds, images, strict=True)])
-    present = aps[~np.isnan(aps)]
+def _mean_over_folds(
+    folds: Sequence[Images],
+    images: Sequence[Int64[np.ndarray, " _"]],
+    figure: Callable[[Images, Int64[np.ndarray, " D"]], float],
+) -> float:
+    """The mean of the figure of each fold's images, where there is one; NaN where there is none."""
+    figures = np.array([figure(own, drawn) for own, drawn in zip(folds, images, strict=True)])
+    present = figures[~np.isnan(figures)]
     return float(present.mean()) if present.size else float("nan")
 
 

@@ -54,11 +54,12 @@ from rl_det.strategies.rollouts import (
     make_environment,
     usable,
 )
+from rl_det.strategies.selection import Monitor, check_monitored, margin_of_collapse, monitored, validation_paid
 from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.surrogate import SurrogateName
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
-from rl_det.training.loop import Ending, LoopConfig
+from rl_det.training.loop import PAID, Ending, LoopConfig
 from rl_det.types import HeadOutput
 
 
@@ -120,10 +121,14 @@ class PPO:
     """Weights of the losses of a candidate's factors: the shift of its logit, the move of its box if the policy moves it."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
+    monitor: Monitor | None = None
+    """The validation figure that selects the weights: AP, or the metric that the reward pays, at the score threshold that is
+    best for it (paid). Left out: paid for f1, lrp, cost, counts and their pool forms, ap50 and ap_small, else AP."""
     patience: int | None = None
-    """Training ends after this many validations without a better AP; left out: never."""
+    """Training ends after this many validations without a better figure; left out: never."""
     collapse_margin: float = 0.03
-    """Training ends if validation AP falls this far below the start's."""
+    """Training ends if validation AP falls this far below the start's; it does not apply if the metric that is paid selects
+    the weights, because that may rise while AP falls."""
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(
@@ -144,6 +149,7 @@ class PPO:
         if self.begin == "hand_set_votes" and self.policy not in (None, "voting"):
             raise UserError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
         check_paid(self)
+        check_monitored(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
@@ -171,6 +177,7 @@ class PPO:
             self,
             generator=torch.Generator().manual_seed(task.seed),
             validate=lambda: task.validation_ap(policy),
+            paid=validation_paid(self, policy, task),
             supervised=self.teaching(policy, task.train) if self.supervised_weight else None,
         )
         num_updates, every = (max(1, steps // self.num_epochs) for steps in (task.num_steps, task.validate_every))
@@ -187,8 +194,9 @@ class PPO:
             learning_rate=given(self.learning_rate, learning_rate),
             max_grad_norm=self.max_grad_norm,
             validate_every=validate_every,
+            monitor=monitored(self),
             patience=self.patience,
-            collapse_margin=self.collapse_margin,
+            collapse_margin=margin_of_collapse(self),
         )
 
 
@@ -203,11 +211,12 @@ class PpoLearner:
         *,
         generator: torch.Generator,
         validate: Callable[[], float],
+        paid: Callable[[], float] | None = None,
         supervised: Supervised | None = None,
     ) -> None:
         self.policy, self.config, self.generator = policy, config, generator
         self.envs = usable(envs, config.advantage, config.gamma)
-        self.validation_ap, self.supervised = validate, supervised
+        self.validation_ap, self.paid, self.supervised = validate, paid, supervised
         self.reference = policy.copy() if config.kl_weight else None
 
     @property
@@ -291,8 +300,8 @@ class PpoLearner:
             )
 
     def validate(self) -> dict[str, float]:
-        """The validation mAP."""
-        return {"AP": self.validation_ap()}
+        """The validation mAP, and the metric that is paid if it selects the weights."""
+        return {"AP": self.validation_ap()} | ({} if self.paid is None else {PAID: self.paid()})
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the next draws: the noise of the actions, and the environment's images."""

@@ -17,7 +17,7 @@ from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
-from rl_det.metrics.evaluation import quick_evaluate
+from rl_det.metrics.evaluation import check_monitor, quick_evaluate
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_dataset
 from rl_det.policies.policy import Policy
@@ -86,6 +86,7 @@ class Supervised:
             num_workers=at_least(0),
             validate_every=at_least(1),
         )
+        check_monitor(self.monitor)
         if self.validate_unit == "epochs" and self.validate_every is None:
             raise UserError("validate_every must be given if its unit is epochs; got None; 1 is usual")
         plan = BatchPlan(num_steps=given(self.num_steps, MANY), batch_size=given(self.batch_size, 1))

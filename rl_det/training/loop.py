@@ -28,6 +28,8 @@ from rl_det.training.early_stopping import EarlyStopping
 from rl_det.training.interrupts import Interrupted, Pending, deferred
 from rl_det.training.schedules import ScheduleName
 
+PAID = "paid"
+"""The validation figure of a learner whose reward is a metric: that metric. There is none without a reward."""
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
 """Why a run ended. budget: all updates are made; patience: validation made no progress; collapse: it fell far; nothing
 to learn: no update had a gradient or an advantage; not finite: a loss was NaN; stopped: by a callback; interrupted:
@@ -86,7 +88,7 @@ class LoopConfig:
     validate_start: bool = True
     """Whether the start is validated too, so that training is kept only if it is better."""
     monitor: str = "AP"
-    """The validation figure that selects the best weights."""
+    """The validation figure that selects the best weights: one of a report's, or the metric that the reward pays."""
     patience: int | None = None
     """The run ends after this many validations without progress; None: never."""
     min_delta: float = 0.0
@@ -107,7 +109,8 @@ class LoopConfig:
             validate_every=positive(),
             collapse_margin=positive(usual="0.03", infinite=True),
         )
-        check_monitor(self.monitor)
+        if self.monitor != PAID:
+            check_monitor(self.monitor)
         self.stopping()  # refuses what it cannot use
         if self.warm_up >= self.num_validations:
             raise UserError(

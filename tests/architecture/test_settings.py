@@ -22,7 +22,7 @@ RECORDS = {
     "GaussianActions", "GaussianAdjustments",
     "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
     "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Spread", "Step",
-    "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "Tuned", "Variants", "Wanted", "_Rows",
+    "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "ThresholdCounts", "Tuned", "Variants", "Wanted", "_Rows",
 }  # fmt: skip
 """Dataclasses that nobody sets: what was computed, read or put together."""
 LEAST: dict[str, dict[str, Any]] = {

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ap.hostile import NUM_CLASSES, hostile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.matching import match
 from rl_det.ap.options import COCO, CocoOptions
-from rl_det.metrics.outcomes import outcomes
+from rl_det.metrics.outcomes import image_counts, outcomes, threshold_counts
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,48 @@ def test_images_without_detections_or_objects_are_nothing_special() -> None:
     assert found.scores.tolist() == [0.5]
     assert not found.correct.any()
     assert found.positives.tolist() == [0, 0]
+
+
+COUNTS = ("found", "spurious", "missed", "miscounted", "distance")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    num_images=st.integers(1, 4),
+    num_detections=st.integers(0, 24),
+    num_truths=st.integers(0, 6),
+    iou_threshold=st.sampled_from([0.3, 0.5, 0.75]),
+)
+def test_what_each_threshold_displays_is_counted_as_if_the_rest_were_not_there(
+    seed: int, num_images: int, num_detections: int, num_truths: int, iou_threshold: float
+) -> None:
+    detections, truths = hostile(
+        seed, num_images=num_images, num_detections=num_detections, num_truths=num_truths, crowds=(0.0, 0.6)
+    )
+    found = threshold_counts(detections, truths, num_classes=NUM_CLASSES, iou_threshold=iou_threshold)
+    counted = outcomes(detections, truths, num_classes=NUM_CLASSES, iou_threshold=iou_threshold).scores
+    assert found.iou_threshold == iou_threshold
+    assert found.thresholds.tolist() == [np.inf, *sorted(set(counted.tolist()), reverse=True)]
+    for place, threshold in enumerate(found.thresholds):
+        displayed = replace(detections, mask=detections.mask & (detections.scores >= threshold))
+        slow = image_counts(displayed, truths, num_classes=NUM_CLASSES, iou_threshold=iou_threshold)
+        for name in COUNTS:
+            assert getattr(found, name)[place] == pytest.approx(getattr(slow, name).sum(), abs=1e-9), name
+
+
+def test_a_threshold_displays_all_of_equal_scores() -> None:
+    found = threshold_counts(*image([SQUARE, ELSEWHERE, SHIFTED], [0.5, 0.5, 0.2], [SQUARE], [False]), num_classes=1)
+    assert found.thresholds.tolist() == [np.inf, 0.5, 0.2]
+    assert found.found.tolist() == [0, 1, 1]
+    assert found.spurious.tolist() == [0, 1, 2]
+    assert found.missed.tolist() == [1, 0, 0]
+    assert found.miscounted.tolist() == [1, 1, 2]
+
+
+def test_without_a_detection_the_one_threshold_displays_nothing() -> None:
+    found = threshold_counts(*image([], [], [SQUARE, ELSEWHERE], [False, True]), num_classes=1)
+    assert [getattr(found, name).tolist() for name in ("thresholds", *COUNTS)] == [[np.inf], [0], [0], [1], [1], [0.0]]
 
 
 def test_bad_input_is_named() -> None:
