@@ -60,6 +60,10 @@ class ToyDetector:
     def trainable(self) -> nn.Module:
         return nn.ModuleDict({"scores": self.scores})
 
+    @property
+    def recalibrates_classes(self) -> bool:
+        return True
+
     def recalibrate(self, scale: float, shift: float) -> None:
         raise NotImplementedError
 

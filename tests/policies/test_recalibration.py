@@ -54,9 +54,20 @@ def test_a_recalibrated_copy_is_better_calibrated_at_no_cost_and_the_policy_stay
     assert all(torch.equal(value, before[key]) for key, value in policy.trainable.state_dict().items())
 
 
-def test_a_recalibration_that_costs_ap_is_left_out(val: EncodedDataset) -> None:
+def test_where_it_costs_ap_a_softmaxs_weights_stay_and_post_processing_keeps_the_order_of_each_class(
+    val: EncodedDataset,
+) -> None:
     policy = policy_named("rescore")
-    assert recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5 if one is policy else 0.4) is policy
+    policy.recalibrate(0.3, -1.0)
+    found = recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5 if one is policy else 0.4)
+    before = policy.trainable.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in found.trainable.state_dict().items())
+    assert len(found.postprocessing.scale) == len(CLASSES)
+    assert calibration_error(found, val) < 0.7 * calibration_error(policy, val)
+    own, other = (detect_encoded(one, val, NUM_CANDIDATES) for one in (policy, found))
+    for some, others in zip(own, other, strict=True):
+        for label in range(1, 1 + len(CLASSES)):
+            assert torch.equal(some["boxes"][some["labels"] == label], others["boxes"][others["labels"] == label])
 
 
 def test_under_soft_nms_scores_stay_as_they_are(val: EncodedDataset) -> None:
