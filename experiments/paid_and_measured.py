@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 import rl_det
 from rl_det.ap.batch import TruthBatch
 from rl_det.ap.matching import match
 from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.cli import parse
 from rl_det.data import Dataset
 from rl_det.finetuning.budget import budget_named
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import load_results, read_detections, write_detections
 from rl_det.policies.detections import detect_dataset
-from rl_det.program import program
+from rl_det.program import ProgramFlags, program
 from rl_det.report.bootstrap import interval, mean_ap, redrawn
 from rl_det.rewards import Cost, count_error, f1, lrp
 from rl_det.rewards.tallied import Tallied
@@ -46,7 +46,7 @@ METRICS: dict[str, CocoOptions | Tallied] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Request):
+class Flags(Request, ProgramFlags):
     """Tune by every reward with one seed, or print the table."""
 
     rewards: tuple[str, ...] = ("pool_ap", "ap50", "pool_f1", "lrp", "pool_cost", "count_error")
@@ -136,5 +136,5 @@ def truths_of(images: Dataset) -> TruthBatch:
 
 if __name__ == "__main__":
     with program():
-        chosen = tyro.cli(Flags, description=__doc__)
+        chosen = parse(Flags)
         table(chosen) if chosen.table else run(chosen)

@@ -92,7 +92,10 @@ def test_a_fit_that_is_kept_is_recalibrated_at_its_end_and_the_policy_before_it_
     assert changed
     for name in changed:
         fitted, rescaled = kept[name]["fitted"], kept[name]["rescaled"]
-        assert (fitted["scale"], fitted["shift"]) == ((1.0,), (0.0,))
+        alone = results.rows[name].tuned
+        assert alone is not None
+        assert tuple(fitted["scale"]) == alone.policy.postprocessing.scale, "what a softmax lacks, or nothing"
+        assert rescaled["scale"] != fitted["scale"]
         assert len(rescaled["scale"]) == len(rescaled["shift"]) == 10
         row = results.rows[f"{name}_fitted"].tuned
         assert row is not None
