@@ -1,7 +1,7 @@
 """Evaluate tuned policies on the untouched test split, with intervals over the test images."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +10,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.data import Dataset
-from rl_det.detectors.encodings import Encodings
+from rl_det.detectors.encodings import Encodings, encode_in_the_loop
 from rl_det.metrics.calibration import detection_calibration_error
 from rl_det.metrics.evaluation import evaluate
 from rl_det.metrics.operating_point import best_f1, operating_point
@@ -32,14 +32,26 @@ class Tested:
     detections: DetectionBatch
 
 
-def calibrated(policies: Mapping[str, Policy], task: Task) -> tuple[dict[str, Policy], dict[str, float]]:
+def tasks_of(names: Iterable[str], whole: Container[str], task: Task) -> dict[str, Task]:
+    """The task of each row; one of the `whole` rows, whose whole detector was trained, encodes validation images by itself.
+
+    The run's encodings are those of the warm start's frozen part, which is not theirs any more.
+    """
+    own = {
+        name: replace(task, encode=lambda split: encode_in_the_loop(task.val_images)) for name in names if name in whole
+    }
+    return {name: own.get(name, task) for name in names}
+
+
+def calibrated(policies: Mapping[str, Policy], tasks: Mapping[str, Task]) -> tuple[dict[str, Policy], dict[str, float]]:
     """Each policy, recalibrated on validation; and its validation AP."""
     found, aps = {}, {}
     with bar("calibrate", len(policies)) as shown:
         for name, policy in policies.items():
             measured: dict[int, float] = {}
+            task = tasks[name]
 
-            def validation_ap(one: Policy, measured: dict[int, float] = measured) -> float:
+            def validation_ap(one: Policy, measured: dict[int, float] = measured, task: Task = task) -> float:
                 if id(one) not in measured:
                     measured[id(one)] = task.validation_ap(one)
                 return measured[id(one)]

@@ -19,7 +19,7 @@ from rl_det.detectors import Detector
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
-from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tested
+from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import PAGES, Findings
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
@@ -36,7 +36,7 @@ from rl_det.storage.run import ENCODINGS, TENSORBOARD, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
-from rl_det.strategies.strategy import Strategy
+from rl_det.strategies.strategy import Strategy, Task
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
 from rl_det.training.loop import Callback, Ending
 
@@ -175,7 +175,14 @@ def _add_voted(rows: _Rows, plan: Plan) -> None:
         setattr(rows, own, {**baselines, **getattr(voted, own), **before})
 
 
-def _add_fitted(rows: _Rows, final: dict[str, Policy], validation_aps: dict[str, float], plan: Plan, run: Run) -> None:
+def _add_fitted(
+    rows: _Rows,
+    final: dict[str, Policy],
+    validation_aps: dict[str, float],
+    tasks: dict[str, Task],
+    plan: Plan,
+    run: Run,
+) -> None:
     """Add the warm start, the control and every strategy with fitted post-processing, after all other rows.
 
     A row's validation AP with it is the one without it, plus the gain on the images that the fit has not seen.
@@ -187,12 +194,9 @@ def _add_fitted(rows: _Rows, final: dict[str, Policy], validation_aps: dict[str,
     if not plan.budget.fit_evaluations:
         return
     alone = [n for n in final if not n.endswith(VOTED) and final[n].postprocessing.votes.is_neutral]
-    whole = frozenset(strategy.name for strategy in plan.strategies if strategy.trains == "all")
-    fitted = fitted_rows(
-        rows.policies, {name: final[name] for name in alone}, whole, plan.task(), plan.budget.fit_evaluations,
-        run.checkpoints,
-    )  # fmt: skip
-    for name, row in fitted.items():
+    policies = {name: final[name] for name in alone}
+    for name, row in fitted_rows(rows.policies, policies, tasks, plan.budget.fit_evaluations, run.checkpoints).items():
+        tasks[name + FITTED] = tasks[name]
         validation_aps[name + FITTED] = validation_aps[name] + row.fitted.gain
         ending = Ending(reason="budget", best=validation_aps[name + FITTED], detail=row.fitted.told)
         rows.add(name + FITTED, row.before, rows.seconds[name] + row.seconds, ending)
@@ -201,9 +205,10 @@ def _add_fitted(rows: _Rows, final: dict[str, Policy], validation_aps: dict[str,
 
 def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     """Recalibrate, test, and write the results and the detectors."""
-    task = plan.task()
-    final, validation_aps = calibrated(rows.policies, task)
-    _add_fitted(rows, final, validation_aps, plan, run)
+    whole = {strategy.name for strategy in plan.strategies if strategy.trains == "all"}
+    tasks = tasks_of(rows.policies, whole, plan.task())
+    final, validation_aps = calibrated(rows.policies, tasks)
+    _add_fitted(rows, final, validation_aps, tasks, plan, run)
     found, targets = tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
     control = CONTROL if CONTROL in final else next(iter(final))
     spread = intervals(
@@ -218,7 +223,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
                 seconds=rows.seconds[name],
                 ending=rows.endings[name],
                 f1_at_validations_threshold=f1_at_validations_best(
-                    policy, task.val, found[name].detections, targets, plan.budget.evaluated_candidates
+                    policy, tasks[name].val, found[name].detections, targets, plan.budget.evaluated_candidates
                 ),
                 validation_ap=validation_aps[name],
                 class_ap=curves[name].class_ap,

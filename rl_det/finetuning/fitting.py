@@ -10,14 +10,13 @@ from rl_det.candidates.postprocessing import PostProcessingSettings, detections_
 from rl_det.finetuning.plan import FITTED
 from rl_det.metrics.outcomes import outcomes
 from rl_det.metrics.recalibration import fit_class_recalibration
-from rl_det.policies.detections import candidates_in, candidates_of
+from rl_det.policies.detections import candidates_of
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated_settings
 from rl_det.progress import tell
 from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
 from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing, why_not_fitted
 from rl_det.strategies.strategy import Task
-from rl_det.types import Candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,33 +33,29 @@ class FittedRow:
 def fitted_rows(
     before: Mapping[str, Policy],
     after: Mapping[str, Policy],
-    whole: frozenset[str],
-    task: Task,
+    tasks: Mapping[str, Task],
     num_evaluations: int,
     checkpoints: Path,
 ) -> dict[str, FittedRow]:
     """Fit the post-processing of recalibrated policies (`after`), by the rows' names; a fit that was done is loaded.
 
-    `whole` names the rows whose whole detector was trained: the encodings of validation images are not theirs. Nothing is
-    fitted, and one line says so, if there are too few validation images.
+    Nothing is fitted, and one line says so, if there are too few validation images.
     """
-    if wrong := why_not_fitted(task.val.targets, task.seed):
-        tell(f"post-processing is not fitted: {wrong}")
-        return {}
     found = {}
     for name, policy in after.items():
-        found[name] = _fitted(
-            before[name], policy, task, num_evaluations, name in whole, checkpoints / f"{name}{FITTED}.pt"
-        )
+        if wrong := why_not_fitted(tasks[name].val.targets, tasks[name].seed):
+            tell(f"post-processing is not fitted: {wrong}")
+            return {}
+        found[name] = _fitted(before[name], policy, tasks[name], num_evaluations, checkpoints / f"{name}{FITTED}.pt")
         tell(f"{name}{FITTED}: {found[name].fitted.told}")
     return found
 
 
-def _fitted(before: Policy, policy: Policy, task: Task, num_evaluations: int, whole: bool, done: Path) -> FittedRow:
+def _fitted(before: Policy, policy: Policy, task: Task, num_evaluations: int, done: Path) -> FittedRow:
     """Fit one policy's post-processing, or load it if it was fitted before the run was stopped."""
     if not done.exists():
         started = time.perf_counter()
-        fitted, rescaled = _fit(policy, task, num_evaluations, whole)
+        fitted, rescaled = _fit(policy, task, num_evaluations)
         write_checkpoint(
             done,
             {
@@ -82,21 +77,16 @@ def _fitted(before: Policy, policy: Policy, task: Task, num_evaluations: int, wh
     return FittedRow(before=own, after=after, fitted=fitted, seconds=kept["seconds"])
 
 
-def _fit(
-    policy: Policy, task: Task, num_evaluations: int, whole: bool
-) -> tuple[FittedPostProcessing, PostProcessingSettings]:
+def _fit(policy: Policy, task: Task, num_evaluations: int) -> tuple[FittedPostProcessing, PostProcessingSettings]:
     """The fit, on as many candidates as in validations; and its settings with the recalibration of what they detect."""
     targets, num_classes = task.val.targets, policy.detector.num_classes
-
-    def candidates(count: int) -> Candidates:
-        return candidates_in(policy, task.val_images, count) if whole else candidates_of(policy, task.val, count)
-
     fitted = fit_postprocessing(
-        candidates(task.validated_candidates), targets, policy.postprocessing,
+        candidates_of(policy, task.val, task.validated_candidates), targets, policy.postprocessing,
         num_classes=num_classes, num_evaluations=num_evaluations, seed=task.seed,
     )  # fmt: skip
     if fitted.settings == policy.postprocessing:
         return fitted, fitted.settings
-    found = pad_detections(detections_of(candidates(task.evaluated_candidates), fitted.settings))
+    every = candidates_of(policy, task.val, task.evaluated_candidates)
+    found = pad_detections(detections_of(every, fitted.settings))
     seen = outcomes(found, pad_targets(targets), num_classes=num_classes)
     return fitted, recalibrated_settings(fitted.settings, fit_class_recalibration(seen))

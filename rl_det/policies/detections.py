@@ -37,17 +37,6 @@ def candidates_of(policy: Policy, data: Encodings, num_candidates: int, *, batch
     )
 
 
-def candidates_in(policy: Policy, dataset: Dataset, num_candidates: int) -> Candidates:
-    """The same from the images themselves, by the policy's whole detector, whatever was trained of it."""
-    indices = torch.arange(len(dataset)).split(IMAGE_BATCH)
-    return joined(
-        apply_policy(
-            policy, policy.detector.encode([dataset[index].image for index in some.tolist()]), num_candidates
-        ).to("cpu")
-        for some in indices
-    )
-
-
 def joined(parts: Iterable[Candidates]) -> Candidates:
     """The candidates of several batches as one."""
     every = list(parts)

@@ -29,19 +29,17 @@ def recalibrated(
     """A copy, recalibrated class by class, so that the order within a class stays.
 
     A module, and sigmoids, take the map of each class exactly. A softmax takes that of all classes together, unless it costs
-    AP; what each class still lacks is done by post-processing, at its end. After votes, whose numbers depend on the scores'
-    scale, all of it is. So does soft-NMS depend on it: under soft-NMS alone, the policy stays as it is.
+    AP; what each class still lacks is done by post-processing, at its end. All of it is, where post-processing votes or
+    lowers scores: its numbers depend on the scores' scale.
     """
     how = policy.postprocessing
-    if how.votes.is_neutral and not how.is_hard:
-        return policy
     found = outcomes(
         pad_detections(detect_encoded(policy, val, num_candidates)),
         pad_targets(val.targets),
         num_classes=policy.detector.num_classes,
     )
     classes, twin = fit_class_recalibration(found), policy.copy()
-    if not how.votes.is_neutral:
+    if not (how.votes.is_neutral and how.is_hard):
         twin.postprocessing = recalibrated_settings(how, classes)
         return twin
     if recalibrates_classes(policy):

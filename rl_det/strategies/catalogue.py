@@ -26,7 +26,7 @@ BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
 VOTED_CONTROL = f"{CONTROL}_voting_untrained"
 """The control's head with hand-set votes."""
 FITTED_CONTROL = f"{CONTROL}_post_processing"
-"""The control's head with fitted post-processing: the strongest row without RL or a surrogate of AP."""
+"""The control's head with fitted post-processing."""
 
 _OBJECTS: tuple[Strategy, ...] = (
     WarmStart(),

@@ -149,7 +149,6 @@ def fit_postprocessing(
     num_classes: int,
     num_evaluations: int,
     seed: int,
-    name: str = "post-processing",
 ) -> FittedPostProcessing:
     """Fit the numbers on the candidates of validation images, which come with the logits and boxes of a policy.
 
@@ -168,7 +167,7 @@ def fit_postprocessing(
 
     judges = [judge(half) for half in halves]
     found, gains = [], []
-    with bar(f"fit {name}", 2 * num_evaluations, delay=SHORT_WORK) as shown:
+    with bar("fit post-processing", 2 * num_evaluations, delay=SHORT_WORK) as shown:
         for number, half in enumerate(halves):
             fitted_on = judges[number] if len(half) <= MOST_IMAGES else judge(half[:MOST_IMAGES])
             found.append(fit(fitted_on, how, num_evaluations, seed, shown.advance))

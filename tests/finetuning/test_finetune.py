@@ -14,6 +14,8 @@ from finetuning.small import BUDGET, Pairs, own_model, pairs, same_state
 import rl_det
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
+from rl_det.detectors.encodings import encode_dataset, encode_in_the_loop
+from rl_det.policies.detections import candidates_ap, candidates_of
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,21 @@ def test_supervised_alone_is_compared_with_the_warm_start_and_the_table_says_so(
     result = rl_det.finetune(detector, data, rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run")
     assert list(result.rows) == ["warm_start", "supervised"]
     assert "AP over warm_start" in result.table()
+
+
+def test_a_row_whose_whole_detector_was_trained_is_judged_by_its_own_encodings(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    strategy = rl_det.Supervised(validate_start=False, ema=0.0, learning_rate=1e-2)
+    row = rl_det.finetune(detector, data, strategy, budget=BUDGET, out=tmp_path / "run").rows["supervised"]
+    assert row.tuned is not None
+    policy, count = row.tuned.policy, BUDGET.validated_candidates
+    by_itself = encode_in_the_loop(data.val)
+    own = candidates_of(policy, by_itself, count)
+    of_warm_start = candidates_of(policy, encode_dataset(detector, data.val), count)
+    assert not torch.allclose(own.logits, of_warm_start.logits, atol=0.01)
+    expected = candidates_ap(own, policy.postprocessing, by_itself.targets, num_classes=policy.detector.num_classes)
+    assert row.validation_ap == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_control_is_there_whichever_strategy_comes_first(data: Splits, detector: Detector, tmp_path: Path) -> None:

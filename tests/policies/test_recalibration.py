@@ -70,7 +70,15 @@ def test_where_it_costs_ap_a_softmaxs_weights_stay_and_post_processing_keeps_the
             assert torch.equal(some["boxes"][some["labels"] == label], others["boxes"][others["labels"] == label])
 
 
-def test_under_soft_nms_scores_stay_as_they_are(val: EncodedDataset) -> None:
-    policy = policy_named("rescore")
+def test_under_soft_nms_whose_numbers_depend_on_the_scores_post_processing_recalibrates_what_it_gives(
+    val: EncodedDataset,
+) -> None:
+    policy = policy_named("voting")
+    policy.recalibrate(0.3, -1.0)
     policy.postprocessing = PostProcessingSettings.soft(0.5, 2.0)
-    assert recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5) is policy
+    found = recalibrated(policy, val, NUM_CANDIDATES, lambda one: 0.5)
+    before = policy.trainable.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in found.trainable.state_dict().items())
+    assert found.postprocessing.sigma == policy.postprocessing.sigma
+    assert calibration_error(found, val) < 0.7 * calibration_error(policy, val)
+    assert mean_ap(found, val, NUM_CANDIDATES) == pytest.approx(mean_ap(policy, val, NUM_CANDIDATES), abs=1e-9)

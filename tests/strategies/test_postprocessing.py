@@ -14,7 +14,7 @@ from rl_det.candidates.votes import Votes
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
 from rl_det.policies.build import build_policy
-from rl_det.policies.detections import candidates_in, candidates_of
+from rl_det.policies.detections import candidates_of
 from rl_det.strategies import postprocessing
 from rl_det.strategies.hand_set import WarmStart
 from rl_det.strategies.labels import Labels
@@ -162,10 +162,3 @@ def test_as_a_strategy_it_follows_another_and_reports_what_it_gains_on_held_back
     assert ending.best is not None
     assert ending.best > before
     assert "halves that they have not seen" in ending.detail
-
-
-def test_the_candidates_of_images_are_those_of_their_encodings(data: EncodedDataset) -> None:
-    policy = build_policy("rescore", shipped())
-    images, encodings = candidates_in(policy, DigitScenes("val", num_scenes=5), 8), candidates_of(policy, data, 8)[:5]
-    torch.testing.assert_close(images.logits, encodings.logits, atol=0.05, rtol=0)  # cached by halves
-    assert images.mask.shape == (5, 8)
