@@ -145,21 +145,30 @@ class CandidateVectorEnv(DetectorVectorEnv):
             displayed_from=self.displayed_from,
         )
 
-    def pool_mean_ap(self, actions: Float[Tensor, " images *one"]) -> float:
-        """COCO's AP of the pool, in [0, 1], if each acting image does this; NaN for a pool without a true box."""
-        kept = self._pool_actions
-        self._pool_actions = torch.cat([actions, kept[self.num_images :]])
+    def together(self, actions: Float[Tensor, " images *one"]) -> tuple[float, float]:
+        """COCO's AP of the pool if all acting images do this at once, and the mean of what each earns by itself.
+
+        AP is in [0, 1], and NaN for a pool without a true box. An episode counts as one step from the present baseline. The
+        episodes and the baseline stay as they are.
+        """
+        earned = self._step_of(np.arange(self.num_images), self.scene(), actions)
+        reward = float(self.reward(earned.before, earned.after, ended=True).mean())
+        kept, self._pool_actions = self._pool_actions, torch.cat([actions, self._pool_actions[self.num_images :]])
         try:
-            return self.scene().candidates.mean_ap
+            return self.scene().candidates.mean_ap, reward
         finally:
             self._pool_actions = kept
 
     def _taken(self, scene: Scene, actions: Tensor) -> Step:
-        """The step that these actions make from the scene."""
-        images = torch.from_numpy(self.rows)
+        """The step that these actions of all sub-environments make from the scene."""
+        return self._step_of(self.rows, scene, actions)
+
+    def _step_of(self, rows: Int64[np.ndarray, " R"], scene: Scene, actions: Tensor) -> Step:
+        """The step that an action in each of these images makes from the scene."""
+        images = torch.from_numpy(rows)
         return Step(
             scene=scene,
-            images=self.rows,
+            images=rows,
             boxes=self.boxes_after(images, actions),
             scores=self.scores_after(images, actions),
             factors=self.factors,

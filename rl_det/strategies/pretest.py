@@ -61,8 +61,10 @@ def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
 
     It has an environment and a generator of its own, so training does not depend on it.
     """
+    if config.advantage != "counterfactual":
+        return
     envs = make_environment(config, policy, task, wrapped=False)
-    if config.advantage != "counterfactual" or not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:
+    if not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:
         return
     num_batches = min(MOST_BATCHES, len(task.train) // task.batch_size) if isinstance(task.train, EncodedDataset) else 1
     found = best_of_samples(policy, envs, torch.Generator().manual_seed(task.seed), num_batches=num_batches)
@@ -75,15 +77,11 @@ def _of_one_batch(policy: Actor, envs: CandidateVectorEnv, generator: torch.Gene
     (move,) = rollout.moves
     assert move.earned.credit is not None
     credit = move.earned.credit.view(move.log_prob.shape)
-    greedy = move.distribution.greedy()
-    actions = in_range(greedy, envs), in_range(best_actions(move.distribution, move.action, credit), envs)
-    found = [envs.pool_mean_ap(own) for own in actions]
-    for own in actions:
-        envs.show(indices=rollout.indices)
-        every = own.repeat_interleave(envs.samples_per_image, 0)
-        earned = envs.act(every, baseline=actions[0].repeat_interleave(envs.samples_per_image, 0))
-        found.append(float(earned.reward.double().mean()))
-    return found
+    best = best_actions(move.distribution, move.action, credit)
+    (ap, reward), (best_ap, best_reward) = (
+        envs.together(in_range(own, envs)) for own in (move.distribution.greedy(), best)
+    )
+    return [ap, best_ap, reward, best_reward]
 
 
 def best_actions(
