@@ -10,6 +10,8 @@ import pytest
 import rl_det
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
+from rl_det.finetuning.job import JobFile
+from rl_det.finetuning.processes import Processes
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SMALL = rl_det.Budget(
@@ -73,3 +75,16 @@ class Refusals:
         assert ending.value.code == 2
         (line,) = [line for line in self.capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         return line
+
+
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders of the processes that are started from now on."""
+    names: list[str] = []
+    run = Processes.run
+
+    def noted(self: Processes, job: JobFile) -> None:
+        names.append(job.out.name)
+        run(self, job)
+
+    monkeypatch.setattr(Processes, "run", noted)
+    return names

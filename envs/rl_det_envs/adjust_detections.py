@@ -12,7 +12,7 @@ from rl_det.boxes import moved
 from rl_det.candidates import SHIFT_OF_ONE, clipped
 from rl_det.policies.exploration import Exploration
 from rl_det_envs.candidate_environment import CandidateVectorEnv
-from rl_det_envs.detector_environment import DetectorEnv
+from rl_det_envs.single_form import DetectorEnv
 
 
 class AdjustDetectionsVector(CandidateVectorEnv):

@@ -1,8 +1,7 @@
 """The part that all environments share: images, a pool, episodes, autoreset and rendering.
 
 The vector form (`DetectorVectorEnv`) runs the head once for all its images and keeps torch tensors on their device. The
-single form (`DetectorEnv`) wraps the vector form for one image, in numpy. Each part of its observation is a flat
-vector, as SB3 needs it.
+single form (`rl_det_envs.single_form`) wraps it.
 """
 
 import json
@@ -21,16 +20,14 @@ from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.data import Dataset
-from rl_det.data.digit_scenes import CLASSES, DigitScenes
-from rl_det.detectors import build_detector
-from rl_det.detectors.encodings import EncodedDataset, Encodings, encode_dataset
+from rl_det.data.digit_scenes import DigitScenes
+from rl_det.detectors.encodings import Encodings
 from rl_det.detectors.protocol import Detector
-from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.errors import UserError
-from rl_det.progress import bar
 from rl_det.rewards import Reward, RewardLike, reward_named
-from rl_det.types import Encoded, HeadOutput, Target
+from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.agent import Earned, Shown
+from rl_det_envs.detector_and_data import check_classes, encoded_aloud, objects_of, shipped_detector
 from rl_det_envs.drawing import Change, draw
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}
@@ -41,8 +38,6 @@ plural."""
 Groups = Bool[np.ndarray, " images"]
 """For each image that acts: whether its sub-environments begin anew."""
 Steps = Int64[np.ndarray, " B"]
-SILENT = 3.0
-"""Encoding a data set shows a bar if it takes longer, in seconds."""
 ROUNDING = 1e-5
 """An action that is this little outside the action space is clipped: it is the space's border, rounded to float32."""
 
@@ -376,68 +371,6 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         """Each sub-environment's detections at the start of the episode and now, with the same index for the same detection."""
 
 
-class DetectorEnv(gymnasium.Env[Any, Any]):
-    """The single form: one image, numpy in and out. It takes the vector form's arguments."""
-
-    metadata: dict[str, Any] = METADATA
-    vector_class: ClassVar[type[DetectorVectorEnv]]
-
-    def __init__(self, **arguments: Any) -> None:
-        self.batched = self.vector_class(1, **arguments)
-        self.render_mode = self.batched.render_mode
-        self.observation_space = flat_space(self.batched.single_observation_space)
-        self.action_space = self.batched.single_action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Show the next image, or the one of `options={"index": ...}` or `{"image_id": ...}`; `info` has both numbers."""
-        asked = options or {}
-        if asked.keys() not in (set(), {"index"}, {"image_id"}):
-            raise ValueError(f"options must be {{'index': ...}} or {{'image_id': ...}}; got {sorted(asked)}")
-        chosen = {PLURAL[name]: [value] for name, value in asked.items()}
-        self.batched.chosen(chosen)  # refused before anything changes
-        super().reset(seed=seed)
-        if seed is not None or self.batched._np_random is None:
-            self.batched.np_random = self.np_random
-            self.batched._queue = []
-        observation, info = self.batched.reset(options=chosen)
-        return flat(observation), {name: int(info[plural][0]) for name, plural in PLURAL.items()}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Apply the action; `info` is the vector form's, for the one image."""
-        observation, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
-        told = {name: values[0].numpy(force=True) for name, values in info.items()}
-        return flat(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
-
-    def render(self) -> Any:
-        """The picture, uint8 [H, W, 3]: true boxes; kept, dropped and changed detections; the reward."""
-        pictures = self.batched.render()
-        return None if pictures is None else pictures[0]
-
-
-def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The same space with each Box flattened to a vector; truth values become 0 and 1, as SB3 needs them."""
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({name: flat_space(part) for name, part in space.spaces.items()})
-    if isinstance(space, spaces.Box) and space.dtype == np.bool_:
-        return spaces.MultiBinary(int(np.prod(space.shape)))
-    return spaces.flatten_space(space) if isinstance(space, spaces.Box) else space
-
-
-def flat(observation: Any) -> Any:
-    """The first image's observation as numpy copies, with each part flattened to a vector."""
-    if isinstance(observation, dict):
-        return {name: flat(values) for name, values in observation.items()}
-    values: np.ndarray = np.array(observation[0].numpy(force=True)).reshape(-1)
-    return values.astype(np.int8) if values.dtype == np.bool_ else values
-
-
-def shipped_detector(device: torch.device) -> Detector:
-    """`tiny` with the shipped warm start on digit scenes."""
-    detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
-    detector.plain().to(device)
-    return detector
-
-
 def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, pool_images: int) -> None:
     """Raise ValueError if a count leaves no environment, no candidate or no pool."""
     if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
@@ -447,31 +380,3 @@ def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, poo
     for name, count, usual in (("num_candidates", num_candidates, 64), ("pool_images", pool_images, 32)):
         if count < 1:
             raise UserError(f"{name} must be at least 1; got {count}; {usual} is usual")
-
-
-def check_classes(dataset: Dataset | Encodings, detector: Detector) -> None:
-    """Raise ValueError if the data set's classes are not as many as the detector's, or a label is above them."""
-    source = dataset.source if isinstance(dataset, Encodings) else dataset
-    if source is not None and len(source.classes) != detector.num_classes:
-        raise UserError(
-            f"the data set has {len(source.classes)} classes, the detector {detector.num_classes}; "
-            "give detector=, one that is trained for the data set's classes"
-        )
-    for index, target in enumerate(dataset.targets if isinstance(dataset, Encodings) else []):
-        if len(target.labels) and int(target.labels.max()) > detector.num_classes:
-            raise UserError(
-                f"labels must be at most the detector's {detector.num_classes} classes; "
-                f"got {int(target.labels.max())} in the image at {index}"
-            )
-
-
-def encoded_aloud(detector: Detector, dataset: Dataset) -> EncodedDataset:
-    """The data set's encodings; what takes long is said on stderr."""
-    with bar("encode the data set", len(dataset), delay=SILENT) as shown:
-        return encode_dataset(detector, dataset, on_batch=shown.advance)
-
-
-def objects_of(targets: list[Target], num_classes: int) -> np.ndarray:
-    """The number of true boxes of each label 1..C, without crowds."""
-    labels = torch.cat([target.labels[~target.iscrowd] for target in targets])
-    return np.bincount(labels.numpy(force=True).astype(np.int64), minlength=num_classes + 1)[1:]

@@ -17,7 +17,8 @@ from rl_det.policies.exploration import Exploration
 from rl_det.rewards import Scene, Step
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.candidate_environment import CandidateVectorEnv
-from rl_det_envs.detector_environment import DetectorEnv, Groups
+from rl_det_envs.detector_environment import Groups
+from rl_det_envs.single_form import DetectorEnv
 
 
 class RefineBoxesVector(CandidateVectorEnv):

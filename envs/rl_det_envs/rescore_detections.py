@@ -10,7 +10,7 @@ from torch import Tensor
 from rl_det.candidates import SHIFT_OF_ONE
 from rl_det.policies.exploration import Exploration
 from rl_det_envs.candidate_environment import CandidateVectorEnv
-from rl_det_envs.detector_environment import DetectorEnv
+from rl_det_envs.single_form import DetectorEnv
 
 
 class RescoreDetectionsVector(CandidateVectorEnv):

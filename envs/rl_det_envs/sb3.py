@@ -17,7 +17,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_det.errors import UserError
-from rl_det_envs.detector_environment import PLURAL, DetectorVectorEnv, flat_space
+from rl_det_envs.detector_environment import PLURAL, DetectorVectorEnv
+from rl_det_envs.single_form import flat_space
 
 Indices = int | Iterable[int] | None
 OF_ONE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det_envs.candidate_environment import CandidateVectorEnv
-from rl_det_envs.detector_environment import DetectorEnv
+from rl_det_envs.single_form import DetectorEnv
 
 
 class SelectDetectionsVector(CandidateVectorEnv):

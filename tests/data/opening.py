@@ -7,6 +7,7 @@ from PIL import Image
 
 from rl_det.data.check import DataError, Findings
 from rl_det.data.folder import Opened, read_folder
+from rl_det.types import Sample
 
 
 def text(path: Path, content: str) -> Path:
@@ -45,3 +46,16 @@ def faults(path: Path) -> list[str]:
     except DataError as fault:
         found = [fault]
     return [str(fault).replace(f"{root}/", "") for fault in found]
+
+
+class OwnSamples:
+    """A user's own sequence of samples, without a fingerprint."""
+
+    def __init__(self, classes: tuple[str, ...], samples: list[Sample]) -> None:
+        self.classes, self.samples = classes, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]

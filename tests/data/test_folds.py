@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.opening import picture
+from data.opening import OwnSamples, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,21 +20,6 @@ from rl_det.detectors.contents import content
 from rl_det.types import Sample, Target
 
 CLASSES = ("cell", "rare", "crowd")
-
-
-class Samples:
-    """A user's own sequence of samples."""
-
-    classes = CLASSES
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
 
 
 def sample(grey: float, counts: tuple[int, int], image_id: int) -> Sample:
@@ -54,13 +39,15 @@ def data(num_train: int = 20, num_val: int = 10, num_test: int = 10, *, seed: in
     total = num_train + num_val + num_test
     greys = iter(rng.permutation(total) / total)
     train, val, test = (
-        Samples([sample(next(greys), (int(rng.integers(1, 9)), int(rng.integers(0, 2))), k) for k in range(count)])
+        OwnSamples(
+            CLASSES, [sample(next(greys), (int(rng.integers(1, 9)), int(rng.integers(0, 2))), k) for k in range(count)]
+        )
         for count in (num_train, num_val, num_test)
     )
     return rl_det.open_data((train, val, test), name="cells")
 
 
-def greys(dataset: rl_det.Splits | Samples | object) -> list[float]:
+def greys(dataset: object) -> list[float]:
     return [float(dataset[index].image[0, 0, 0]) for index in range(len(dataset))]  # type: ignore[index, arg-type]
 
 
@@ -121,7 +108,7 @@ def test_a_part_lists_its_images_by_rising_id_as_folders_do() -> None:
 
 def test_images_of_equal_pixels_are_in_one_part() -> None:
     whole = data(12, 6, 6)
-    twins = Samples([replace(whole.train[k], target=whole.train[k].target) for k in range(6)])
+    twins = OwnSamples(CLASSES, [replace(whole.train[k], target=whole.train[k].target) for k in range(6)])
     for fold in folds(replace(whole, val=twins), 3):
         parts = [set(greys(part)) for part in (fold.train, fold.val, fold.test)]
         assert sum(map(len, parts)) == len(set().union(*parts)) == 18

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from data.opening import OwnSamples
 from finetuning.small import write_folder
 from torch import Tensor
 
@@ -55,21 +56,6 @@ def has_targets_of(kept: EncodedDataset, dataset: Any) -> bool:
     )
 
 
-class Listed:
-    """A user's data set, without a fingerprint of its own."""
-
-    classes = CLASSES
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-
 def relabelled(sample: Sample) -> Sample:
     return replace(sample, target=replace(sample.target, labels=11 - sample.target.labels))
 
@@ -100,10 +86,13 @@ def test_labels_corrected_in_place_are_refused_or_made_anew_and_never_old(
 )
 def test_one_corrected_label_anywhere_in_a_users_own_data_set_is_noticed(tmp_path: Path, wrap: Any) -> None:
     samples = [DigitScenes("val", num_scenes=1)[0]] * 60
-    before = content(wrap(Listed(samples)))
-    assert before == content(wrap(Listed(list(samples))))
+    before = content(wrap(OwnSamples(CLASSES, samples)))
+    assert before == content(wrap(OwnSamples(CLASSES, list(samples))))
     for place in range(0, 50, 7):
-        assert content(wrap(Listed([*samples[:place], relabelled(samples[place]), *samples[place + 1 :]]))) != before
+        assert (
+            content(wrap(OwnSamples(CLASSES, [*samples[:place], relabelled(samples[place]), *samples[place + 1 :]])))
+            != before
+        )
 
 
 def test_views_are_known_by_their_data_their_number_and_their_augmentations(tmp_path: Path) -> None:
@@ -158,7 +147,7 @@ def test_a_folder_of_images_of_mixed_sizes_is_valid_the_second_time(part: Any, t
         return replace(sample, image=sample.image[:, :, : 128 - index * 37 % 60].contiguous())
 
     detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS, part=part)
-    data = Listed([narrow(index) for index in range(20)])
+    data = OwnSamples(CLASSES, [narrow(index) for index in range(20)])
     encode_dataset(detector, data, num_proposals=50, folder=tmp_path / "encodings")
     encode_dataset(detector, data, num_proposals=50, folder=tmp_path / "encodings")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-import rl_det_envs.detector_environment as environment
+import rl_det_envs.detector_and_data as environment
 from contract.environments import TUNE, shipped
 from unchecked import unchecked
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_runs import SMALL, Refusals, results, small_data, tiny
+from small_runs import SMALL, Refusals, results, small_data, started, tiny
 
 import rl_det
 from rl_det.errors import UserError
@@ -81,19 +81,6 @@ def out(done: Path, tmp_path: Path) -> Path:
     if not done.exists():
         compared(done)
     return Path(shutil.copytree(done, tmp_path / "out"))
-
-
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders of the processes that are started from now on."""
-    names: list[str] = []
-    run = Processes.run
-
-    def noted(self: Processes, job: JobFile) -> None:
-        names.append(job.out.name)
-        run(self, job)
-
-    monkeypatch.setattr(Processes, "run", noted)
-    return names
 
 
 def test_a_job_reads_what_it_was_told(tmp_path: Path) -> None:

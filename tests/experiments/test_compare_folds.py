@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import SMALL, results
+from small_runs import SMALL, results, started
 
 import rl_det
 from rl_det.ap.matching import match
@@ -17,8 +17,7 @@ from rl_det.data.folds import folds
 from rl_det.errors import UserError
 from rl_det.finetuning import comparison
 from rl_det.finetuning.comparison import compare
-from rl_det.finetuning.job import Cell, JobFile
-from rl_det.finetuning.processes import Processes
+from rl_det.finetuning.job import Cell
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.report.bootstrap import mean_ap
@@ -57,19 +56,6 @@ def out(shared: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def compared(data: Path, out: Path, **options: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"strategies": ROWS, "seeds": (0,), "folds": 2, "workers": 2, "budget": BUDGET} | options
     return compare(Request(data=data, budget="smoke", device="cpu", image_size=128), out=out, **given)
-
-
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders of the processes that are started from now on."""
-    names: list[str] = []
-    run = Processes.run
-
-    def noted(self: Processes, job: JobFile) -> None:
-        names.append(job.out.name)
-        run(self, job)
-
-    monkeypatch.setattr(Processes, "run", noted)
-    return names
 
 
 def test_each_folds_ap_is_of_its_own_test_images_and_the_rows_ap_is_their_mean(out: Path, data: Path) -> None:

@@ -1,0 +1,52 @@
+"""The detector and the data set of an environment: the shipped detector, what encodes the data, and whether both fit."""
+
+import numpy as np
+import torch
+
+from rl_det.data import Dataset
+from rl_det.data.digit_scenes import CLASSES
+from rl_det.detectors import build_detector
+from rl_det.detectors.encodings import EncodedDataset, Encodings, encode_dataset
+from rl_det.detectors.protocol import Detector
+from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+from rl_det.errors import UserError
+from rl_det.progress import bar
+from rl_det.types import Target
+
+SILENT = 3.0
+"""Encoding a data set shows a bar if it takes longer, in seconds."""
+
+
+def shipped_detector(device: torch.device) -> Detector:
+    """`tiny` with the shipped warm start on digit scenes."""
+    detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+    detector.plain().to(device)
+    return detector
+
+
+def check_classes(dataset: Dataset | Encodings, detector: Detector) -> None:
+    """Raise ValueError if the data set's classes are not as many as the detector's, or a label is above them."""
+    source = dataset.source if isinstance(dataset, Encodings) else dataset
+    if source is not None and len(source.classes) != detector.num_classes:
+        raise UserError(
+            f"the data set has {len(source.classes)} classes, the detector {detector.num_classes}; "
+            "give detector=, one that is trained for the data set's classes"
+        )
+    for index, target in enumerate(dataset.targets if isinstance(dataset, Encodings) else []):
+        if len(target.labels) and int(target.labels.max()) > detector.num_classes:
+            raise UserError(
+                f"labels must be at most the detector's {detector.num_classes} classes; "
+                f"got {int(target.labels.max())} in the image at {index}"
+            )
+
+
+def encoded_aloud(detector: Detector, dataset: Dataset) -> EncodedDataset:
+    """The data set's encodings; what takes long is said on stderr."""
+    with bar("encode the data set", len(dataset), delay=SILENT) as shown:
+        return encode_dataset(detector, dataset, on_batch=shown.advance)
+
+
+def objects_of(targets: list[Target], num_classes: int) -> np.ndarray:
+    """The number of true boxes of each label 1..C, without crowds."""
+    labels = torch.cat([target.labels[~target.iscrowd] for target in targets])
+    return np.bincount(labels.numpy(force=True).astype(np.int64), minlength=num_classes + 1)[1:]
