@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from rl_det.errors import UserError
 from rl_det.rewards.average_precision import AP50, AP_SMALL, BatchAp, PoolAp, pool_mean_ap
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
-from rl_det.rewards.function import DetectionsFunction, FunctionValue, PaidByFunction
+from rl_det.rewards.function import DetectionsFunction, FunctionValue
 from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, count_error, f1, image_ap_value, lrp
 from rl_det.rewards.reward import Reward, Value, Worth
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
@@ -50,7 +50,6 @@ __all__ = [
     "LengthFactor",
     "MatchedSum",
     "OverThePool",
-    "PaidByFunction",
     "Pool",
     "PoolAp",
     "PotentialShaping",
@@ -94,4 +93,4 @@ def reward_named(reward: RewardLike, objects: Objects) -> Reward:
     check_reward(reward)
     if isinstance(reward, Reward):
         return reward
-    return REWARDS[reward](objects) if isinstance(reward, str) else PaidByFunction(FunctionValue(reward))
+    return REWARDS[reward](objects) if isinstance(reward, str) else Worth(FunctionValue(reward))

@@ -1,9 +1,8 @@
 """A reward by a plain Python function of an image's detections and true boxes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.errors import UserError
-from rl_det.progress import tell
-from rl_det.rewards.edits import Edits, Step
-from rl_det.rewards.reward import Worth
+from rl_det.rewards.edits import Edits
 from rl_det.types import Detections, Target
 
 DetectionsFunction = Callable[[Detections, Target], float]
@@ -24,17 +21,9 @@ AT_ONCE = 1024
 """Edits whose detections are laid out for the function at a time."""
 
 
-class Spent:
-    """What calls of a function have cost so far."""
-
-    calls: int = 0
-    seconds: float = 0.0
-    told: bool = False
-
-
 @dataclass(frozen=True)
 class FunctionValue:
-    """The value of an image's detections by a plain function, for `PaidByFunction` or `Worth`.
+    """The value of an image's detections by a plain function, for `Worth`.
 
     The function gets the detections that NMS leaves, as torchvision's dictionary on the CPU ("boxes" [M, 4] in pixels,
     "labels" [M], "scores" [M] as probabilities, best first, no threshold), and the image's `Target`. The value must follow
@@ -45,7 +34,6 @@ class FunctionValue:
     """
 
     function: DetectionsFunction
-    spent: Spent = field(default_factory=Spent, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -53,7 +41,6 @@ class FunctionValue:
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         """The value of each edit. Raises UserError if the function returns something else than a finite number."""
-        start = perf_counter()
         images, targets = edits.images.tolist(), targets_of(edits.pool.truths)
         values: Float64[np.ndarray, " R"] = np.empty(len(images))
         known: dict[tuple[Any, ...], float] = {}
@@ -64,30 +51,7 @@ class FunctionValue:
                 if seen not in known:
                     known[seen] = finite(self.function(found, targets[images[row]]))
                 values[row] = known[seen]
-        self.spent.calls += len(known)
-        self.spent.seconds += perf_counter() - start
         return values
-
-
-@dataclass(frozen=True)
-class PaidByFunction(Worth):
-    """A plain function's value as a reward; the first step with credit says once what the function costs."""
-
-    value: FunctionValue
-
-    def credited(self, step: Step, *, ended: bool) -> tuple[Float64[np.ndarray, " R"], Float64[np.ndarray, "R N *F"]]:
-        spent = self.value.spent
-        calls, seconds = spent.calls, spent.seconds
-        told = super().credited(step, ended=ended)
-        calls, seconds = spent.calls - calls, spent.seconds - seconds
-        if calls and not spent.told:
-            spent.told = True
-            name = getattr(self.value.function, "__name__", type(self.value.function).__name__)
-            tell(
-                f"reward {name}: {calls} calls in a step of {len(step.images)} episodes with credit, "
-                f"{1000 * seconds:.0f} ms in all, {1e6 * seconds / calls:.0f} microseconds a call"
-            )
-        return told
 
 
 def finite(returned: Any) -> float:

@@ -5,6 +5,8 @@ does not rise even so, exploration finds nothing to teach, and training can only
 above: a policy cannot know which action was the best, but it may learn more than a single step of exploration finds.
 """
 
+from dataclasses import replace
+from time import perf_counter
 from typing import NamedTuple
 
 import torch
@@ -16,8 +18,10 @@ from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.progress import tell
+from rl_det.rewards import DetectionsFunction, Reward
 from rl_det.strategies.rollouts import Actor, Paid, collect, in_range, make_environment
 from rl_det.strategies.strategy import Task
+from rl_det.types import Detections, Target
 
 MOST_BATCHES = 4
 
@@ -63,12 +67,37 @@ def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
     """
     if config.advantage != "counterfactual":
         return
-    envs = make_environment(config, policy, task, wrapped=False)
+    counted = None if isinstance(config.reward, str | Reward) else Counted(config.reward)
+    paying = config if counted is None else replace(config, reward=counted)  # type: ignore[type-var]
+    envs = make_environment(paying, policy, task, wrapped=False)
     if not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:
         return
     num_batches = min(MOST_BATCHES, len(task.train) // task.batch_size) if isinstance(task.train, EncodedDataset) else 1
     found = best_of_samples(policy, envs, torch.Generator().manual_seed(task.seed), num_batches=num_batches)
     tell(f"{config.name}: {found.told()}")
+    if counted is not None:
+        tell(f"{config.name}: {counted.told(num_batches)}")
+
+
+class Counted:
+    """A user's reward function, whose calls and seconds are counted."""
+
+    def __init__(self, function: DetectionsFunction) -> None:
+        self.function, self.calls, self.seconds = function, 0, 0.0
+
+    def __call__(self, detections: Detections, target: Target) -> float:
+        start = perf_counter()
+        value = self.function(detections, target)
+        self.calls, self.seconds = self.calls + 1, self.seconds + perf_counter() - start
+        return value
+
+    def told(self, num_updates: int) -> str:
+        """What the function costs in one of so many updates, in one line."""
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return (
+            f"the reward's function {name} is called about {self.calls / num_updates:.0f} times an update, "
+            f"{self.seconds / num_updates:.2f} s"
+        )
 
 
 def _of_one_batch(policy: Actor, envs: CandidateVectorEnv, generator: torch.Generator) -> list[float]:

@@ -15,7 +15,7 @@ from unchecked import unchecked
 import rl_det
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import DIGIT_RECIPE
-from rl_det.rewards import FunctionValue, f1
+from rl_det.rewards import f1
 
 RECORDS = {
     "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "Findings", "FittedPostProcessing", "FittedRow",
@@ -38,7 +38,6 @@ LEAST: dict[str, dict[str, Any]] = {
     "PostProcessingSettings": {"nms_iou": 0.5},
     "Recipe": vars(DIGIT_RECIPE),
     "Search": {"refinements": 1},
-    "PaidByFunction": {"value": FunctionValue(lambda detections, target: 0.0)},
     "Worth": {"value": f1},
 }  # fmt: skip
 """What must be given."""

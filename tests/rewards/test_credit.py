@@ -15,7 +15,6 @@ from rl_det.rewards import (
     Edits,
     FunctionValue,
     OverThePool,
-    PaidByFunction,
     PoolAp,
     Reward,
     Scene,
@@ -45,7 +44,7 @@ ALL: dict[str, Reward] = {
     "lrp by change": Worth(lrp, "by_change"),
     "lrp over the pool": Worth(OverThePool(lrp), "by_change"),
     "f1 over the pool, at the end": Worth(OverThePool(f1)),
-    "a function": PaidByFunction(FunctionValue(worth)),
+    "a function": Worth(FunctionValue(worth)),
 }
 
 
@@ -191,7 +190,7 @@ def test_a_function_is_called_for_what_differs_and_once_for_equal_detections(
         return worth(found, target)
 
     step = random_step(hostile_scene(seed, 0.0), seed, factors)
-    PaidByFunction(FunctionValue(heard)).credited(step, ended=True)
+    Worth(FunctionValue(heard)).credited(step, ended=True)
     at_rest, alone, joint = set(seen(step.baseline)), set(seen(step.alone(factors[0]).after)), set(seen(step.after))
     slow = set(seen(slow_edits(step, factors[0], step.boxes, step.scores)))
     assert slow - at_rest <= alone <= slow
@@ -218,19 +217,6 @@ def seen(edits: Edits) -> list[tuple[bytes, ...]]:
     for row in range(len(edits)):
         value(edits[np.array([row])])
     return list(shown)
-
-
-def test_the_first_step_with_credit_says_what_the_function_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    reward = PaidByFunction(FunctionValue(worth))
-    step = random_step(hostile_scene(0, 0.0), 0, ("scores",))
-    reward.credited(step, ended=False)
-    assert "worth" not in capsys.readouterr().err
-    for _ in range(2):
-        reward.credited(step, ended=True)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reward worth: ")]
-    assert len(lines) == 1
-    calls = len(set(seen(step.baseline))) + len(set(seen(step.alone("scores").after))) + len(set(seen(step.after)))
-    assert lines[0].startswith(f"reward worth: {calls} calls in a step of {NUM_SAMPLES} episodes with credit, ")
 
 
 @pytest.mark.parametrize("value", [image_ap_value, OverThePool(f1)])

@@ -108,6 +108,27 @@ def test_without_credit_or_with_several_steps_nothing_is_told(
     assert "best of" not in capsys.readouterr().err
 
 
+def test_a_run_that_a_plain_function_pays_says_what_its_calls_cost(
+    data: EncodedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = 0
+
+    def few(detections: dict[str, torch.Tensor], target: object) -> float:
+        nonlocal calls
+        calls += 1
+        return -float(len(detections["scores"]))
+
+    strategy = PPO(policy="rescore", reward=few, samples_per_image=2, num_candidates=16, context_candidates=16)
+    task = a_task(data, num_steps=2)
+    pretest.tell_pretest(strategy, strategy.start(shipped()), task)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "the reward's function" in line]
+    num_batches = min(pretest.MOST_BATCHES, len(data) // task.batch_size)
+    assert line.startswith(
+        f"ppo: the reward's function few is called about {calls / num_batches:.0f} times an update, "
+    )
+    assert calls > len(data)
+
+
 def test_the_line_has_the_figures() -> None:
     told = BestOfSamples(0.5, 0.61, 0.0, 0.02, 48, 8).told()
     assert told.startswith("best of 8 samples on 48 training images: mAP 50.0 -> 61.0, reward 0 -> 0.02;")
