@@ -7,7 +7,7 @@ import nbformat
 from execute import FOLDER, execute
 
 SMALL_ENOUGH = 700_000
-PROGRESS = re.compile("rl_det: compiling the AP engine|encode the data set:")
+PROGRESS = re.compile("rl_det: compiling what has not been used|encode the data set:")
 """What a slow machine, or a first use, prints."""
 A_PATH = re.compile(r"/(home|root|tmp|work|Users|opt|usr)/")
 

@@ -124,7 +124,7 @@ def table(flags: Flags) -> None:
 def spread(runs: list[Results], name: str, figure: str) -> str:
     """The mean of a row's figure over the runs, with the lowest and the highest, times 100."""
     rows = [run.rows[name] for run in runs]
-    values = [row.f1_at_validations_threshold if figure == "F1" else row.figures[figure] for row in rows]
+    values = [row.displayed.f1 if figure == "F1" else row.figures[figure] for row in rows]
     return f"{100 * np.mean(values):.2f} ({100 * min(values):.2f} to {100 * max(values):.2f})"
 
 

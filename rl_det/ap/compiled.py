@@ -39,7 +39,8 @@ class FirstUse(event.Listener):
 
             folder = dispatcher.stats.cache_path
             text = (
-                f"rl_det: compiling the AP engine for its first use on this machine, about {ABOUT} s; kept in {folder}"
+                "rl_det: compiling what has not been used on this machine before of the AP engine, "
+                f"all of it in about {ABOUT} s; kept in {folder}"
             )
             tqdm.write(text, file=sys.stderr)  # above a progress bar, if there is one
 

@@ -222,7 +222,7 @@ def fewest_proposals(
     }
     enough = next((number for number in numbers if abs(aps[number] - aps[of_proposals]) <= LARGEST_CHANGE), None)
     tried = ", ".join(f"{number}: {100 * ap:.2f}" for number, ap in aps.items())
-    tell(f"validation AP by the number of proposals that an image keeps: {tried}")
+    tell(f"validation AP x 100 by the number of proposals that an image keeps: {tried}")
     return enough
 
 

@@ -18,7 +18,7 @@ from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.job import Cell, JobFile, parts_of, strategy_of
-from rl_det.finetuning.plan import Plan, plan_run
+from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.processes import JOB, Processes
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
@@ -26,10 +26,12 @@ from rl_det.finetuning.warm_start import warm_start
 from rl_det.progress import bar, tell
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import draw_comparison, markdown, means
+from rl_det.report.tables import figures_of
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
-from rl_det.strategies.catalogue import CATALOGUE, FITTED_CONTROL, VOTED_CONTROL, check_names
+from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
+from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
 
 NUM_DRAWS = 400
@@ -52,7 +54,8 @@ def compare(
     With `folds`, every image is tested once (`rl_det.data.folds`): each fold has its own warm start, and a cell is a
     strategy with a seed in a fold. A cell's results are reused only if they are of the same configuration, data and
     weights. Otherwise ValueError names the difference, unless `overwrite` runs the cell again. A folder of another number
-    of folds is refused. A stopped cell resumes. The cores are divided among `workers` processes.
+    of folds is refused. A stopped cell resumes. The cores are divided among `workers` processes. Every strategy that
+    leaves post-processing as it was has a second row, with fitted post-processing, as in `finetune`.
     """
     check_names(strategies)
     if workers < 1:
@@ -69,10 +72,9 @@ def compare(
             "them may be among the images of the folds, or all figures flatter"
         )
     budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
-    budget = replace(budget, fit_evaluations=0)  # here fitted post-processing is a strategy
     plans = {
         Cell(name, seed, fold): plan_run(
-            detector, part, [strategy_of(name, reward)], budget, recipe, seed, baselines=False
+            detector, part, [strategy_of(name, reward)], _budget_of(name, budget), recipe, seed, baselines=False
         )
         for fold, part in parts.items()
         for seed in seeds
@@ -91,7 +93,7 @@ def compare(
         processes = Processes(workers)
 
         def one(cell: Cell) -> None:
-            file = JobFile(request=request, budget=budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
+            file = JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
                            encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold,
                            num_folds=folds)  # fmt: skip
             processes.run(file)
@@ -109,6 +111,12 @@ def compare(
     write_whole(out / "comparison.md", markdown(compared) + "\n")
     draw_comparison(compared, out / "comparison.png")
     return compared
+
+
+def _budget_of(name: str, budget: Budget) -> Budget:
+    """The budget of a strategy's cells: nothing is fitted on top of what is post-processing itself."""
+    by_hand = isinstance(CATALOGUE[name], HandSetVotes | PostProcessingGrid)
+    return replace(budget, fit_evaluations=0) if by_hand else budget
 
 
 def _check_folds(out: Path, num_folds: int | None) -> None:
@@ -160,28 +168,32 @@ def _compared(
         fold: pad_targets([part.test[index].target for index in range(len(part.test))]) for fold, part in parts.items()
     }
 
-    def matches_of(cell: Cell) -> Matches:
-        found = read_detections(out / cell.folder, cell.strategy)
+    def matches_of(row: str, cell: Cell) -> Matches:
+        found = read_detections(out / cell.folder, row)
         return match(found, truths[cell.fold], num_classes=len(parts[cell.fold].classes))
 
-    matches = {name: [[matches_of(Cell(name, seed, fold)) for fold in parts] for seed in seeds] for name in strategies}
     cells = [(seed, fold) for seed in seeds for fold in parts]
+    runs = {name: [_results(out / Cell(name, *cell).folder) for cell in cells] for name in strategies}
+    rows = {row: name for name in strategies for row in _rows_of(runs[name])}
+    matches = {
+        row: [[matches_of(row, Cell(name, seed, fold)) for fold in parts] for seed in seeds]
+        for row, name in rows.items()
+    }
     with bar("intervals", NUM_DRAWS + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
-    controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL, "over_fitted_control": FITTED_CONTROL}
+    controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL, "over_fitted_control": CONTROL + FITTED}
     methods = {}
-    for name in strategies:
-        folders = [out / Cell(name, *cell).folder for cell in cells]
-        runs = [json.loads((folder / RESULTS).read_text(encoding="utf-8")) for folder in folders]
-        figures = [{**run["methods"][name], "F1": run["F1_at_validations_threshold"][name]} for run in runs]
-        methods[name] = {
-            "seconds": [run["seconds"][name] for run in runs],
+    for row, name in rows.items():
+        figures = [figures_of(run, row) for run in runs[name]]
+        methods[row] = {
+            "seconds": [run["seconds"][row] for run in runs[name]],
             "figures": figures,
             "means": means(figures),
-            "endings": [run["endings"][name]["reason"] for run in runs],
-            "AP": vars(interval(redrawn[name])),
+            "endings": [run["endings"][row]["reason"] for run in runs[name]],
+            "details": [run["endings"][row]["detail"] for run in runs[name]],
+            "AP": vars(interval(redrawn[row])),
             **{
-                key: vars(interval(redrawn[name] - redrawn[control]))
+                key: vars(interval(redrawn[row] - redrawn[control]))
                 for key, control in controls.items()
                 if control in redrawn
             },
@@ -194,3 +206,13 @@ def _compared(
         "images": {"test": sum(len(part.test) for part in parts.values())},
         "methods": methods,
     }
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    return told
+
+
+def _rows_of(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows that all runs of a strategy have: its own, and that with fitted post-processing where all could be fitted."""
+    return [row for row in runs[0]["methods"] if all(row in run["methods"] for run in runs)]

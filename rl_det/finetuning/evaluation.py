@@ -11,9 +11,10 @@ from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.data import Dataset
 from rl_det.detectors.encodings import Encodings, encode_in_the_loop
+from rl_det.finetuning.results import DisplayedF1
 from rl_det.metrics.calibration import detection_calibration_error
 from rl_det.metrics.evaluation import evaluate
-from rl_det.metrics.operating_point import best_f1, operating_point
+from rl_det.metrics.operating_point import best_f1, best_f1_by_class, f1_by_class_thresholds, operating_point
 from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import detect_encoded, detect_images
 from rl_det.policies.policy import Policy
@@ -91,14 +92,22 @@ def tested(
     return results, targets
 
 
-def f1_at_validations_best(
+def displayed(
     policy: Policy, val: Encodings, found: DetectionBatch, targets: list[Target], num_candidates: int
-) -> float:
-    """The test split's F1 at the score threshold that was best on validation, which is what a user would set."""
+) -> DisplayedF1:
+    """The score thresholds that are best on validation, which is what a user would set, and the test split's F1 there."""
     num_classes = policy.detector.num_classes
-    on_val = pad_detections(detect_encoded(policy, val, num_candidates))
-    threshold = best_f1(outcomes(on_val, pad_targets(val.targets), num_classes=num_classes)).threshold
-    return operating_point(outcomes(found, pad_targets(targets), num_classes=num_classes), threshold).f1
+    detected = pad_detections(detect_encoded(policy, val, num_candidates))
+    on_val = outcomes(detected, pad_targets(val.targets), num_classes=num_classes)
+    on_test = outcomes(found, pad_targets(targets), num_classes=num_classes)
+    threshold = best_f1(on_val).threshold
+    by_class = [point.threshold for point in best_f1_by_class(on_val)]
+    return DisplayedF1(
+        threshold=threshold,
+        f1=operating_point(on_test, threshold).f1,
+        class_thresholds=tuple(by_class),
+        f1_by_class_thresholds=f1_by_class_thresholds(on_test, by_class),
+    )
 
 
 def intervals(

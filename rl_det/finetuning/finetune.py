@@ -19,7 +19,7 @@ from rl_det.detectors import Detector
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
-from rl_det.finetuning.evaluation import calibrated, f1_at_validations_best, intervals, tasks_of, tested
+from rl_det.finetuning.evaluation import calibrated, displayed, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import PAGES, Findings
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
@@ -143,9 +143,9 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         TensorBoardLog(run.folder / TENSORBOARD),
         *callbacks,
     ]
-    started = time.perf_counter()
+    clock = plan.clock()
     ending = strategy.tune(policy, plan.task(name, around))
-    seconds = time.perf_counter() - started
+    seconds = clock()
     write_checkpoint(
         done,
         {
@@ -164,10 +164,10 @@ def _add_voted(rows: _Rows, plan: Plan) -> None:
     task = plan.task()
     voted = _Rows()
     for name in [name for name in (WARM_START, CONTROL) if name in rows.policies]:
-        started = time.perf_counter()
+        clock = plan.clock()
         policy = rows.policies[name].copy()
         set_best_votes(policy, task.validation_ap)
-        seconds = rows.seconds[name] + time.perf_counter() - started
+        seconds = rows.seconds[name] + clock()
         voted.add(name + VOTED, policy, seconds, Ending(reason="budget"))
     for own in ("policies", "seconds", "endings"):
         before = getattr(rows, own)
@@ -222,7 +222,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
                 figures=found[name].figures,
                 seconds=rows.seconds[name],
                 ending=rows.endings[name],
-                f1_at_validations_threshold=f1_at_validations_best(
+                displayed=displayed(
                     policy, tasks[name].val, found[name].detections, targets, plan.budget.evaluated_candidates
                 ),
                 validation_ap=validation_aps[name],

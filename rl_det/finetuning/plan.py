@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -60,6 +61,8 @@ class Plan:
     own_folder: Path = Path("encodings")
     """Where this run's encodings go if they need a disk."""
     encoded: dict[str, Encodings] = field(default_factory=dict)
+    encoding: float = 0.0
+    """The seconds that encoding has taken so far."""
 
     def __post_init__(self) -> None:
         check_settings(self, seed=at_least(0, usual="0"))
@@ -127,12 +130,18 @@ class Plan:
         tell(plan.told())
         return plan
 
+    def clock(self) -> Callable[[], float]:
+        """A clock that tells the seconds from now on, without those of encoding images, which all strategies share."""
+        started, encoding = time.perf_counter(), self.encoding
+        return lambda: time.perf_counter() - started - (self.encoding - encoding)
+
     def encode(self, split: Literal["train", "val"]) -> Encodings:
         """A split's encodings, computed or loaded once.
 
         If what a folder holds is of something else, or damaged, a folder of the user's is refused, and another made anew.
         """
         if split not in self.encoded:
+            started = time.perf_counter()
             images, on_disk = self.images(split), self.cache.place == "disk"
             kept = self.encodings or (self.own_folder if on_disk else None)
             with bar(f"encode {split}", len(images)) as shown:
@@ -144,6 +153,7 @@ class Plan:
                     remake=self.encodings is None or self.remake,
                     on_batch=shown.advance,
                 )
+            self.encoding += time.perf_counter() - started
         return self.encoded[split]
 
     def remove_own_encodings(self) -> None:

@@ -22,6 +22,18 @@ from rl_det.training.loop import Ending
 
 
 @dataclass(frozen=True, kw_only=True)
+class DisplayedF1:
+    """F1 on the test split at IoU 0.5, all classes together, where the score thresholds are those best on validation."""
+
+    threshold: float
+    """One threshold for all classes; detections from it on are displayed."""
+    f1: float
+    class_thresholds: tuple[float, ...]
+    """A threshold of its own for each label 1..C, of that class's best F1."""
+    f1_by_class_thresholds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """The results of one strategy or baseline on the test split."""
 
@@ -30,11 +42,11 @@ class Row:
     """pycocotools' twelve figures, and at IoU 0.5 F1, calibration and more, by the names of
     `rl_det.metrics.evaluation`; in [0, 1]."""
     seconds: float
-    """The seconds of tuning, after the warm start."""
+    """The seconds of tuning, after the warm start, and without encoding images, which all strategies share."""
     ending: Ending
     """Why tuning ended."""
-    f1_at_validations_threshold: float
-    """The test split's F1 at the score threshold that was best on validation, which is what a user would set."""
+    displayed: DisplayedF1
+    """The score thresholds that are best on validation, which is what a user would set, and F1 there."""
     validation_ap: float
     """The validation AP, by which `Results.best` is selected."""
     class_ap: dict[str, float]
@@ -99,7 +111,10 @@ class Results:
             "endings": {name: asdict(row.ending) for name, row in self.rows.items()},
             "validation_AP": {name: row.validation_ap for name, row in self.rows.items()},
             "class_AP": {name: row.class_ap for name, row in self.rows.items()},
-            "F1_at_validations_threshold": {name: row.f1_at_validations_threshold for name, row in self.rows.items()},
+            "F1_at_validations_threshold": {name: row.displayed.f1 for name, row in self.rows.items()},
+            "F1_at_class_thresholds": {name: row.displayed.f1_by_class_thresholds for name, row in self.rows.items()},
+            "thresholds": {name: row.displayed.threshold for name, row in self.rows.items()},
+            "class_thresholds": {name: row.displayed.class_thresholds for name, row in self.rows.items()},
             "intervals": {
                 name: {"AP": asdict(row.ap), "over_control": asdict(row.over_control)}
                 for name, row in self.rows.items()
@@ -144,7 +159,7 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
             figures=_numbers(figures),
             seconds=told["seconds"][name],
             ending=Ending(**told["endings"][name]),
-            f1_at_validations_threshold=told["F1_at_validations_threshold"][name],
+            displayed=_displayed(told, name),
             validation_ap=_numbers(told["validation_AP"])[name],
             class_ap=_numbers(told["class_AP"][name]),
             ap=Interval(**_numbers(told["intervals"][name]["AP"])),
@@ -154,9 +169,20 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
         for name, figures in told["methods"].items()
     }
     of_rows = {"control", "best_on_validation", "seconds", "endings", "validation_AP", "intervals",
-               "F1_at_validations_threshold", "methods", "class_AP"}  # fmt: skip
+               "F1_at_validations_threshold", "F1_at_class_thresholds", "thresholds", "class_thresholds", "methods",
+               "class_AP"}  # fmt: skip
     facts = {name: value for name, value in told.items() if name not in of_rows}
     return Results(rows=rows, control=told["control"], facts=facts, folder=folder)
+
+
+def _displayed(told: Mapping[str, Any], name: str) -> DisplayedF1:
+    """What an older run has not written is NaN, or empty."""
+    return DisplayedF1(
+        threshold=told.get("thresholds", {}).get(name, math.nan),
+        f1=told["F1_at_validations_threshold"][name],
+        class_thresholds=tuple(told.get("class_thresholds", {}).get(name, ())),
+        f1_by_class_thresholds=told.get("F1_at_class_thresholds", {}).get(name, math.nan),
+    )
 
 
 def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:

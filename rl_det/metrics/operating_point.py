@@ -1,5 +1,6 @@
 """Operating points: the score threshold that a user would set, with its F1, precision, recall and LRP."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,12 @@ def operating_point(outcomes: Outcomes, threshold: float) -> OperatingPoint:
     """
     shown = outcomes.scores >= threshold
     return _point(threshold, int(outcomes.correct[shown].sum()), int(shown.sum()), int(outcomes.positives.sum()))
+
+
+def f1_by_class_thresholds(outcomes: Outcomes, thresholds: Sequence[float]) -> float:
+    """F1 of all classes together, where each label 1..C has its own threshold (of `best_f1_by_class`, for instance)."""
+    shown = outcomes.scores >= np.asarray(thresholds)[outcomes.labels - 1]
+    return _point(0.0, int(outcomes.correct[shown].sum()), int(shown.sum()), int(outcomes.positives.sum())).f1
 
 
 def best_f1(outcomes: Outcomes) -> OperatingPoint:

@@ -8,10 +8,9 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rl_det.report.tables import FIGURES, HEADERS
 from rl_det.storage.files import write_with
 
-FIGURES = ("AP50", "AP75", "F1", "calibration_error")
-HEADERS = ("method", "AP", "AP50", "AP75", "F1", "D-ECE")
 DIFFERENCES = {
     "over_control": "AP over control",
     "over_voted_control": "AP over control with hand-set votes",
@@ -35,23 +34,37 @@ def means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
 def markdown(compared: dict[str, Any]) -> str:
     """The table in Markdown: means over seeds and folds, times 100; in brackets 95 % intervals over seeds and test images.
 
-    With folds, a line below says how many.
+    With folds, a line below says how many. Where a fit was not kept or not made, or a training ended early, a line says why.
     """
     methods = compared["methods"]
     differences = [key for key in DIFFERENCES if all(key in method for method in methods.values())]
-    headers = (*HEADERS, *(DIFFERENCES[key] for key in differences), "seconds")
+    headers = ("method", *HEADERS, *(DIFFERENCES[key] for key in differences), "seconds")
     rows: list[Sequence[str]] = [headers, ("---", *["---:"] * (len(headers) - 1))]
     for name, method in methods.items():
-        figures = ["-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES]
+        figures = [
+            "-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES[1:]
+        ]
         over = [_with_interval(method[key], "+") for key in differences]
         rows.append((name, _with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"))
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    if "folds" not in compared:
-        return table
-    return (
-        f"{table}\n\nMeans over {compared['folds']} folds and seeds {', '.join(map(str, compared['seeds']))}. Each of the "
-        f"{compared['images']['test']} images is tested once with each seed, by a detector that was not trained on it."
-    )
+    parts = ["\n".join("| " + " | ".join(row) + " |" for row in rows)]
+    if "folds" in compared:
+        parts.append(
+            f"Means over {compared['folds']} folds and seeds {', '.join(map(str, compared['seeds']))}. Each of the "
+            f"{compared['images']['test']} images is tested once with each seed, by a detector that was not trained on it."
+        )
+    if told := [line for name, method in methods.items() for line in _endings(name, method)]:
+        parts.append("\n".join(told))
+    return "\n\n".join(parts)
+
+
+def _endings(name: str, method: Mapping[str, Any]) -> list[str]:
+    """A line for each early end, and for each fit that was not kept or not made, with how many of the row's runs it befell."""
+    told = [
+        detail if reason == "budget" else f"ended early: {reason}{f' ({detail})' if detail else ''}"
+        for reason, detail in zip(method["endings"], method["details"], strict=True)
+        if reason != "budget" or detail.startswith("not ")
+    ]
+    return [f"* {name}: {line} ({told.count(line)} of {len(method['endings'])} runs)" for line in dict.fromkeys(told)]
 
 
 def draw_comparison(compared: dict[str, Any], path: Path) -> None:
@@ -68,7 +81,8 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     axes.errorbar(values, range(len(methods)), xerr=(below, above), fmt="o", color="tab:blue", ecolor="tab:blue")
     axes.set_yticks(range(len(methods)), [name.replace("_", " ") for name, _ in methods])
     axes.set_xlabel("mAP over continued supervised training, times 100;\n95 % over seeds and test images")
-    seeds, images = f"{len(compared['seeds'])} seeds", f"{compared['images']['test']} test images"
+    seeds = "1 seed" if len(compared["seeds"]) == 1 else f"{len(compared['seeds'])} seeds"
+    images = f"{compared['images']['test']} test images"
     folds = [f"{compared['folds']} folds"] if "folds" in compared else []
     axes.set_title(", ".join([Path(compared["data"]).name, compared["detector"], seeds, *folds, images]), fontsize=10)
     axes.grid(axis="x", alpha=0.3)

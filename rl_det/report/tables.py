@@ -10,10 +10,19 @@ from rich.table import Table
 
 from rl_det.errors import UserError
 
-FIGURES = ("AP", "AP50", "AP75", "F1", "calibration_error")
+FIGURES = ("AP", "AP50", "AP75", "F1", "F1_by_class", "calibration_error")
 WIDTH = 240
 """The maximum width of a table, in characters; it is as wide as its texts need."""
-HEADERS = ("AP", "AP50", "AP75", "F1", "D-ECE")
+HEADERS = ("AP", "AP50", "AP75", "F1", "F1 by class", "D-ECE")
+
+
+def figures_of(run: Mapping[str, Any], name: str) -> dict[str, float | None]:
+    """A row's figures on test; F1 at the threshold that is best on validation, and at those best there for each class.
+
+    `run` is the contents of `results.json`. Of a run that has not written one of these, it is None.
+    """
+    f1, by_class = (run.get(key, {}).get(name) for key in ("F1_at_validations_threshold", "F1_at_class_thresholds"))
+    return {**run["methods"][name], "F1": f1, "F1_by_class": by_class}
 
 
 def table_text(runs: Sequence[dict[str, Any]]) -> str:
@@ -33,13 +42,15 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def endings_text(endings: Mapping[str, Any]) -> str:
-    """A line for each row that ended early, so that no training is not taken for no gain."""
+    """A line for each row that ended early, or whose start was never beaten, so that no training is not taken for no gain."""
     lines = []
     for name, ending in endings.items():
         if ending.reason != "budget":
             detail = f" ({ending.detail})" if ending.detail else ""
             updates = "1 update" if ending.update == 1 else f"{ending.update} updates"
             lines.append(f"{name} ended after {updates}: {ending.reason}{detail}\n")
+        if ending.best_update == 0:
+            lines.append(f"{name} is its own start: no later weights were better on validation\n")
     return "".join(lines)
 
 
@@ -66,7 +77,8 @@ def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     compared_with = control if control == next(iter(first["methods"])) else "control"  # a run without the control
     rows = [["method", *HEADERS, f"AP over {compared_with}", "seconds"]]
     for method in first["methods"]:
-        figures = [[run["methods"][method][name] for run in runs] for name in FIGURES]
+        rows_figures = [figures_of(run, method) for run in runs]
+        figures = [[own[name] for own in rows_figures] for name in FIGURES]
         gains = [run["methods"][method]["AP"] - run["methods"][control]["AP"] for run in runs]
         seconds = [run["seconds"].get(method) for run in runs]
         intervals = first["intervals"][method] if len(runs) == 1 and "intervals" in first else {}

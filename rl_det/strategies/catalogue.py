@@ -11,7 +11,6 @@ from rl_det.errors import UserError
 from rl_det.policies.build import PolicyName
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmStart
 from rl_det.strategies.labels import CONTROL, Labels
-from rl_det.strategies.postprocessing import PostProcessing
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.strategy import Strategy
@@ -25,17 +24,13 @@ BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
 
 VOTED_CONTROL = f"{CONTROL}_voting_untrained"
 """The control's head with hand-set votes."""
-FITTED_CONTROL = f"{CONTROL}_post_processing"
-"""The control's head with fitted post-processing."""
 
 _OBJECTS: tuple[Strategy, ...] = (
     WarmStart(),
     PostProcessingGrid(),
-    PostProcessing(),
     HandSetVotes(),
     Labels(),
     HandSetVotes(name=VOTED_CONTROL, after=Labels()),
-    PostProcessing(name=FITTED_CONTROL, after=Labels()),
     *(Surrogate(loss, name=loss, policy="rescore") for loss in get_args(SurrogateName)),
     *(
         Surrogate(loss, name=f"{policy}_{loss}", policy=policy)

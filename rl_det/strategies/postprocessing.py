@@ -109,24 +109,25 @@ class PostProcessing:
         return build_policy("rescore", detector)
 
     def tune(self, policy: Policy, task: Task) -> Ending:
-        """Run the strategy before, recalibrate (the numbers depend on the logits' scale), and fit.
+        """Run the strategy before, and fit on its recalibrated scores, as the numbers depend on the logits' scale.
 
-        The ending's best AP is the one before the fit, plus the gain on held-back images: the fit has seen all others.
+        If nothing is kept, the policy stays as the strategy before has left it. The ending's best AP is the one before the
+        fit, plus the gain on held-back images: the fit has seen all others.
         """
         ending = self.after.tune(policy, task)
         calibrated = recalibrated(policy, task.val, task.evaluated_candidates, task.validation_ap)
-        policy.trainable.load_state_dict(calibrated.trainable.state_dict())
-        before = task.validation_ap(policy)
-        candidates = candidates_of(policy, task.val, task.validated_candidates)
         fitted = fit_postprocessing(
-            candidates,
+            candidates_of(calibrated, task.val, task.validated_candidates),
             task.val.targets,
-            policy.postprocessing,
+            calibrated.postprocessing,
             num_classes=policy.detector.num_classes,
             num_evaluations=self.num_evaluations,
             seed=task.seed,
         )
-        policy.postprocessing = fitted.settings
+        before = task.validation_ap(calibrated if fitted.gain else policy)
+        if fitted.gain:
+            policy.trainable.load_state_dict(calibrated.trainable.state_dict())
+            policy.postprocessing = fitted.settings
         detail = "; ".join(part for part in (ending.detail, fitted.told) if part)
         return Ending(reason=ending.reason, update=ending.update, best=before + fitted.gain, detail=detail)
 

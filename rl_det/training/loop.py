@@ -11,7 +11,7 @@ all that the next update depends on, torch's global generators included.
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -147,6 +147,8 @@ class Ending:
     update: int = 0
     best: float | None = None
     detail: str = ""
+    best_update: int | None = field(default=None, compare=False)
+    """The update after which that figure was measured; 0: the start."""
 
 
 class Callback:
@@ -189,6 +191,7 @@ class FitRun:
         self.begun = False
         self.start_figure: float | None = None
         self.best: dict[str, Tensor] | None = None
+        self.best_update: int | None = None
         self.ending: Ending | None = None
 
     def stop(self, detail: str = "") -> None:
@@ -197,7 +200,13 @@ class FitRun:
 
     def end(self, reason: Reason, detail: str = "") -> None:
         """Record why the run ends; the first reason stays."""
-        self.ending = self.ending or Ending(reason=reason, update=self.update, best=self.best_figure, detail=detail)
+        self.ending = self.ending or self.ended(reason, detail)
+
+    def ended(self, reason: Reason, detail: str = "") -> Ending:
+        """The ending if the run ends now."""
+        return Ending(
+            reason=reason, update=self.update, best=self.best_figure, detail=detail, best_update=self.best_update
+        )
 
     @property
     def best_figure(self) -> float | None:
@@ -216,6 +225,7 @@ class FitRun:
             figure = figures.get(self.config.monitor)
             signed = None if figure is None or math.isnan(figure) else self.sign * figure
             if self.stopping.improved(signed):
+                self.best_update = self.update
                 self.best = copied(self.learner.trainable.state_dict())
         if self.start_figure is None:
             self.start_figure = signed
@@ -225,7 +235,9 @@ class FitRun:
     def _decide(self, signed: float | None) -> None:
         margin, start = self.config.collapse_margin, self.start_figure
         if margin is not None and signed is not None and start is not None and signed < start - margin:
-            self.end("collapse", f"{self.config.monitor} fell from {abs(start):.4f} to {abs(signed):.4f}")
+            self.end(
+                "collapse", f"{self.config.monitor} x 100 fell from {100 * abs(start):.2f} to {100 * abs(signed):.2f}"
+            )
         elif self.update and self.signal == 0:
             self.end("nothing to learn")
         elif self.stopping.exhausted:
@@ -264,6 +276,7 @@ class FitRun:
             "start_figure": self.start_figure,
             "ending": None if self.ending is None else asdict(self.ending),
             "best": self.best,
+            "best_update": self.best_update,
             "trainable": self.learner.trainable.state_dict(),
             "learner": self.learner.state_dict(),
             "descent": self.descent.state_dict(),
@@ -277,7 +290,7 @@ class FitRun:
         self.update, self.begun, self.signal = state["update"], state["begun"], state["signal"]
         self.start_figure = state["start_figure"]
         self.ending = None if state["ending"] is None else Ending(**state["ending"])
-        self.best = state["best"]
+        self.best, self.best_update = state["best"], state["best_update"]
         self.learner.trainable.load_state_dict(state["trainable"])
         self.learner.load_state_dict(state["learner"])
         self.descent.load_state_dict(state["descent"])
@@ -307,7 +320,7 @@ def fit(learner: Learner, config: LoopConfig, *, name: str, callbacks: Sequence[
             for callback in callbacks:
                 callback.on_error(run)
             raise
-        ending = run.ending or Ending(reason="interrupted", update=run.update, best=run.best_figure)
+        ending = run.ending or run.ended("interrupted")
         for callback in callbacks:
             callback.on_end(run, ending)
     if pending.number is not None and ending.reason == "interrupted":

@@ -50,7 +50,9 @@ def test_the_second_process_finds_what_the_first_compiled(tmp_path: Path) -> Non
     warm, silence = run_with_stderr(FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path))
     assert warm.split() == ["1", "0"]
     (line,) = told.splitlines()  # although several functions were compiled
-    assert line.startswith("rl_det: compiling the AP engine for its first use on this machine, about ")
+    assert line.startswith(
+        "rl_det: compiling what has not been used on this machine before of the AP engine, all of it in about "
+    )
     assert str(tmp_path) in line
     assert silence == ""
 

@@ -18,7 +18,7 @@ from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.rewards import f1
 
 RECORDS = {
-    "Architecture", "CachePlan", "EncodedInTheLoop", "Ending", "Family", "Findings", "FittedPostProcessing", "FittedRow",
+    "Architecture", "CachePlan", "DisplayedF1", "EncodedInTheLoop", "Ending", "Family", "Findings", "FittedPostProcessing", "FittedRow",
     "GaussianActions", "GaussianAdjustments",
     "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
     "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits", "Spread", "Step",

@@ -108,6 +108,24 @@ def test_it_writes_one_json_one_table_and_one_picture(out: Path) -> None:
         assert picture.size[0] > 500
 
 
+def test_a_strategy_has_a_second_row_with_fitted_post_processing_unless_it_is_post_processing_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCENES, "val", 16)  # as many as a fit needs
+    here = tmp_path / "site" / "sitecustomize.py"
+    here.write_text(here.read_text().replace("'val': 8", "'val': 16"))
+    out = tmp_path / "out"
+    told = compared(out, budget=replace(SMALL, fit_evaluations=22))["methods"]
+    fitted = f"{CONTROL}_fitted"
+    assert list(told) == [*QUICK, fitted]
+    for method in told.values():
+        over = method["AP"]["value"] - told[fitted]["AP"]["value"]
+        assert method["over_fitted_control"]["value"] == pytest.approx(over, abs=1e-12)
+    run = results(out / Cell(CONTROL, 0).folder)
+    assert told[fitted]["AP"]["value"] == pytest.approx(run["methods"][fitted]["AP"], abs=1e-6)
+    assert "| AP over control with fitted post-processing |" in (out / "comparison.md").read_text()
+
+
 def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = (out / Cell(CONTROL, 0).folder / "results.json").stat().st_mtime_ns
     names = started(monkeypatch)

@@ -1,6 +1,7 @@
 """`finetune`: a row for each strategy, the detector as it was, the best by validation, and what is told of each ending."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 from finetuning.small import BUDGET, Pairs, own_model, pairs, same_state
+from small_runs import results
 
 import rl_det
+from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import encode_dataset, encode_in_the_loop
+from rl_det.finetuning.results import read_detections
+from rl_det.metrics.operating_point import f1_by_class_thresholds, operating_point
+from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import candidates_ap, candidates_of
 
 
@@ -166,11 +172,42 @@ def test_a_run_that_diverges_says_so_under_the_table(data: Splits, detector: Det
     result = rl_det.finetune(detector, data, wild, budget=replace(BUDGET, num_updates=4), out=tmp_path / "run")
     ending = result.rows["surrogate"].ending
     assert ending.reason == "not finite"
-    last = result.table().splitlines()[-1]
-    assert last.startswith(f"surrogate ended after {ending.update} update")
-    assert "not finite (the " in last
+    *_, why, kept = result.table().splitlines()
+    assert why.startswith(f"surrogate ended after {ending.update} update")
+    assert "not finite (the " in why
+    assert kept == "surrogate is its own start: no later weights were better on validation"
     assert result.rows["surrogate"].class_ap == result.rows["warm_start"].class_ap, "the best weights were the first"
     assert rl_det.load_results(tmp_path / "run").table() == result.table()
+
+
+def test_the_tables_f1_is_that_of_validations_thresholds_and_a_user_finds_them(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    result = rl_det.finetune(detector, data, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run")
+    row, told = result.rows["continued_supervised"], results(tmp_path / "run")
+    assert row.tuned is not None
+    truths = pad_targets([sample.target for sample in (data.test[k] for k in range(len(data.test)))])
+    found = outcomes(read_detections(tmp_path / "run", row.name), truths, num_classes=len(data.classes))
+    assert row.displayed.f1 == operating_point(found, row.displayed.threshold).f1 <= row.figures["F1"]
+    assert row.displayed.f1_by_class_thresholds == f1_by_class_thresholds(found, row.displayed.class_thresholds)
+    assert told["thresholds"]["continued_supervised"] == row.displayed.threshold
+    assert told["class_thresholds"]["continued_supervised"] == list(row.displayed.class_thresholds)
+    line = next(line for line in result.table().splitlines() if " continued_supervised " in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")][4:6] == [
+        f"{100 * row.displayed.f1:.2f}", f"{100 * row.displayed.f1_by_class_thresholds:.2f}",
+    ]  # fmt: skip
+
+
+def test_results_of_before_there_were_thresholds_can_be_read(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    written = rl_det.finetune(detector, data, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run")
+    told = results(tmp_path / "run")
+    new = ("thresholds", "class_thresholds", "F1_at_class_thresholds")
+    old = {key: value for key, value in told.items() if key not in new}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(old))
+    row = rl_det.load_results(tmp_path / "run").rows["warm_start"]
+    assert row.displayed.f1 == written.rows["warm_start"].displayed.f1
+    assert math.isnan(row.displayed.threshold)
+    assert row.displayed.class_thresholds == ()
 
 
 def test_a_run_that_collapses_says_so_under_the_table(tmp_path: Path) -> None:
@@ -179,7 +216,7 @@ def test_a_run_that_collapses_says_so_under_the_table(tmp_path: Path) -> None:
     result = rl_det.finetune(
         rl_det.load_detector("tiny", digits), digits, wild, budget=BUDGET, out=tmp_path / "run", baselines=False
     )
-    assert "ppo ended after 1 update: collapse (AP fell from 0." in result.table()
+    assert "ppo ended after 1 update: collapse (AP x 100 fell from " in result.table()
 
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_goes_on_or_is_replaced(

@@ -11,6 +11,7 @@ from rl_det.metrics.operating_point import (
     OperatingPoint,
     best_f1,
     best_f1_by_class,
+    f1_by_class_thresholds,
     mean_optimal_lrp,
     operating_point,
     optimal_lrp,
@@ -91,6 +92,22 @@ def test_each_class_has_its_own_threshold_and_its_own_lrp(found: list[Row], miss
     assert best_f1_by_class(both) == [best_f1(outcomes) for outcomes in alone]
     errors = [optimal_lrp(outcomes).error for outcomes in alone if outcomes.positives.any()]
     assert mean_optimal_lrp(both) == pytest.approx(np.mean(errors) if errors else math.nan, nan_ok=True)
+
+
+@given(found=rows, missed=st.lists(st.integers(0, 5), min_size=2, max_size=2), cut=st.integers(0, 9))
+def test_f1_by_class_thresholds_is_of_all_classes_together(found: list[Row], missed: list[int], cut: int) -> None:
+    outcomes = outcomes_of(found, missed)
+    assert f1_by_class_thresholds(outcomes, [cut / 8] * 2) == operating_point(outcomes, cut / 8).f1
+    left = outcomes_of([row for row in found if row[3] == 1 or row[0] >= cut], [0, 0])
+    left.positives[:] = outcomes.positives
+    assert f1_by_class_thresholds(outcomes, [0.0, cut / 8]) == operating_point(left, 0.0).f1
+
+
+def test_classes_whose_scales_differ_need_a_threshold_each() -> None:
+    low, high = [(2, True, 4, 1), (1, False, 0, 1)], [(8, True, 4, 2), (4, False, 0, 2)]
+    both = outcomes_of([*low, *high], [0, 0])
+    assert best_f1(both).f1 == pytest.approx(0.8)
+    assert f1_by_class_thresholds(both, [point.threshold for point in best_f1_by_class(both)]) == 1
 
 
 def test_a_perfect_detector_has_no_error_and_a_blind_one_all() -> None:

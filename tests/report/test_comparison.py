@@ -9,13 +9,16 @@ from rl_det.report.comparison import draw_comparison, markdown, means
 
 
 def figures(ap50: float, f1: float | None = 0.7) -> dict[str, float | None]:
-    return {"AP50": ap50, "AP75": 0.6, "F1": f1, "calibration_error": 0.01}
+    return {"AP50": ap50, "AP75": 0.6, "F1": f1, "F1_by_class": 0.71, "calibration_error": 0.01}
 
 
 def compared(*differences: str, **more: Any) -> dict[str, Any]:
     runs = [figures(0.8), figures(0.9, None)]
     interval = {"value": 0.011, "low": -0.002, "high": 0.03}
-    method = {"figures": runs, "means": means(runs), "seconds": [10.0, 20.0], "AP": {**interval, "value": 0.5}}
+    method = {
+        "figures": runs, "means": means(runs), "seconds": [10.0, 20.0], "AP": {**interval, "value": 0.5},
+        "endings": ["budget", "collapse"], "details": ["not fitted: too few", "AP fell"],
+    }  # fmt: skip
     return {
         "data": "cells", "detector": "tiny", "seeds": [0], "images": {"test": 40},
         "methods": {"ppo": {**method, **dict.fromkeys(differences, interval)}}, **more,
@@ -29,16 +32,19 @@ def test_a_mean_is_of_the_runs_in_which_the_figure_exists() -> None:
     assert means([figures(0.8, None)])["F1"] is None
 
 
-def test_a_comparison_without_folds_is_the_table_alone() -> None:
+def test_a_comparison_without_folds_is_the_table_and_what_ended_early() -> None:
     assert markdown(compared("over_control")).splitlines() == [
-        "| method | AP | AP50 | AP75 | F1 | D-ECE | AP over control | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| ppo | 50.00 (-0.20 to 3.00) | 85.00 | 60.00 | 70.00 | 1.00 | +1.10 (-0.20 to +3.00) | 15 |",
+        "| method | AP | AP50 | AP75 | F1 | F1 by class | D-ECE | AP over control | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| ppo | 50.00 (-0.20 to 3.00) | 85.00 | 60.00 | 70.00 | 71.00 | 1.00 | +1.10 (-0.20 to +3.00) | 15 |",
+        "",
+        "* ppo: not fitted: too few (1 of 2 runs)",
+        "* ppo: ended early: collapse (AP fell) (1 of 2 runs)",
     ]
 
 
 def test_the_difference_from_the_control_with_hand_set_votes_is_a_column_if_it_is_there() -> None:
-    header, _, row = markdown(compared("over_control", "over_voted_control")).splitlines()
+    header, _, row, *_ = markdown(compared("over_control", "over_voted_control")).splitlines()
     assert header.endswith("| AP over control | AP over control with hand-set votes | seconds |")
     assert row.endswith("| +1.10 (-0.20 to +3.00) | +1.10 (-0.20 to +3.00) | 15 |")
 
@@ -48,15 +54,18 @@ def test_folds_are_told_below_the_table_and_in_the_picture(tmp_path: Path, monke
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda _, title, **__: titles.append(title))
     for more in ({}, {"folds": 5}):
         draw_comparison(compared("over_control", **more), tmp_path / "picture.png")
-    assert titles == ["cells, tiny, 1 seeds, 40 test images", "cells, tiny, 1 seeds, 5 folds, 40 test images"]
+    assert titles == ["cells, tiny, 1 seed, 40 test images", "cells, tiny, 1 seed, 5 folds, 40 test images"]
     assert markdown(compared("over_control", folds=5)).splitlines()[3:] == [
         "",
         "Means over 5 folds and seeds 0. Each of the 40 images is tested once with each seed, by a detector that was not "
         "trained on it.",
+        "",
+        "* ppo: not fitted: too few (1 of 2 runs)",
+        "* ppo: ended early: collapse (AP fell) (1 of 2 runs)",
     ]
 
 
 def test_a_figure_that_exists_in_no_run_is_a_dash() -> None:
     told = compared("over_control")
     told["methods"]["ppo"]["means"]["F1"] = None
-    assert "| 60.00 | - | 1.00 |" in markdown(told)
+    assert "| 60.00 | - | 71.00 | 1.00 |" in markdown(told)

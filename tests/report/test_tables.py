@@ -8,14 +8,15 @@ from rl_det.training.loop import Ending
 
 def results(ppo: float, **missing: None) -> dict[str, Any]:
     def figures(ap: float) -> dict[str, Any]:
-        return {"AP": ap, "AP50": 0.8, "AP75": 0.6, "F1": 0.7, "calibration_error": 0.01} | missing
+        return {"AP": ap, "AP50": 0.8, "AP75": 0.6, "F1": 0.8, "calibration_error": 0.01} | missing
 
     methods = {"warm_start": figures(0.5), "continued_supervised": figures(0.52), "ppo": figures(ppo)}
     seconds = {"warm_start": 0.1, "continued_supervised": 60.0, "ppo": 300.4}
     control = "continued_supervised"
     return {
         "data": "digit_scenes", "detector": "tiny", "seed": 0, "control": control, "methods": methods,
-        "seconds": seconds,
+        "seconds": seconds, "F1_at_validations_threshold": dict.fromkeys(methods, 0.7),
+        "F1_at_class_thresholds": dict.fromkeys(methods, 0.72),
     }  # fmt: skip
 
 
@@ -23,7 +24,7 @@ def test_a_run_is_printed_times_100_with_the_gain_over_the_control() -> None:
     text = table_text([results(0.5312)])
     row = next(line for line in text.splitlines() if " ppo " in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        "ppo", "53.12", "80.00", "60.00", "70.00", "1.00", "1.12", "300",
+        "ppo", "53.12", "80.00", "60.00", "70.00", "72.00", "1.00", "1.12", "300",
     ]  # fmt: skip
     assert "continued_supervised" in text
 
@@ -38,6 +39,12 @@ def test_seeds_are_joined_into_a_mean_and_its_extremes() -> None:
 
 def test_a_figure_that_is_missing_is_a_dash() -> None:
     assert "| - |" in markdown_table([results(0.53, AP75=None)])
+
+
+def test_f1_at_a_threshold_per_class_is_a_dash_for_an_older_run() -> None:
+    run = results(0.53)
+    del run["F1_at_class_thresholds"]
+    assert "| 70.00 | - | 1.00 |" in markdown_table([run])
 
 
 def test_the_control_is_the_method_that_the_run_names() -> None:
@@ -69,13 +76,15 @@ def test_seconds_that_are_not_known_are_a_dash() -> None:
     assert markdown_table([run, results(0.53)]).splitlines()[-1].endswith("| - |")
 
 
-def test_only_rows_that_did_not_end_as_planned_are_told_of() -> None:
+def test_only_rows_that_did_not_end_as_planned_or_came_to_nothing_are_told_of() -> None:
     endings = {
         "labels": Ending(reason="budget", update=40, best=0.5),
         "ppo": Ending(reason="collapse", update=12, best=0.5, detail="AP fell from 0.5 to 0.4"),
-        "surrogate": Ending(reason="patience", update=20, best=0.5),
+        "surrogate": Ending(reason="patience", update=20, best=0.5, best_update=10),
+        "reinforce": Ending(reason="budget", update=20, best=0.5, best_update=0),
     }
     assert endings_text(endings).splitlines() == [
         "ppo ended after 12 updates: collapse (AP fell from 0.5 to 0.4)",
         "surrogate ended after 20 updates: patience",
+        "reinforce is its own start: no later weights were better on validation",
     ]

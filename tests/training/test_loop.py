@@ -36,14 +36,14 @@ def test_a_run_ends_when_validations_bring_no_progress() -> None:
 def test_a_run_ends_when_the_figure_falls_far_under_the_starts() -> None:
     learner = ToyLearner([0.5, 0.6, 0.55, 0.4])
     ending = run(learner, validate_start=True, collapse_margin=0.05, num_updates=9)
-    assert ending == Ending(reason="collapse", update=3, best=0.6, detail="AP fell from 0.5000 to 0.4000")
+    assert ending == Ending(reason="collapse", update=3, best=0.6, detail="AP x 100 fell from 50.00 to 40.00")
     assert learner.trainable.value == learner.seen[1]
 
 
 def test_an_error_collapses_when_it_rises() -> None:
     learner = ToyLearner([0.5, 0.3, 0.56], name="moLRP")
     ending = run(learner, validate_start=True, collapse_margin=0.05, num_updates=9, monitor="moLRP")
-    assert ending == Ending(reason="collapse", update=2, best=0.3, detail="moLRP fell from 0.5000 to 0.5600")
+    assert ending == Ending(reason="collapse", update=2, best=0.3, detail="moLRP x 100 fell from 50.00 to 56.00")
 
 
 def test_a_run_without_any_gradient_ends_at_its_first_validation() -> None:
