@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all check clean
 
 demo: .venv/installed
-	$(BIN)/python experiments/ppo_finetune.py --budget short --resume
+	$(BIN)/python experiments/ppo_finetune.py --budget short --limits.num-updates 200 --resume
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile

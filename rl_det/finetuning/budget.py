@@ -88,7 +88,7 @@ BUDGETS: dict[BudgetName, Budget] = {
     "short": Budget(num_updates=300, supervised_steps=250, supervised_validations=10),
     "full": Budget(),
 }
-"""Less than one minute, five minutes and a quarter of an hour on two CPU cores, on digit scenes."""
+"""About half a minute, six minutes and a quarter of an hour on two CPU cores, on digit scenes."""
 
 
 def budget_named(budget: BudgetName | Budget) -> Budget:

@@ -63,7 +63,7 @@ class Request(DataFlags):
     other_classes: OtherClasses = "refuse"
     """What is done with a detector of other classes than the data's, but as many: refuse it, or replace its predictor."""
     budget: BudgetName = "full"
-    """The time on two CPU cores: within a minute (smoke), five minutes (short) or a quarter of an hour (full)."""
+    """The time on two CPU cores: within a minute (smoke), about six (short) or a quarter of an hour (full)."""
     device: Device = "auto"
     """The device of the networks."""
     batch_size: int | None = None

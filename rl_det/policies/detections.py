@@ -92,21 +92,24 @@ def detect_images(
 ) -> Iterator[list[list[Detections]]]:
     """Each policy's detections for these images, batch after batch; the shared frozen part runs once, in full precision.
 
-    A head that several policies share runs once, too.
+    A head that several policies share runs once, too, and so does a policy that several rows share but for post-processing.
 
     Batches have a fixed size, so the same images in the same order give the same detections, bit for bit.
     """
     remaining = iter(images)
     heads = [state_fingerprint(policy.detector.trainable) for policy in policies]
+    alike = [(type(policy), state_fingerprint(policy.trainable)) for policy in policies]
     while batch := list(islice(remaining, IMAGE_BATCH)):
-        encoded, said = policies[0].detector.encode(batch), dict[str, HeadOutput]()
-        with torch.no_grad():
-            for head, policy in zip(heads, policies, strict=True):
-                if head not in said:
+        encoded = policies[0].detector.encode(batch)
+        said, ranked_by = dict[str, HeadOutput](), dict[tuple[type[Policy], str], Candidates]()
+        for head, own, policy in zip(heads, alike, policies, strict=True):
+            if head not in said:
+                with torch.no_grad():
                     said[head] = policy.detector.head(encoded)
+            if own not in ranked_by:
+                ranked_by[own] = apply_policy(policy, encoded, num_candidates, said[head])
         yield [
-            detections(policy, encoded, num_candidates, said[head])
-            for head, policy in zip(heads, policies, strict=True)
+            detections_of(ranked_by[own], policy.postprocessing) for own, policy in zip(alike, policies, strict=True)
         ]
 
 
