@@ -40,6 +40,9 @@ from rl_det.strategies.strategy import Strategy, Task
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
 from rl_det.training.loop import Callback, Ending
 
+BLIND = 0.001
+"""Of a detector whose validation AP is lower, a line warns: its weights are probably random, or of other classes."""
+
 
 def finetune(
     detector: Detector,
@@ -104,13 +107,16 @@ class _Rows:
 def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     """Run warm start, baselines, strategies and test; finished parts of a stopped run are loaded, not run again."""
     started = time.perf_counter()
-    if not plan.detector.is_trained:
+    came_trained = plan.detector.is_trained
+    if not came_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
     rows = _Rows()
     own = [strategy for strategy in plan.strategies if not (plan.baselines and strategy == Labels())]
     of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]
     torch.manual_seed(plan.seed)
     warm = of_heads[0].start(plan.detector)
+    if came_trained and any(s.trains == "head" for s in plan.strategies) and not any(run.checkpoints.glob("*.pt")):
+        _warn_if_blind(warm, plan)
     if plan.baselines:
         rows.add(WARM_START, warm, time.perf_counter() - started, Ending(reason="budget"))
         if any(strategy.trains == "head" for strategy in plan.strategies):
@@ -121,6 +127,17 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     if plan.baselines and isinstance(warm, VotingPolicy):
         _add_voted(rows, plan)
     return _judged(rows, plan, run)
+
+
+def _warn_if_blind(warm: Policy, plan: Plan) -> None:
+    """Warn of a detector that comes as trained and finds next to nothing, before hours go into its head alone."""
+    ap = plan.task().validation_ap(warm)
+    if ap < BLIND:
+        tell(
+            f"warning: the detector comes as trained, and finds next to nothing on validation (AP x 100: {100 * ap:.2f}); if "
+            "its weights are random, or of other classes, set detector.is_trained = False: then a supervised warm start of "
+            "all of it comes first"
+        )
 
 
 def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, callbacks: Sequence[Callback]) -> None:

@@ -61,6 +61,23 @@ def test_what_opening_did_with_the_data_is_in_the_results(data: Splits, detector
     assert json.loads((tmp_path / "run" / "results.json").read_text())["data_notes"] == told["data_notes"]
 
 
+def test_a_detector_that_comes_as_trained_and_finds_nothing_is_warned_of(
+    data: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = "warning: the detector comes as trained, and finds next to nothing on validation (AP x 100: 0.00)"
+    votes, blind = rl_det.HandSetVotes(name="votes"), own_model()
+    rl_det.finetune(rl_det.load_detector(blind, data), data, votes, budget=BUDGET, out=tmp_path / "a", baselines=False)
+    assert warning not in capsys.readouterr().err, "it finds a little"
+    with torch.no_grad():
+        blind.roi_heads.box_predictor.bbox_pred.bias.fill_(50.0)  # boxes far beyond the image
+    detector = rl_det.load_detector(blind, data)
+    rl_det.finetune(detector, data, votes, budget=BUDGET, out=tmp_path / "b", baselines=False)
+    assert warning in capsys.readouterr().err
+    detector.is_trained = False
+    rl_det.finetune(detector, data, votes, budget=BUDGET, out=tmp_path / "c", baselines=False)
+    assert warning not in capsys.readouterr().err
+
+
 def test_labels_are_the_control_itself(data: Splits, detector: Detector, tmp_path: Path) -> None:
     result = rl_det.finetune(detector, data, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run")
     assert list(result.rows) == ["warm_start", "continued_supervised"]
