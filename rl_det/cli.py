@@ -17,6 +17,7 @@ from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
+from rl_det.finetuning.compared import compared_seeds, have_truths
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.inspection import inspect
@@ -26,6 +27,7 @@ from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
 from rl_det.program import ProgramFlags, one_line, program
 from rl_det.progress import bar
+from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
 from rl_det.settings import at_least, check_settings, within
@@ -199,10 +201,12 @@ class CheckFlags(DataFlags, ProgramFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFlags(ProgramFlags):
-    """Print the table of finished runs: one run's, or several seeds' means with the lowest and the highest."""
+    """Print the table of finished runs: one run's, or several seeds' means with intervals over seeds and test images."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs of the same strategies."""
+    picture: Path | None = None
+    """A PNG to draw: each row's AP over the control's, with its interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +287,18 @@ def run_report(flags: ReportFlags) -> None:
     if not flags.folders:
         raise UserError("report needs a folder at least")
     runs = [load_results(folder) for folder in flags.folders]
-    print(runs[0].table() if len(runs) == 1 else markdown_table([run.to_json() for run in runs]) + "\n", end="")
+    kept = have_truths(flags.folders)
+    if flags.picture is not None and not kept:
+        raise UserError(
+            "a run of an older version has not kept the true boxes, which a picture needs; leave out --picture"
+        )
+    compared = compared_seeds(flags.folders) if kept and (len(runs) > 1 or flags.picture) else None
+    if len(runs) == 1:
+        print(runs[0].table(), end="")
+    else:
+        print(markdown(compared) if compared else markdown_table([run.to_json() for run in runs]))
+    if flags.picture is not None and compared is not None:
+        draw_comparison(compared, flags.picture)
 
 
 def run_detect(flags: DetectFlags) -> None:

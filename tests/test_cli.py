@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from finetuning.small import write_folder
 from PIL import Image
@@ -18,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rl_det import cli
-from rl_det.storage.run import CONFIG, RESULTS
+from rl_det.storage.run import CONFIG, RESULTS, TRUTHS
 
 TINY = [
     "--budget",
@@ -269,14 +270,36 @@ def test_report_prints_the_table_again_and_joins_seeds(
     told = capsys.readouterr().out
     assert "continued_supervised" in told
     assert "AP over control" in told
-    cli.main(["report", str(run), str(run)])
-    assert "| ppo |" in capsys.readouterr().out
+    cli.main(["report", str(run), str(run), "--picture", str(tmp_path / "gains.png")])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    cells = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in rows if row}
+    assert "| AP over control |" in head
+    assert list(cells) == list(json.loads((run / RESULTS).read_text())["methods"])
+    value, low, high = (float(part.strip("(")) for part in cells["ppo"][0].replace(")", "").replace("to", "").split())
+    assert low <= value <= high
+    assert low < high
+    with Image.open(tmp_path / "gains.png") as picture:
+        assert min(picture.size) > 200
     other = tmp_path / "other"
     other.mkdir()
     results = json.loads((run / RESULTS).read_text())
     del results["methods"]["ppo"]
     (other / RESULTS).write_text(json.dumps(results))
     assert "the runs must have the same rows; got" in error_of(capsys, "report", run, other)
+
+
+def test_report_of_seeds_needs_the_same_test_images_and_joins_older_runs_without_intervals(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    with np.load(other / TRUTHS) as truths:
+        np.savez(other / TRUTHS, **{name: part[1:] for name, part in truths.items()})
+    assert f"{other}: the runs must have the same test images" in error_of(capsys, "report", run, other)
+    (other / TRUTHS).unlink()
+    cli.main(["report", str(run), str(other)])
+    assert "AP over control | seconds |" in capsys.readouterr().out
+    told = error_of(capsys, "report", run, other, "--picture", tmp_path / "gains.png")
+    assert "a run of an older version has not kept the true boxes" in told
 
 
 def test_detect_draws_and_writes_coco_results(

@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
+from rl_det.finetuning.compared import NUM_DRAWS, compared_rows
 from rl_det.finetuning.job import Cell, JobFile, parts_of, strategy_of
 from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.processes import JOB, Processes
@@ -24,17 +23,13 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.progress import bar, tell
-from rl_det.report.bootstrap import interval, redrawn_ap
-from rl_det.report.comparison import draw_comparison, markdown, means
-from rl_det.report.tables import figures_of
+from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
-
-NUM_DRAWS = 400
 
 
 def compare(
@@ -179,25 +174,8 @@ def _compared(
         row: [[matches_of(row, Cell(name, seed, fold)) for fold in parts] for seed in seeds]
         for row, name in rows.items()
     }
-    with bar("intervals", NUM_DRAWS + 1) as shown:
-        redrawn = redrawn_ap(matches, num_draws=NUM_DRAWS, rng=np.random.default_rng(0), on_draw=shown.advance)
     controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL, "over_fitted_control": CONTROL + FITTED}
-    methods = {}
-    for row, name in rows.items():
-        figures = [figures_of(run, row) for run in runs[name]]
-        methods[row] = {
-            "seconds": [run["seconds"][row] for run in runs[name]],
-            "figures": figures,
-            "means": means(figures),
-            "endings": [run["endings"][row]["reason"] for run in runs[name]],
-            "details": [run["endings"][row]["detail"] for run in runs[name]],
-            "AP": vars(interval(redrawn[row])),
-            **{
-                key: vars(interval(redrawn[row] - redrawn[control]))
-                for key, control in controls.items()
-                if control in redrawn
-            },
-        }
+    methods = compared_rows({row: runs[name] for row, name in rows.items()}, matches, controls, num_draws=NUM_DRAWS)
     of_folds = {"folds": len(parts), "runs": [{"seed": seed, "fold": fold} for seed, fold in cells]}
     return {
         **facts,

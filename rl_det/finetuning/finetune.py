@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from rl_det.ap.padding import pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.open import Source, open_data
 from rl_det.detectors import Detector
@@ -23,7 +24,7 @@ from rl_det.finetuning.evaluation import calibrated, displayed, intervals, tasks
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import PAGES, Findings
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
-from rl_det.finetuning.results import Results, Row, write_detections
+from rl_det.finetuning.results import Results, Row, write_detections, write_truths
 from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.policies.policy import Policy
@@ -110,7 +111,7 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     came_trained = plan.detector.is_trained
     if not came_trained:
         warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
-    rows = _Rows()
+    seconds, rows = time.perf_counter() - started, _Rows()
     own = [strategy for strategy in plan.strategies if not (plan.baselines and strategy == Labels())]
     of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]
     torch.manual_seed(plan.seed)
@@ -118,7 +119,7 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     if came_trained and any(s.trains == "head" for s in plan.strategies) and not any(run.checkpoints.glob("*.pt")):
         _warn_if_blind(warm, plan)
     if plan.baselines:
-        rows.add(WARM_START, warm, time.perf_counter() - started, Ending(reason="budget"))
+        rows.add(WARM_START, warm, seconds, Ending(reason="budget"))
         if any(strategy.trains == "head" for strategy in plan.strategies):
             _add(rows, Labels(), warm, plan, run, callbacks)
     for strategy in own:
@@ -265,6 +266,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     )
     for name, row in found.items():
         write_detections(run.folder, name, row.detections)
+    write_truths(run.folder, pad_targets(targets))
     exported = {*(strategy.name for strategy in plan.strategies), results.best.name, *({CONTROL} & results.rows.keys())}
     with bar("export", len(exported)) as shown:
         for name in sorted(exported):

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from rl_det.ap.batch import DetectionBatch
+from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.detectors.loading import MODEL_CARD
 from rl_det.errors import UserError
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval
 from rl_det.report.tables import endings_text, table_text
 from rl_det.storage.files import write_with
-from rl_det.storage.run import DETECTIONS, RESULTS
+from rl_det.storage.run import DETECTIONS, RESULTS, TRUTHS
 from rl_det.training.loop import Ending
 
 
@@ -127,13 +127,27 @@ def write_detections(folder: Path, name: str, found: DetectionBatch) -> Path:
     """Write a row's detections on the test split, in numpy's own format."""
     file = folder / DETECTIONS / f"{name}.npz"
     file.parent.mkdir(exist_ok=True)
+    _write_arrays(file, found)
+    return file
 
+
+def write_truths(folder: Path, truths: TruthBatch) -> None:
+    """Write the test split's true boxes, on which all rows are measured."""
+    _write_arrays(folder / TRUTHS, truths)
+
+
+def read_truths(folder: Path) -> TruthBatch:
+    """Read what `write_truths` wrote to a run's folder."""
+    with np.load(folder / TRUTHS) as truths:
+        return TruthBatch(**{part: truths[part] for part in truths.files})
+
+
+def _write_arrays(file: Path, batch: DetectionBatch | TruthBatch) -> None:
     def save(beside: Path) -> None:
         with beside.open("wb") as opened:  # numpy would add a suffix to the name of a file that is not open
-            np.savez_compressed(opened, **vars(found))
+            np.savez_compressed(opened, **vars(batch))
 
     write_with(file, save)
-    return file
 
 
 def read_detections(folder: Path, name: str) -> DetectionBatch:

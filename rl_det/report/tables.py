@@ -59,6 +59,14 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
 
     Raises ValueError if the runs have different rows or different data.
     """
+    check_same_rows(runs)
+    header, *rows = _rows(runs)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+def check_same_rows(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError if the runs have different rows or different data."""
     for run in runs[1:]:
         for what, own, first in (
             ("data", run["data"], runs[0]["data"]),
@@ -66,9 +74,6 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
         ):
             if own != first:
                 raise UserError(f"the runs must have the same {what}; got {first} and {own}")
-    header, *rows = _rows(runs)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
 def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
-ENCODINGS = "encodings"
+ENCODINGS, TRUTHS = "encodings", "test_truths.npz"
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS)
 """The subfolders of a run, besides those of its tuned detectors."""
 
