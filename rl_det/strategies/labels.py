@@ -7,7 +7,7 @@ by labels; none did better.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
-from rl_det.settings import check_settings, positive
+from rl_det.settings import check_settings, positive, within
 from rl_det.strategies.strategy import Task, given
 from rl_det.training.batches import ShuffledBatches
 from rl_det.training.descent import Descent
@@ -42,9 +42,19 @@ class Labels:
     """AdamW's peak rate; left out: the head's rate in the warm start."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
+    passes: float = 1.0
+    """The image passes, as a multiple of the other strategies'; a control with as many seconds as PPO has more of them."""
+    ema: float = 0.0
+    """The decay of the running mean of the weights, which is validated and kept in place of the last ones; 0: none."""
 
     def __post_init__(self) -> None:
-        check_settings(self, learning_rate=positive(usual="2e-3"), max_grad_norm=positive(infinite=True))
+        check_settings(
+            self,
+            learning_rate=positive(usual="2e-3"),
+            max_grad_norm=positive(infinite=True),
+            passes=positive(usual="1"),
+            ema=within("[0, 1)", usual="0.99"),
+        )
 
     @property
     def trains(self) -> Literal["head"]:
@@ -58,9 +68,9 @@ class Labels:
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Train the policy's head by the detector's own losses."""
         losses: Losses = lambda *batch: {"supervised": supervised_loss(*batch)}  # noqa: E731
-        return task.fit(
-            labels_learner(policy, task, losses), control_loop(task, self.learning_rate, self.max_grad_norm)
-        )
+        loop = control_loop(task, self.learning_rate, self.max_grad_norm)
+        num_updates = max(1, round(self.passes * task.num_steps))
+        return task.fit(labels_learner(policy, task, losses), replace(loop, num_updates=num_updates, ema=self.ema))
 
 
 def labels_learner(policy: Policy, task: Task, losses: Losses) -> "LabelsLearner":

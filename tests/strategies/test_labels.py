@@ -1,6 +1,7 @@
 """The control: continued supervised training of the head on cached encodings."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rl_det.detectors.encodings import EncodedDataset
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.strategies.labels import Labels, LabelsLearner, supervised_loss
+from rl_det.training.averaging import copied
 from rl_det.training.loop import Ending, LoopConfig, fit
 
 LITTLE = LoopConfig(num_updates=6, learning_rate=2e-3, validate_every=2)
@@ -89,3 +91,20 @@ def test_the_strategy_trains_the_head_by_the_tasks_steps_and_rate(detector: Dete
     ending = strategy.tune(strategy.start(detector), task)
     assert ending == Ending(reason="budget", update=4, best=0.3)
     assert [update for update, metrics in told.lines if "val_AP" in metrics] == [0, 2, 4]
+
+
+def test_a_longer_control_makes_more_steps_and_an_averaged_one_keeps_the_mean_of_its_weights(
+    detector: Detector, data: EncodedDataset
+) -> None:
+    task = partial(a_task, data, num_steps=4, validate_every=2)
+    longer = Labels(passes=1.5)
+    ending = longer.tune(longer.start(detector), task(validation_ap=iter([0.1, 0.2, 0.3, 0.4]).__next__))
+    assert ending == Ending(reason="budget", update=6, best=0.4)
+    ends = {}
+    for ema in (0.0, 0.9):
+        strategy = Labels(ema=ema)
+        policy = strategy.start(detector)
+        start = copied(policy.trainable.state_dict())
+        strategy.tune(policy, task(validation_ap=iter([0.1, 0.2, 0.3]).__next__))
+        ends[ema] = sum((value - start[name]).square().sum() for name, value in policy.trainable.state_dict().items())
+    assert 0 < ends[0.9] < ends[0.0], "the mean lies between the start and the last weights"
