@@ -4,14 +4,15 @@ Commands: python experiments/controls.py --budget short --seed 0      # and seed
           rl-det report FOLDER...                                     # the table over these runs
 Hardware, minutes and numbers: experiments/README.md.
 
-Every row is continued supervised training of the head on the same images: the control itself; at half and at twice its
-rate; with the running mean of its weights; and with so many more image passes that it takes as long as PPO. PPO is beside
-them. The last line names the learning rate that is best on validation, which is a user's fair choice.
+These rows are continued supervised training of the head on the same images: the control itself; at half and at twice its
+rate; with the running mean of its weights; and with so many more image passes that it takes as long as PPO. Beside them are
+PPO, and smooth-AP from where PPO begins, on the same parameters: what PPO's loss has without reward. The last line names the
+learning rate that is best on validation, which is a user's fair choice.
 """
 
 from dataclasses import dataclass
 
-from rl_det import PPO, Labels
+from rl_det import PPO, Labels, Surrogate
 from rl_det.cli import RunFlags, parse
 from rl_det.finetuning.budget import recipe_for
 from rl_det.program import program
@@ -22,7 +23,7 @@ HALF, TWICE = f"{CONTROL}_half_rate", f"{CONTROL}_twice_the_rate"
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(RunFlags):
-    """Tune a detector's head by labels in five ways, and by PPO."""
+    """Tune a detector's head by labels in five ways, by a surrogate of AP, and by PPO."""
 
     passes: float = 1.75
     """The image passes of the control that takes as long as PPO, as a multiple of the others'."""
@@ -39,6 +40,7 @@ def main(flags: Flags) -> None:
         Labels(name=TWICE, learning_rate=2 * rate),
         Labels(name=f"{CONTROL}_averaged", ema=flags.ema),
         Labels(name=f"{CONTROL}_longer", passes=flags.passes),
+        Surrogate("smooth_ap"),
         PPO(),
     )
     best = max((CONTROL, HALF, TWICE), key=lambda name: results.rows[name].validation_ap)

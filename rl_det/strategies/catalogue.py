@@ -33,10 +33,11 @@ _OBJECTS: tuple[Strategy, ...] = (
     HandSetVotes(name=VOTED_CONTROL, after=Labels()),
     *(Surrogate(loss, name=loss, policy="rescore") for loss in get_args(SurrogateName)),
     *(
-        Surrogate(loss, name=f"{policy}_{loss}", policy=policy)
+        Surrogate(loss, name=f"{policy}_{loss}", policy=policy, begin="warm_start")
         for policy, losses in BESIDE_A_MODULE.items()
         for loss in losses
     ),
+    Surrogate(name="voting_smooth_ap_from_plain_votes", policy="voting"),
     Reinforce(name="reinforce_without_credit", policy="rescore", advantage="leave_one_out"),
     Reinforce(policy="rescore"),
     PPO(name="ppo_rescore_group", policy="rescore", advantage="group", taught_by=None),

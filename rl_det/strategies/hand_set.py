@@ -13,7 +13,7 @@ import numpy as np
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
-from rl_det.policies.build import build_policy
+from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.detections import candidates_of, ranked_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
@@ -24,6 +24,8 @@ from rl_det.strategies.strategy import Task
 from rl_det.training.loop import Ending
 
 WARM_START = "warm_start"
+Begin = Literal["warm_start", "hand_set_votes"]
+"""Where a policy starts: at the warm start, or at the hand-set votes that are best on validation."""
 PLAIN_VOTES = ((1.0, 0.0), (1.0, 0.35), (1.0, 0.5), (1.0, 0.75))
 """The settings among which hand-set votes are chosen: step of the boxes, share of the mean logit."""
 NMS_IOUS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 1.0)
@@ -128,6 +130,25 @@ class PostProcessingGrid:
         policy.postprocessing = max(choices, key=worth)
         best = worth(policy.postprocessing)
         return Ending(reason=ending.reason, update=ending.update, best=best, detail=ending.detail)
+
+
+def check_begin(begin: Begin | None, policy: PolicyName | None) -> None:
+    """Raise UserError if a policy that does not vote is to begin at hand-set votes."""
+    if begin == "hand_set_votes" and policy not in (None, "voting"):
+        raise UserError(f"only the voting policy can begin at hand-set votes; got policy {policy!r}")
+
+
+def check_votes(begin: Begin | None, policy: Policy) -> None:
+    """Raise UserError if a detector's policy is to begin at hand-set votes, and has none."""
+    if begin == "hand_set_votes" and not isinstance(policy, VotingPolicy):
+        name = policy.detector.architecture.name
+        raise UserError(f"begin='hand_set_votes' needs proposals that vote; a {name} has none")
+
+
+def begin_at(begin: Begin | None, policy: Policy, task: Task) -> None:
+    """Give a voting policy its hand-set votes, unless it is to begin at the warm start."""
+    if begin != "warm_start" and isinstance(policy, VotingPolicy):
+        set_best_votes(policy, task.validation_ap)
 
 
 def set_best_votes(policy: Policy, validation_ap: Callable[[Policy], float]) -> None:

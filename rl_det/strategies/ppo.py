@@ -37,10 +37,9 @@ from rl_det.policies.distributions import Distribution, GaussianAdjustments
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.policies.refine import RefinePolicy
-from rl_det.policies.voting import VotingPolicy
 from rl_det.rewards import RewardLike
 from rl_det.settings import at_least, check_settings, positive, within
-from rl_det.strategies.hand_set import set_best_votes
+from rl_det.strategies.hand_set import Begin, begin_at, check_begin, check_votes
 from rl_det.strategies.pretest import tell_pretest
 from rl_det.strategies.rollouts import (
     Actor,
@@ -75,7 +74,7 @@ class PPO:
     reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
     """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,
     or a plain function (detections, target) -> value."""
-    begin: Literal["warm_start", "hand_set_votes"] | None = None
+    begin: Begin | None = None
     """Where the policy starts: at the warm start, or at the hand-set votes that are best on validation. Left out: at the
     votes where the policy votes."""
     taught_by: SurrogateName | None = "smooth_ap"
@@ -146,8 +145,7 @@ class PPO:
         )
         if not self.factor_weights:
             raise UserError("factor_weights must have a weight for each factor; got none; (1.0, 4.0) is usual")
-        if self.begin == "hand_set_votes" and self.policy not in (None, "voting"):
-            raise UserError(f"only the voting policy can begin at hand-set votes; got policy {self.policy!r}")
+        check_begin(self.begin, self.policy)
         check_paid(self)
         check_monitored(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
@@ -160,16 +158,12 @@ class PPO:
     def start(self, detector: Detector) -> Policy:
         """The policy at the warm start."""
         policy = build_policy(self.policy, detector, self.exploration, num_steps=self.num_steps)
-        if self.begin == "hand_set_votes" and not isinstance(policy, VotingPolicy):
-            raise UserError(
-                f"begin='hand_set_votes' needs proposals that vote; a {detector.architecture.name} has none"
-            )
+        check_votes(self.begin, policy)
         return policy
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Tune the policy in its own environment."""
-        if self.begin != "warm_start" and isinstance(policy, VotingPolicy):
-            set_best_votes(policy, task.validation_ap)
+        begin_at(self.begin, policy, task)
         tell_pretest(self, policy, task)
         learner = PpoLearner(
             policy,

@@ -39,6 +39,7 @@ from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies.class_lists import ClassLists, class_lists, match_candidates
+from rl_det.strategies.hand_set import Begin, begin_at, check_begin, check_votes
 from rl_det.strategies.labels import control_loop, labels_learner, supervised_loss
 from rl_det.strategies.strategy import Task
 from rl_det.strategies.supervised import labelled
@@ -62,6 +63,9 @@ class Surrogate:
     """The name of its row in the table."""
     policy: PolicyName | None = None
     """The policy that is tuned: the head alone, or the head with the policy's module; left out: as for PPO."""
+    begin: Begin | None = None
+    """Where the policy starts: at the warm start, or at the hand-set votes that are best on validation. Left out: at the
+    votes where the policy votes."""
     num_candidates: int = 96
     """The candidates of an image from which NMS chooses those that are ranked."""
     surrogate_weight: float = 5.0
@@ -86,6 +90,7 @@ class Surrogate:
             max_grad_norm=positive(infinite=True),
             **dict.fromkeys(weights, at_least(0)),
         )
+        check_begin(self.begin, self.policy)
         if self.policy == "refine":
             raise UserError(
                 "the refining policy moves boxes alone, and a surrogate of AP ranks scores; take policy voting"
@@ -98,10 +103,13 @@ class Surrogate:
 
     def start(self, detector: Detector) -> Policy:
         """The policy at the warm start."""
-        return build_policy(self.policy, detector)
+        policy = build_policy(self.policy, detector)
+        check_votes(self.begin, policy)
+        return policy
 
     def tune(self, policy: Policy, task: Task) -> Ending:
         """Train with the control's batches, schedule and selection, but with another loss."""
+        begin_at(self.begin, policy, task)
         learner = labels_learner(policy, task, partial(policy_losses, config=self))
         return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
 

@@ -15,7 +15,7 @@ def test_every_control_has_a_row_and_the_best_rate_goes_by_validation(
     flags = ("--budget", "smoke", "--device", "cpu", "--out", tmp_path / "run", "--limits.fit-evaluations", "0")
     run_script("controls.py", *flags, monkeypatch=monkeypatch)
     told = results(tmp_path / "run")
-    rows = [*RATES, f"{CONTROL}_averaged", f"{CONTROL}_longer", "ppo"]
+    rows = [*RATES, f"{CONTROL}_averaged", f"{CONTROL}_longer", "surrogate", "ppo"]
     assert [name for name in told["methods"] if "voted" not in name] == ["warm_start", *rows]
     assert told["endings"][f"{CONTROL}_longer"]["update"] == 14, "1.75 times the control's eight steps"
     best = max(RATES, key=told["validation_AP"].__getitem__)

@@ -18,6 +18,7 @@ from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmSta
 from rl_det.strategies.labels import Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
+from rl_det.strategies.surrogate import Surrogate
 
 LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 12, "context_candidates": 8}
 
@@ -85,8 +86,18 @@ def test_a_price_of_leaving_the_start_is_paid_by_a_reference_of_its_own(name: Po
     assert 0 < held[-1] < free[-1]
 
 
-def test_ppo_may_begin_at_the_votes_that_are_best_on_validation(data: EncodedDataset) -> None:
-    strategy, task = PPO(begin="hand_set_votes", learning_rate=1e-9, **LITTLE), a_task(data, num_steps=2)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        PPO(begin="hand_set_votes", learning_rate=1e-9, **LITTLE),
+        PPO(learning_rate=1e-9, **LITTLE),
+        Surrogate(learning_rate=1e-9),
+    ],
+)
+def test_a_strategy_begins_at_the_votes_that_are_best_on_validation(
+    strategy: PPO | Surrogate, data: EncodedDataset
+) -> None:
+    task = a_task(data, num_steps=2)
     policy = strategy.start(shipped())
     start = task.validation_ap(policy)
     ending = strategy.tune(policy, task)

@@ -22,7 +22,7 @@ from rl_det.strategies.surrogate import Surrogate
 STRATEGIES: dict[str, Strategy] = {
     "labels": Labels(),
     "labels, averaged": Labels(ema=0.9),
-    "surrogate": Surrogate(num_candidates=32),
+    "surrogate": Surrogate(num_candidates=32, begin="warm_start"),
     "supervised": Supervised(ema=0.0),
     "supervised with everything": Supervised(
         ema=0.9,
