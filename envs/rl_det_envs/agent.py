@@ -94,8 +94,15 @@ class AgentEnvironment(Protocol):
         """Begin an episode in every sub-environment, on the next images or on those at `indices`."""
         ...
 
+    def image_names(self, indices: Sequence[int]) -> list[str]:
+        """The ids of the images at these positions in the data set, and their files where they are known."""
+        ...
+
     def act(self, actions: Tensor, *, baseline: Tensor | None = None) -> Earned:
-        """Apply the actions. In an episode's first step, rewards and credits may be measured against a baseline."""
+        """Apply the actions. In an episode's first step, rewards and credits may be measured against a baseline.
+
+        Raises NotFiniteError, which names the images, for a reward that is NaN or infinite.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

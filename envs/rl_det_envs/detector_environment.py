@@ -21,9 +21,9 @@ from torch import Tensor
 from rl_det.ap.batch import DetectionBatch
 from rl_det.data import Dataset
 from rl_det.data.digit_scenes import DigitScenes
-from rl_det.detectors.encodings import Encodings
+from rl_det.detectors.encodings import Encodings, names_of
 from rl_det.detectors.protocol import Detector
-from rl_det.errors import UserError
+from rl_det.errors import NotFiniteError, UserError
 from rl_det.rewards import Reward, RewardLike, reward_named
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.agent import Earned, Shown
@@ -216,6 +216,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             self.set_baseline(self.checked(baseline))
         ended = self._steps + 1 == self.num_steps
         reward, credit, told = self.outcome(actions, ended)
+        self._check_paid(reward, credit)
         self._steps = self._steps + 1
         self._rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
         terminated = torch.from_numpy(ended).to(self.device)
@@ -228,6 +229,19 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             told=told,
         )
         return self.earned
+
+    def _check_paid(self, reward: Float64[np.ndarray, " B"], credit: Float64[np.ndarray, "B N *F"] | None) -> None:
+        """Raise NotFiniteError, which names the images, for a reward or a credit that is NaN or infinite."""
+        sound = np.isfinite(reward)
+        if credit is not None:
+            sound &= np.isfinite(credit).reshape(len(credit), -1).all(1)
+        if not sound.all():
+            wrong = dict.fromkeys(self.indices[image] for image in self.rows[~sound].tolist())
+            raise NotFiniteError("a reward is NaN or infinite", names_of(self.data, wrong))
+
+    def image_names(self, indices: Sequence[int]) -> list[str]:
+        """What a message calls the images at these positions; see `AgentEnvironment`."""
+        return names_of(self.data, indices)
 
     def render(self) -> Any:
         """One picture a sub-environment, uint8 [H, W, 3]: true boxes; kept, dropped and changed detections; the reward."""

@@ -32,6 +32,10 @@ class WrappedEnvironment:
         observation, _ = self.envs.reset(seed=seed, options=None if indices is None else {"indices": list(indices)})
         return replace(self.core.shown, observation=_like(observation, self.core.shown.observation))
 
+    def image_names(self, indices: Sequence[int]) -> list[str]:
+        """What a message calls these images."""
+        return self.core.image_names(indices)
+
     def act(self, actions: Tensor, *, baseline: Tensor | None = None) -> Earned:
         """Step through the wrappers."""
         self.core.next_baseline = baseline

@@ -58,6 +58,10 @@ class AnnotatedImages:
             image_id=self.images[index].image_id,
         )
 
+    def file_of(self, index: int) -> Path:
+        """The image's file."""
+        return self.images[index].file
+
     def fingerprint(self) -> str:
         """A hash of all boxes and classes, and of each image's path, size and modification time."""
         root = self.path.parent

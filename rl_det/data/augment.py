@@ -4,6 +4,7 @@ All transforms except mirroring are torchvision's (v2).
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.ops import box_area
 from torchvision.transforms import v2
 
-from rl_det.data import Dataset
+from rl_det.data import Dataset, file_of
 from rl_det.errors import UserError
 from rl_det.settings import check_settings
 from rl_det.types import Sample, Target
@@ -90,6 +91,10 @@ class Views:
             return sample
         seen = augmented(sample, self.augmentations, index)
         return flipped(seen) if view % 2 else seen
+
+    def file_of(self, index: int) -> Path | None:
+        """The image's file, if it is known."""
+        return file_of(self.dataset, index % len(self.dataset))
 
 
 def flipped(sample: Sample) -> Sample:

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
-from rl_det.data import Dataset, Split
+from rl_det.data import Dataset, Split, file_of
 from rl_det.types import Sample
 
 HASHED_SAMPLES = 32
@@ -63,6 +64,10 @@ class First:
             raise IndexError(index)
         return self.dataset[index]
 
+    def file_of(self, index: int) -> Path | None:
+        """The image's file, if it is known."""
+        return file_of(self.dataset, index)
+
 
 def first_of(splits: Splits, *, train: int, val: int, test: int) -> Splits:
     """The same splits with at most so many images each, the first ones."""
@@ -92,6 +97,11 @@ class Chosen:
             raise IndexError(f"index must lie in 0..{len(self) - 1}; got {index}")
         number, place = self.places[index]
         return self.datasets[number][place]
+
+    def file_of(self, index: int) -> Path | None:
+        """The image's file, if it is known."""
+        number, place = self.places[index]
+        return file_of(self.datasets[number], place)
 
     def fingerprint(self) -> str:
         """Hex digits that change if the data sets or the choice change."""

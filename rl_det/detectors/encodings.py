@@ -1,23 +1,24 @@
 """A data set's encodings: kept in memory or on disk, as the frozen part's output does not change, or computed in the loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rl_det.data import Dataset
+from rl_det.data import Dataset, file_of
 from rl_det.detectors import encodings_on_disk
 from rl_det.detectors.contents import alike, difference, identity
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.reading import batches, read
+from rl_det.errors import NotFiniteError
 from rl_det.progress import tell
 from rl_det.storage.memory import give_back, read_of_files
 from rl_det.storage.weights import state_fingerprint
-from rl_det.types import Encoded, HeadOutput, Sample, Target, concatenate
+from rl_det.types import Candidates, Encoded, HeadOutput, Sample, Target, concatenate
 
 
 @dataclass
@@ -82,6 +83,26 @@ class EncodedInTheLoop:
 
 
 Encodings = EncodedDataset | EncodedInTheLoop
+
+
+def names_of(data: Encodings, images: Iterable[int]) -> list[str]:
+    """The images' ids, and their files where they are known: what a message calls them."""
+    files = {index: file_of(data.source, index) for index in images}
+    return [f"{data.targets[index].image_id}{f' ({str(file)!a})' if file else ''}" for index, file in files.items()]
+
+
+def check_finite(
+    said: HeadOutput | Candidates, mask: Bool[Tensor, "B M"], data: Encodings, images: Sequence[int]
+) -> None:
+    """Raise NotFiniteError, which names the images, if a box or a logit is NaN or infinite where the mask is set.
+
+    A logit of -inf is sound: it is that of a score of 0.
+    """
+    sound = said.boxes.isfinite().flatten(2).all(-1)
+    sound &= (said.logits.isfinite() | said.logits.isneginf()).view(*mask.shape, -1).all(-1)
+    if wrong := (mask & ~sound).any(1).nonzero().flatten().tolist():
+        raise NotFiniteError("the detector's output is NaN or infinite", names_of(data, [images[row] for row in wrong]))
+
 
 SAID_BYTES = 2**28
 """The most memory for what a head said of a data set."""

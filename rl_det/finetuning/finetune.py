@@ -31,7 +31,7 @@ from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
-from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
 from rl_det.storage.run import ENCODINGS, TENSORBOARD, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
@@ -147,8 +147,8 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
     policy = start.copy() if strategy.trains == "head" else copy.deepcopy(start)
     trained = policy.trainable if strategy.trains == "head" else policy.detector.plain()
     done = run.checkpoints / f"{name}.pt"
-    if done.exists():
-        kept = read_checkpoint(done)
+    kept = latest_checkpoint(done, tell)
+    if kept is not None:
         trained.load_state_dict(kept["trained"])
         policy.postprocessing = PostProcessingSettings.of(kept["postprocessing"])
         rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
@@ -173,7 +173,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
             "ending": asdict(ending),
         },
     )
-    unfinished.unlink(missing_ok=True)
+    remove_checkpoint(unfinished)
     rows.add(name, policy, seconds, ending)
 
 

@@ -14,7 +14,7 @@ from rl_det.policies.detections import candidates_of
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated_settings
 from rl_det.progress import tell
-from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import latest_checkpoint, write_checkpoint
 from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing, why_not_fitted
 from rl_det.strategies.strategy import Task
 
@@ -53,20 +53,18 @@ def fitted_rows(
 
 def _fitted(before: Policy, policy: Policy, task: Task, num_evaluations: int, done: Path) -> FittedRow:
     """Fit one policy's post-processing, or load it if it was fitted before the run was stopped."""
-    if not done.exists():
+    kept = latest_checkpoint(done, tell)
+    if kept is None:
         started = time.perf_counter()
         fitted, rescaled = _fit(policy, task, num_evaluations)
-        write_checkpoint(
-            done,
-            {
-                "fitted": fitted.settings.plain(),
-                "rescaled": rescaled.plain(),
-                "gain": fitted.gain,
-                "told": fitted.told,
-                "seconds": time.perf_counter() - started,
-            },
-        )
-    kept = read_checkpoint(done)
+        kept = {
+            "fitted": fitted.settings.plain(),
+            "rescaled": rescaled.plain(),
+            "gain": fitted.gain,
+            "told": fitted.told,
+            "seconds": time.perf_counter() - started,
+        }
+        write_checkpoint(done, kept)
     fitted = FittedPostProcessing(
         settings=PostProcessingSettings.of(kept["fitted"]), gain=kept["gain"], told=kept["told"]
     )

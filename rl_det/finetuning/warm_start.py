@@ -26,6 +26,7 @@ from rl_det.policies.rescore import RescorePolicy
 from rl_det.progress import bar, tell
 from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
+from rl_det.storage.checkpoint import remove_checkpoint
 from rl_det.storage.files import check_writable
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
@@ -69,7 +70,7 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
         _train(detector, images, data.val, recipe, file, limits or CacheLimits())
         save_state(detector.plain(), file)
         for stage in (1, 2):
-            _checkpoint(file, stage).unlink(missing_ok=True)
+            remove_checkpoint(_checkpoint(file, stage))
         load_state(detector.plain(), file, sealed=True)
     detector.is_trained = True
     return file

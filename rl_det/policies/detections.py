@@ -19,7 +19,7 @@ from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of, ranked
 from rl_det.candidates.votes import voted
 from rl_det.data import Dataset
-from rl_det.detectors.encodings import Encodings, spoken
+from rl_det.detectors.encodings import Encodings, check_finite, spoken
 from rl_det.policies.policy import Policy, apply_policy
 from rl_det.storage.memory import give_back
 from rl_det.storage.weights import state_fingerprint
@@ -30,11 +30,16 @@ IMAGE_BATCH = 16
 
 
 def candidates_of(policy: Policy, data: Encodings, num_candidates: int, *, batch_size: int | None = None) -> Candidates:
-    """Every image's N best candidates under the policy's logits, on the host."""
-    return joined(
+    """Every image's N best candidates under the policy's logits, on the host.
+
+    Raises NotFiniteError, which names the images, if a box or a logit is NaN or infinite.
+    """
+    found = joined(
         apply_policy(policy, encoded, num_candidates, output).to("cpu")
         for encoded, output in spoken(data, policy.detector, batch_size or data.batch_size)
     )
+    check_finite(found, found.mask, data, range(len(data)))
+    return found
 
 
 def joined(parts: Iterable[Candidates]) -> Candidates:

@@ -42,13 +42,15 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def endings_text(endings: Mapping[str, Any]) -> str:
-    """A line for each row that ended early, or whose start was never beaten, so that no training is not taken for no gain."""
+    """A line for each row that ended early, skipped updates, or never beat its start: no training is not taken for no gain."""
     lines = []
     for name, ending in endings.items():
         if ending.reason != "budget":
             detail = f" ({ending.detail})" if ending.detail else ""
             updates = "1 update" if ending.update == 1 else f"{ending.update} updates"
             lines.append(f"{name} ended after {updates}: {ending.reason}{detail}\n")
+        if ending.skipped:
+            lines.append(f"{name}: {ending.skipped} updates were skipped; first: {ending.first_skipped}\n")
         if ending.best_update == 0:
             lines.append(f"{name} is its own start: no later weights were better on validation\n")
     return "".join(lines)

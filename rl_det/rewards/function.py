@@ -40,7 +40,7 @@ class FunctionValue:
             raise UserError(f"function must be a function (detections, target) -> number; got {self.function!r}")
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
-        """The value of each edit. Raises UserError if the function returns something else than a finite number."""
+        """The value of each edit. Raises UserError if the function returns something else than a number."""
         images, targets = edits.images.tolist(), targets_of(edits.pool.truths)
         values: Float64[np.ndarray, " R"] = np.empty(len(images))
         known: dict[tuple[Any, ...], float] = {}
@@ -49,21 +49,23 @@ class FunctionValue:
             for row, found in zip(rows.tolist(), batch, strict=True):
                 seen = images[row], *(part.numpy().tobytes() for part in found.values())  # type: ignore[attr-defined]
                 if seen not in known:
-                    known[seen] = finite(self.function(found, targets[images[row]]))
+                    known[seen] = number_of(self.function(found, targets[images[row]]))
                 values[row] = known[seen]
         return values
 
 
-def finite(returned: Any) -> float:
-    """What a function returned, as a number; a tensor or an array of one number is one, too."""
+def number_of(returned: Any) -> float:
+    """What a function returned, as a number; a tensor or an array of one number is one, too.
+
+    Infinity becomes NaN, which an environment refuses with the image's name; training then skips the update.
+    """
     one = returned
     if isinstance(returned, Tensor | np.ndarray):
         one = returned.item() if np.prod(returned.shape) == 1 else None
-    value = float(one) if isinstance(one, Real) else np.nan
-    if not np.isfinite(value):
+    if not isinstance(one, Real):
         told = " ".join(repr(returned).split())
-        raise UserError(f"a reward must be a finite number; the function returned {told[:80]}")
-    return value
+        raise UserError(f"a reward must be a number; the function returned {told[:80]}")
+    return float(one) if np.isfinite(float(one)) else float("nan")
 
 
 def rows_of(batch: DetectionBatch, *, logits: bool) -> list[Detections]:

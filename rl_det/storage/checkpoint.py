@@ -1,7 +1,10 @@
 """Write and read checkpoints, and check that a resumed run is the one that was stopped."""
 
+import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +13,88 @@ import torch
 from rl_det.errors import UserError
 from rl_det.storage.files import finite, write_with
 
+SEAL = b"rl_det sha256 "
+"""What stands at the end of a checkpoint, before the hash of all bytes in front of it."""
+SEALED = len(SEAL) + hashlib.sha256().digest_size
+
+
+class DamagedError(UserError):
+    """A checkpoint that cannot be read, or whose bytes have changed."""
+
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; after a crash or on a full disk the old file is intact, and OSError names it."""
+    """Write tensors and plain values with a checksum; the file that was there before stays beside it, as `former(path)`.
+
+    After a crash or on a full disk, whole files alone are there, and OSError names the one that could not be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_with(path, lambda file: torch.save(state, file))
+    newest = _beside(path, "next")
+    write_with(newest, partial(_write_sealed, state))
+    if path.exists():
+        path.replace(former(path))
+    newest.replace(path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote, to the CPU; ValueError, which names the file, if it cannot be read."""
+    """Read what `write_checkpoint` wrote, to the CPU; DamagedError, which names the file, if it is not whole.
+
+    Nothing is unpickled but tensors and plain values.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes of a broken file provoke
-        message = f"torch cannot load it ({type(error).__name__}); remove it to start afresh"
-        raise UserError(f"{path}: must be a readable checkpoint; {message}") from error
+        told = path.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"{path}: must be a checkpoint; it cannot be read ({error})") from error
+    body, seal = memoryview(told)[:-SEALED], told[-SEALED:]
+    if seal != SEAL + hashlib.sha256(body).digest():
+        raise DamagedError(f"{path}: must be a whole checkpoint; its checksum is wrong")
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes of a strange file provoke
+        raise DamagedError(
+            f"{path}: must be a checkpoint of rl_det; torch cannot load it ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict):
-        raise UserError(f"{path}: must be a checkpoint, a dictionary; got {type(state).__name__}")
+        raise DamagedError(f"{path}: must be a checkpoint, a dictionary; got {type(state).__name__}")
     return state
+
+
+def latest_checkpoint(path: Path, warn: Callable[[str], Any]) -> dict[str, Any] | None:
+    """The checkpoint at `path`, or the one before it if that is damaged, which `warn` is told; None if there is none.
+
+    Raises DamagedError, which names the file, if no whole one is there.
+    """
+    there = [file for file in (path, former(path)) if file.exists()]
+    for file in there:
+        try:
+            return read_checkpoint(file)
+        except DamagedError as error:
+            if file == there[-1]:
+                raise DamagedError(f"{error}; remove it to start afresh") from error
+            warn(f"warning: {error}; the one before is used")
+    return None
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, and the one before it."""
+    for file in (path, former(path), _beside(path, "next")):
+        file.unlink(missing_ok=True)
+
+
+def former(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is."""
+    return _beside(path, "former")
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.stem}.{what}{path.suffix}")
+
+
+def _write_sealed(state: dict[str, Any], file: Path) -> None:
+    torch.save(state, file)
+    with file.open("rb") as body:
+        digest = hashlib.file_digest(body, "sha256").digest()
+    with file.open("ab") as end:
+        end.write(SEAL + digest)
 
 
 def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

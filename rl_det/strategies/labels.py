@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import Encodings
+from rl_det.detectors.encodings import Encodings, check_finite, names_of
+from rl_det.errors import naming
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.settings import check_settings, positive, within
@@ -122,9 +123,11 @@ class LabelsLearner:
         encoded = self.data.batch(images, self.policy.detector)
         targets = [self.data.targets[image] for image in images.tolist()]
         output = self.policy.detector.head(encoded)
+        check_finite(output, encoded.mask, self.data, images.tolist())
         parts = self.losses(self.policy, encoded, output, targets)
         loss = torch.stack(list(parts.values())).sum()
-        norm = descent.step(loss)
+        with naming(lambda: names_of(self.data, images.tolist())):
+            norm = descent.step(loss)
         named = {name: float(part.detach()) for name, part in parts.items()} if len(parts) > 1 else {}
         return {"loss": float(loss.detach()), **named, "grad_norm": norm}
 

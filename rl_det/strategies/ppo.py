@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
-from rl_det.errors import UserError
+from rl_det.errors import UserError, naming
 from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean, mean
 from rl_det.policies.build import PolicyName, build_policy
@@ -239,7 +239,8 @@ class PpoLearner:
                 break
             loss, parts = self.loss(rollout, output, distributions, log_ratios)
             metrics |= parts
-            metrics |= {"grad_norm": descent.step(loss), "epochs": epoch + 1.0}
+            with naming(lambda: self.envs.image_names(rollout.indices)):
+                metrics |= {"grad_norm": descent.step(loss), "epochs": epoch + 1.0}
         return metrics
 
     def loss(

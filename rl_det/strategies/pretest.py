@@ -15,6 +15,7 @@ from rl_det_envs.candidate_environment import CandidateVectorEnv
 from torch import Tensor
 
 from rl_det.detectors.encodings import EncodedDataset
+from rl_det.errors import NotFiniteError
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.progress import tell
@@ -73,7 +74,11 @@ def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
     if not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:
         return
     num_batches = min(MOST_BATCHES, len(task.train) // task.batch_size) if isinstance(task.train, EncodedDataset) else 1
-    found = best_of_samples(policy, envs, torch.Generator().manual_seed(task.seed), num_batches=num_batches)
+    try:
+        found = best_of_samples(policy, envs, torch.Generator().manual_seed(task.seed), num_batches=num_batches)
+    except NotFiniteError as error:  # training skips such updates
+        tell(f"{config.name}: what its samples would earn is not known: {error}")
+        return
     tell(f"{config.name}: {found.told()}")
     if counted is not None:
         tell(f"{config.name}: {counted.told(num_batches)}")

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
+from rl_det.errors import naming
 from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import mean, reinforce_loss
 from rl_det.policies.build import PolicyName, build_policy
@@ -181,7 +182,8 @@ class ReinforceLearner:
             supervised = self.supervised(rollout, rollout.output, rollout.moves[0].distribution)
             loss = loss + config.supervised_weight * supervised
             metrics["supervised"] = float(supervised.detach())
-        return {**metrics, "grad_norm": descent.step(loss)}
+        with naming(lambda: self.envs.image_names(rollout.indices)):
+            return {**metrics, "grad_norm": descent.step(loss)}
 
     def step_loss(self, move: Move, advantage: Tensor) -> Float[Tensor, ""]:
         """The score-function estimator of one step's actions, summed over their factors."""

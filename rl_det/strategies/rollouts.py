@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import EncodedDataset
-from rl_det.errors import UserError
+from rl_det.errors import NotFiniteError, UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
 from rl_det.losses.policy_gradient import masked_mean
 from rl_det.policies.build import POLICIES, PolicyName, check_num_steps, name_of
@@ -268,6 +268,8 @@ def moved_once(
     with torch.no_grad():
         action = distribution.sample(share, generator, draws)
         log_prob = distribution.log_prob(action)
+    if not action.isfinite().all():
+        raise NotFiniteError("the policy's actions are NaN or infinite")
     check_fits(distribution, action, envs)
     baseline = distribution.greedy().repeat_interleave(share, 0) if envs.takes_baseline else None
     return Move(

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors import Detector
-from rl_det.errors import UserError
+from rl_det.errors import UserError, naming
 from rl_det.metrics.evaluation import check_monitor, quick_evaluate
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_dataset
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies.strategy import Task, given
-from rl_det.training.descent import Descent, NotFiniteError
+from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending, LoopConfig
 from rl_det.training.schedules import ScheduleName
 from rl_det.types import Sample
@@ -190,11 +190,8 @@ class SupervisedLearner:
         with descent.autocast():
             losses = self.detector.training_losses(images, targets)
             loss = torch.stack(list(losses.values())).sum()
-        try:
+        with naming(lambda: [str(sample.target.image_id) for sample in samples]):
             norm = descent.step(loss)
-        except NotFiniteError as error:
-            ids = [sample.target.image_id for sample in samples]
-            raise NotFiniteError(f"{error}, images {ids}; lower the learning rate") from error
         return {**{name: float(value.detach()) for name, value in losses.items()}, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:

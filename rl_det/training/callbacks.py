@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from rl_det.progress import Bar
-from rl_det.storage.checkpoint import check_same, read_checkpoint, write_checkpoint
+from rl_det.progress import Bar, tell
+from rl_det.storage.checkpoint import check_same, latest_checkpoint, write_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training.loop import Callback, Ending, FitRun
 
@@ -67,16 +67,17 @@ class TensorBoardLog(Callback):
 class Checkpoint(Callback):
     """The file from which a run resumes: written at each validation, sometimes in between, and on an interrupt.
 
-    If the file exists, the run resumes from it; ValueError, which names the file, if its configuration differs. List
-    this callback before those that need to know where the run begins.
+    If the file exists, the run resumes from it; ValueError, which names the file, if its configuration differs. The one
+    before it is kept too, and used if the newest is damaged. Each holds the best weights so far. List this callback
+    before those that need to know where the run begins.
     """
 
     def __init__(self, path: Path, *, every_seconds: float = 60.0) -> None:
         self.path, self.every_seconds, self.written = path, every_seconds, time.monotonic()
 
     def on_start(self, run: FitRun) -> None:
-        if self.path.exists():
-            state = read_checkpoint(self.path)
+        state = latest_checkpoint(self.path, tell)
+        if state is not None:
             check_same(self.path, state.get("config", {}), run.state_dict()["config"])
             run.load_state_dict(state)
 

@@ -7,11 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from rl_det.errors import NotFiniteError
 from rl_det.training.schedules import SCHEDULES, ScheduleName
-
-
-class NotFiniteError(ArithmeticError):
-    """Raised if a loss or a gradient is NaN or infinite."""
 
 
 class Descent:

@@ -18,12 +18,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rl_det.errors import UserError
+from rl_det.errors import NotFiniteError, UserError
 from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.training.averaging import averaged, copied
-from rl_det.training.descent import Descent, NotFiniteError
+from rl_det.training.descent import Descent
 from rl_det.training.early_stopping import EarlyStopping
 from rl_det.training.interrupts import Interrupted, Pending, deferred
 from rl_det.training.schedules import ScheduleName
@@ -32,8 +32,8 @@ PAID = "paid"
 """The validation figure of a learner whose reward is a metric: that metric. There is none without a reward."""
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
 """Why a run ended. budget: all updates are made; patience: validation made no progress; collapse: it fell far; nothing
-to learn: no update had a gradient or an advantage; not finite: a loss was NaN; stopped: by a callback; interrupted:
-by a signal."""
+to learn: no update had a gradient or an advantage; not finite: a loss, a gradient, a reward or the detector's output was NaN
+or infinite in too many updates in a row, or in a validation; stopped: by a callback; interrupted: by a signal."""
 
 
 @runtime_checkable
@@ -97,6 +97,8 @@ class LoopConfig:
     """The number of first validations that do not count."""
     collapse_margin: float | None = None
     """The run ends if the figure falls this far below the start's; None: never."""
+    most_skipped: int = 5
+    """The run ends after this many updates in a row that were skipped, as a number was NaN or infinite."""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -108,6 +110,7 @@ class LoopConfig:
             ema=within("[0, 1)", usual="0.999"),
             validate_every=positive(),
             collapse_margin=positive(usual="0.03", infinite=True),
+            most_skipped=at_least(1),
         )
         if self.monitor != PAID:
             check_monitor(self.monitor)
@@ -149,6 +152,10 @@ class Ending:
     detail: str = ""
     best_update: int | None = field(default=None, compare=False)
     """The update after which that figure was measured; 0: the start."""
+    skipped: int = 0
+    """The number of updates that were skipped, as a number was NaN or infinite."""
+    first_skipped: str = ""
+    """What was not finite in the first of them, in which images."""
 
 
 class Callback:
@@ -192,6 +199,7 @@ class FitRun:
         self.start_figure: float | None = None
         self.best: dict[str, Tensor] | None = None
         self.best_update: int | None = None
+        self.skipped, self.skipped_in_row, self.first_skipped = 0, 0, ""
         self.ending: Ending | None = None
 
     def stop(self, detail: str = "") -> None:
@@ -205,8 +213,19 @@ class FitRun:
     def ended(self, reason: Reason, detail: str = "") -> Ending:
         """The ending if the run ends now."""
         return Ending(
-            reason=reason, update=self.update, best=self.best_figure, detail=detail, best_update=self.best_update
-        )
+            reason=reason, update=self.update, best=self.best_figure, detail=detail, best_update=self.best_update,
+            skipped=self.skipped, first_skipped=self.first_skipped,
+        )  # fmt: skip
+
+    def skip(self, error: NotFiniteError) -> dict[str, float]:
+        """Count an update that was skipped, tell of the first, and end the run after too many in a row; its metrics."""
+        self.skipped, self.skipped_in_row = self.skipped + 1, self.skipped_in_row + 1
+        if self.skipped == 1:
+            self.first_skipped = f"{error} in update {self.update}"
+            tell(f"{self.name}: {self.first_skipped}; such updates are skipped and counted")
+        if self.skipped_in_row == self.config.most_skipped:
+            self.end("not finite", f"{error} in update {self.update}, the last of {self.skipped_in_row} in a row")
+        return {"skipped": 1.0}
 
     @property
     def best_figure(self) -> float | None:
@@ -221,7 +240,13 @@ class FitRun:
     def validate(self) -> dict[str, float]:
         """Validate, keep the weights if they are the best so far, and decide whether the run ends."""
         with self.averaged_weights():
-            figures = dict(self.learner.validate())
+            try:
+                figures = dict(self.learner.validate())
+            except NotFiniteError as error:
+                if not self.update:  # no weights but these could be kept
+                    raise
+                self.end("not finite", f"{error} in the validation after update {self.update}")
+                return {}
             figure = figures.get(self.config.monitor)
             signed = None if figure is None or math.isnan(figure) else self.sign * figure
             if self.stopping.improved(signed):
@@ -277,6 +302,7 @@ class FitRun:
             "ending": None if self.ending is None else asdict(self.ending),
             "best": self.best,
             "best_update": self.best_update,
+            "skipped": [self.skipped, self.skipped_in_row, self.first_skipped],
             "trainable": self.learner.trainable.state_dict(),
             "learner": self.learner.state_dict(),
             "descent": self.descent.state_dict(),
@@ -291,6 +317,7 @@ class FitRun:
         self.start_figure = state["start_figure"]
         self.ending = None if state["ending"] is None else Ending(**state["ending"])
         self.best, self.best_update = state["best"], state["best_update"]
+        self.skipped, self.skipped_in_row, self.first_skipped = state["skipped"]
         self.learner.trainable.load_state_dict(state["trainable"])
         self.learner.load_state_dict(state["learner"])
         self.descent.load_state_dict(state["descent"])
@@ -340,9 +367,11 @@ def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) ->
         run.update += 1
         try:
             metrics = run.learner.update(run.update, run.descent)
+            run.skipped_in_row = 0
         except NotFiniteError as error:
-            run.end("not finite", f"{error} in update {run.update}")
-            return
+            metrics = run.skip(error)
+            if run.ending:
+                return
         run.descent.end_update()
         run.signal += abs(metrics.get("signal", metrics.get("grad_norm", 1.0)))
         _tell(run, callbacks, metrics, validated=run.config.is_due(run.update))

@@ -1,7 +1,9 @@
 """The training loop: why a run ends, when it validates, which weights stay, and what callbacks hear."""
 
 import math
+import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from training.toy import StopAt, ToyLearner, Watch, config
 from unchecked import unchecked
 
-from rl_det.training.descent import Descent, NotFiniteError
+from rl_det.errors import NotFiniteError, UserError
+from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending, FitRun, LoopConfig, fit
 
 
@@ -71,16 +74,62 @@ def test_an_updates_own_signal_counts_before_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_at_its_best_weights(value: float) -> None:
-    learner = ToyLearner([0.1, 0.3, 0.2])
+def test_losses_that_are_not_finite_skip_their_updates_and_too_many_in_a_row_end_the_run_at_its_best_weights(
+    value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner, broken = ToyLearner([0.1, 0.3, 0.2, 0.2, 0.2]), {2, 4, 5, 6}
 
     def break_it(number: int) -> None:
-        learner.scale = value if number == 4 else 1.0
+        learner.scale = value if number in broken else 1.0
 
     learner.before = break_it
-    ending = run(learner, num_updates=9)
-    assert ending == Ending(reason="not finite", update=4, best=0.3, detail=f"the loss is {value} in update 4")
+    ending = run(learner, num_updates=9, most_skipped=3)
+    why = f"the loss is {value} in update"
+    assert ending == Ending(
+        reason="not finite", update=6, best=0.3, skipped=4, first_skipped=f"{why} 2",
+        detail=f"{why} 6, the last of 3 in a row",
+    )  # fmt: skip
     assert learner.trainable.value == learner.seen[1]
+    assert capsys.readouterr().err.count("such updates are skipped and counted") == 1
+
+
+def test_a_skipped_update_leaves_the_weights_and_the_others_are_made() -> None:
+    learner = ToyLearner([0.5] * 8)
+
+    def break_it(number: int) -> None:
+        learner.scale = math.nan if number % 2 else 1.0
+
+    learner.before = break_it
+    ending = run(learner, num_updates=8)
+    assert (ending.reason, ending.update, ending.skipped) == ("budget", 8, 4)
+    assert [one == other for one, other in pairwise([5.0, *learner.seen])] == [True, False] * 4
+
+
+class Unsound(ToyLearner):
+    """Its validations find numbers that are not finite from the given one on."""
+
+    def __init__(self, from_validation: int) -> None:
+        super().__init__([])
+        self.validations_left = from_validation
+
+    def validate(self) -> dict[str, float]:
+        self.validations_left -= 1
+        if self.validations_left < 0:
+            raise NotFiniteError("the detector's output is NaN or infinite", ["7 ('seven.png')"])
+        return {"AP": 0.5}
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_and_at_the_start_nothing_is_trained() -> None:
+    what = "the detector's output is NaN or infinite, images 7 ('seven.png')"
+    ending = run(Unsound(1), num_updates=9)
+    assert ending == Ending(
+        reason="not finite",
+        update=ending.update,
+        best=0.5,
+        detail=f"{what} in the validation after update {ending.update}",
+    )
+    with pytest.raises(UserError, match=re.escape(what)):
+        run(Unsound(0), num_updates=9, validate_start=True)
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
