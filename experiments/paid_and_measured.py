@@ -2,7 +2,7 @@
 
 Commands: python experiments/paid_and_measured.py --budget short --seed 0      # and seeds 1, 2; --data FOLDER for other images
           python experiments/paid_and_measured.py --budget short --table       # the table over these runs
-Hardware, minutes and numbers: experiments/README.md.
+Hardware, minutes and numbers: experiments/NUMBERS.md.
 
 One PPO a reward, beside the control: continued supervised training of the head, on the same images, for as many image
 passes. F1, LRP, cost and count error are each measured at the score threshold that is best for them on validation, for the

@@ -1,7 +1,7 @@
 """Question: does PPO on a detector's own mAP raise it above what more supervised training gives?
 
 Command: python experiments/ppo_finetune.py --budget full --seed 0
-Hardware, minutes and expected numbers with their spread over seeds: experiments/README.md.
+Hardware, minutes and expected numbers with their spread over seeds: experiments/NUMBERS.md.
 
 Rows from one warm start: the warm start itself; continued supervised training of the same parameters, on the same images, for
 as many image passes; PPO. Each is chosen by validation AP and judged by pycocotools on the untouched test split. Where the

@@ -1,7 +1,7 @@
 """Question: does REINFORCE on a detector's own mAP raise it above what more supervised training gives?
 
 Command: python experiments/reinforce_finetune.py --budget full --seed 0
-Hardware, minutes and expected numbers with their spread over seeds: experiments/README.md.
+Hardware, minutes and expected numbers with their spread over seeds: experiments/NUMBERS.md.
 
 Rows as in ppo_finetune.py. REINFORCE judges an action by each candidate's own credit or by its image's reward, and sees as many
 images as the control. A pass costs more than PPO's, as every gradient step needs a rollout of its own.

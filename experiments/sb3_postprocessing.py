@@ -1,7 +1,7 @@
 """Question: do post-processing settings that PPO chooses image by image beat the best fixed ones, ours and SB3's alike?
 
 Command: python experiments/sb3_postprocessing.py --budget full --seed 0
-Hardware, minutes and expected numbers with their spread over seeds: experiments/README.md.
+Hardware, minutes and expected numbers with their spread over seeds: experiments/NUMBERS.md.
 
 Rows: the detector's own NMS at a score threshold of a half; the fixed settings that are best on validation, by a grid; SB3's
 PPO and our own, started at the grid's settings, at their best validation and at their end. The detector stays as it is.

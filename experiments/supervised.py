@@ -1,7 +1,7 @@
 """Question: how far does supervised training of the whole detector go, led by its own validation mAP?
 
 Command: python experiments/supervised.py --budget full --seed 0
-Hardware, minutes and expected numbers: experiments/README.md.
+Hardware, minutes and expected numbers: experiments/NUMBERS.md.
 
 From the warm start, or from random weights (`--weights none`), on the images that the other experiments tune on. Stopped
 and kept by validation, where the warm start is the first candidate; judged by pycocotools on the untouched test split. Each

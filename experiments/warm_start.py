@@ -1,7 +1,7 @@
 """Question: how good a detector can two CPU cores train on digit scenes within ten minutes?
 
 Command: python experiments/warm_start.py --out rl_det/detectors/weights/tiny_digit_scenes.safetensors
-Minutes and mAP: experiments/README.md. This is how the shipped weights were made.
+Minutes and mAP: experiments/NUMBERS.md. This is how the shipped weights were made.
 """
 
 from dataclasses import dataclass

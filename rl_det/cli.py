@@ -21,6 +21,7 @@ from rl_det.finetuning.compared import compared_seeds, have_truths
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.inspection import inspect
+from rl_det.finetuning.processes import On
 from rl_det.finetuning.request import DataFlags, Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.tuned import load_tuned
@@ -168,7 +169,9 @@ class CompareFlags(Request, ProgramFlags):
     reward: str = "pool_ap"
     """The reward of the strategies that have one."""
     workers: int = os.cpu_count() or 1
-    """The number of processes at a time; the cores are divided among them."""
+    """The number of processes at a time on a machine; its cores are divided among them."""
+    on: On = "processes"
+    """Where they run: in processes of this machine, or on the Ray cluster of RAY_ADDRESS (without it, on a local Ray)."""
     out: Path | None = None
     """The folder; left out: one in runs/, named after the comparison."""
     resume: bool = False
@@ -258,6 +261,7 @@ def run_compare(flags: CompareFlags) -> None:
         folds=flags.folds,
         reward=flags.reward,
         workers=flags.workers,
+        on=flags.on,
         out=out,
         overwrite=flags.overwrite,
     )

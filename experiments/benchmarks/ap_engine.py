@@ -4,8 +4,8 @@
     python experiments/benchmarks/ap_engine.py --json
 
 One process, one thread, medians of interleaved repeats in CPU time; about 10 minutes and 6 GB on two cores without a GPU.
-What it printed last, and where, is in experiments/README.md. `peers/ways.py` says how the peers are used. The two ratios of
-AP per image are geometric means over 1, 20 and 80 classes:
+What it printed last, and where, is in experiments/benchmarks/README.md. `peers/ways.py` says how the peers are used. The
+two ratios of AP per image are geometric means over 1, 20 and 80 classes:
 
 * `ratio_fastest_peer`: against the fastest peer at each number of classes, each by its own algorithm;
 * `ratio_fastest_peer_lent`: the same, where each is lent our own algorithm as far as it can take it.

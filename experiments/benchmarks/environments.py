@@ -4,7 +4,7 @@
     python experiments/benchmarks/environments.py --json
 
 One process, one thread, medians of interleaved repeats in CPU time. Digit scenes, `tiny` and its cached encodings. What it
-printed last, and where, is in experiments/README.md.
+printed last, and where, is in experiments/benchmarks/README.md.
 
 * `vector_over_sb3_dummy`: environment steps a second under random actions, the vector form over SB3's DummyVecEnv of as many
   `gymnasium.make(...)`, in the pool's AP, credit off; the least of the environments that SB3 knows to act in. Each of Dummy's

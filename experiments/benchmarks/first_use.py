@@ -5,7 +5,7 @@
 A fresh process with an empty cache folder makes RescoreDetections (reward `pool_ap`), resets it, takes a step with credit,
 evaluates four images, and takes a step of AdjustDetections; then another process does the same and finds all on disk.
 `compile_seconds` is the difference of their CPU times, imports not counted; two minutes on two cores. What it printed last, and
-where, is in experiments/README.md.
+where, is in experiments/benchmarks/README.md.
 """
 
 import json

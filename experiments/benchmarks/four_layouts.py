@@ -1,7 +1,7 @@
 """Question: does a data set give the same results in whatever layout it comes?
 
 Command: python experiments/benchmarks/four_layouts.py --data ../shared/data/bccd --out /tmp/four_layouts
-Hardware and numbers: experiments/README.md.
+Hardware and numbers: experiments/benchmarks/README.md.
 
 Writes the data set in COCO's own layout, in Roboflow's, in YOLO's and in Pascal VOC's, and tunes `tiny` on each with the smoke
 budget. All figures of all rows must be equal to the last bit.

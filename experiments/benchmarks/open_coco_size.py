@@ -2,7 +2,7 @@
 
 Commands: python experiments/benchmarks/open_coco_size.py --make /tmp/coco_size    # writes 118,000 small images
           python experiments/benchmarks/open_coco_size.py --open /tmp/coco_size    # the measurement
-Hardware and numbers: experiments/README.md.
+Hardware and numbers: experiments/benchmarks/README.md.
 
 The annotations have COCO's numbers (118,000 images, 860,000 boxes of 80 classes, polygons, crowds) in COCO's own layout. The
 images are of COCO's sizes, in one colour, so that their headers are real and their files small.

@@ -2,7 +2,7 @@
 
 Commands: python experiments/benchmarks/real_detector.py --data ../shared/data/bccd --seed 0      # and seeds 1, 2; dsb2018
           rl-det report runs/real_detector/bccd-mobilenet-320/seed*                               # the table over these runs
-Hardware, minutes and numbers: experiments/README.md.
+Hardware, minutes and numbers: experiments/benchmarks/README.md.
 
 `--detector mobilenet` is a Faster R-CNN whose MobileNetV2 was trained on ImageNet (`../shared/weights`); `--detector tiny` is
 the small detector of digit scenes, from random weights. Both are trained on the data once, and all seeds and strategies start

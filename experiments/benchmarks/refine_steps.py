@@ -2,7 +2,7 @@
 
 Commands: python experiments/benchmarks/refine_steps.py --steps 3 --seed 0    # and --steps 1, seeds 1, 2: the runs
           python experiments/benchmarks/refine_steps.py --table               # the table over these runs
-Hardware, minutes and numbers: experiments/README.md.
+Hardware, minutes and numbers: experiments/benchmarks/README.md.
 
 The head stays as it is (`supervised_weight=0`), so all that is gained comes from the steps. One step and three see the
 same images, as often. Intervals are a paired bootstrap over seeds and test images.

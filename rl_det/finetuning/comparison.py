@@ -18,7 +18,7 @@ from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.compared import NUM_DRAWS, compared_rows
 from rl_det.finetuning.job import Cell, JobFile, parts_of, strategy_of
 from rl_det.finetuning.plan import FITTED, Plan, plan_run
-from rl_det.finetuning.processes import JOB, Processes
+from rl_det.finetuning.processes import JOB, On, runner_on
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.finetuning.warm_start import warm_start
@@ -41,6 +41,7 @@ def compare(
     reward: str = "pool_ap",
     budget: Budget | None = None,
     workers: int = os.cpu_count() or 1,
+    on: On = "processes",
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -49,8 +50,9 @@ def compare(
     With `folds`, every image is tested once (`rl_det.data.folds`): each fold has its own warm start, and a cell is a
     strategy with a seed in a fold. A cell's results are reused only if they are of the same configuration, data and
     weights. Otherwise ValueError names the difference, unless `overwrite` runs the cell again. A folder of another number
-    of folds is refused. A stopped cell resumes. The cores are divided among `workers` processes. Every strategy that
-    leaves post-processing as it was has a second row, with fitted post-processing, as in `finetune`.
+    of folds is refused. A stopped cell resumes. The cores are divided among `workers` processes; `on="ray"` runs them on a
+    Ray cluster. Every strategy that leaves post-processing as it was has a second row, with fitted post-processing, as in
+    `finetune`.
     """
     check_names(strategies)
     if workers < 1:
@@ -83,9 +85,12 @@ def compare(
     for fold in parts:
         if first := next((cell for cell in waiting if cell.fold == fold), None):
             _encode(plans[first], _encodings(out, fold))
-    with bar("compare", len(plans)) as shown, ThreadPoolExecutor(workers) as pool:
+    processes = runner_on(on, workers)
+    with (
+        bar("compare", len(plans)) as shown,
+        ThreadPoolExecutor(workers if on == "processes" else max(1, len(waiting))) as pool,
+    ):
         shown.advance(len(plans) - len(waiting))
-        processes = Processes(workers)
 
         def one(cell: Cell) -> None:
             file = JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,

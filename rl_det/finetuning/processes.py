@@ -1,47 +1,96 @@
-"""The processes of a comparison's jobs: how many cores each has, what their errors say, and how they stop."""
+"""The processes of a comparison's jobs, here or on a Ray cluster: their cores, what their errors say, and how they stop."""
 
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_det.errors import UserError
 from rl_det.finetuning.job import JobFile
 from rl_det.storage.files import write_whole
 
 JOB = "job.json"
+On = Literal["processes", "ray"]
+"""Where jobs run: in processes of this machine, or on a Ray cluster."""
+STARTS = 4
+"""How often Ray starts a job whose worker was killed."""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """What runs the jobs."""
+
+    def run(self, job: JobFile) -> None:
+        """Run one job to its end; UserError for a mistake of the user's or a kill, RuntimeError for one of ours."""
+        ...
+
+    def stop(self) -> None:
+        """Stop all jobs; each keeps what it has done."""
+        ...
+
+
+def runner_on(place: On, workers: int) -> Runner:
+    """The runner of so many jobs at a time; UserError if Ray is asked for and not installed."""
+    return Processes(workers) if place == "processes" else RayJobs(workers)
+
+
+def written(job: JobFile) -> list[str]:
+    """The command of a job, whose file is written to its folder."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    file = job.out / JOB
+    write_whole(file, job.to_json())
+    return [sys.executable, "-m", "rl_det.finetuning.job", str(file.resolve())]
+
+
+def threads_of(workers: int) -> str:
+    """The threads of one of so many jobs on this machine."""
+    return str(max(1, (os.cpu_count() or 1) // workers))
+
+
+def with_threads(environment: Mapping[str, str], threads: str) -> dict[str, str]:
+    """The environment of a job's process. Its results depend on the number of threads, to the last digit."""
+    return {**environment, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+
+
+def check_ended(job: JobFile, command: list[str], code: int, printed: str) -> None:
+    """Raise UserError for a mistake of the user's or a kill, RuntimeError for a mistake of ours."""
+    if not code:
+        return
+    told = f"{job.out}: {' '.join(command[1:])} ended with {code}"
+    if code == 1:  # an error of ours, with its traceback
+        raise RuntimeError(f"{told}\n{printed.strip()}")
+    raise UserError(f"{told}; {' '.join(printed.split())[-500:]}")
 
 
 class Processes:
-    """The running processes of the jobs."""
+    """The running processes of the jobs, on this machine."""
 
     def __init__(self, workers: int) -> None:
-        self.threads = str(max(1, (os.cpu_count() or 1) // workers))
+        self.threads = threads_of(workers)
         self.alive: set[subprocess.Popen[str]] = set()
         self.lock, self.stopped = threading.Lock(), False
 
     def run(self, job: JobFile) -> None:
         """Run one process to its end; UserError for a mistake of the user's or a kill, RuntimeError for one of ours."""
-        job.out.mkdir(parents=True, exist_ok=True)
-        file = job.out / JOB
-        write_whole(file, job.to_json())
-        environment = {**os.environ, "OMP_NUM_THREADS": self.threads, "NUMBA_NUM_THREADS": self.threads}
-        command = [sys.executable, "-m", "rl_det.finetuning.job", str(file)]
+        command = written(job)
         with self.lock:
             if self.stopped:
                 return
             process = subprocess.Popen(
-                command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                command,
+                env=with_threads(os.environ, self.threads),
+                text=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
             )
             self.alive.add(process)
         _, printed = process.communicate()
         with self.lock:
             self.alive.discard(process)
-        if process.returncode and not self.stopped:
-            told = f"{job.out}: {' '.join(command[1:])} ended with {process.returncode}"
-            if process.returncode == 1:  # an error of ours, with its traceback
-                raise RuntimeError(f"{told}\n{printed.strip()}")
-            raise UserError(f"{told}; {' '.join(printed.split())[-500:]}")
+        if not self.stopped:
+            check_ended(job, command, process.returncode, printed)
 
     def stop(self) -> None:
         """Stop all processes; each keeps what it has done."""
@@ -49,3 +98,64 @@ class Processes:
             self.stopped = True
             for process in self.alive:
                 process.terminate()
+
+
+class RayJobs:
+    """Jobs as tasks of Ray, on the cluster of `RAY_ADDRESS`, or on this machine with so many workers.
+
+    Every machine must see the data, the comparison's folder and the cache under the same paths, and have rl_det. A task
+    runs the same process as `Processes`, so results are the same. Ray starts a job again whose worker or process was
+    killed, and it resumes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("jobs on Ray need it: pip install 'rl_det[ray]'") from error
+        self.ray, self.threads = ray, threads_of(workers)
+        self.tasks: set[Any] = set()
+        if not ray.is_initialized():
+            here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "object_store_memory": SMALLEST_STORE}
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
+        cores = int(self.threads) if "RAY_ADDRESS" in os.environ else 1
+        retried = {"max_retries": STARTS - 1, "retry_exceptions": [KilledError]}
+        self.remote = ray.remote(num_cpus=cores, **retried)(run_command)
+
+    def run(self, job: JobFile) -> None:
+        """Run one task to its end."""
+        command = written(job)
+        task = self.remote.remote(command, self.threads)
+        self.tasks.add(task)
+        try:
+            code, printed = self.ray.get(task)
+        except self.ray.exceptions.TaskCancelledError:
+            return
+        except (self.ray.exceptions.RayTaskError, self.ray.exceptions.WorkerCrashedError) as error:
+            raise UserError(f"{job.out}: the job was killed {STARTS} times ({type(error).__name__})") from error
+        finally:
+            self.tasks.discard(task)
+        check_ended(job, command, code, printed)
+
+    def stop(self) -> None:
+        """Cancel all tasks; their processes end with their workers."""
+        for task in list(self.tasks):
+            self.ray.cancel(task, force=True)
+
+
+SMALLEST_STORE = 100 * 2**20
+"""The memory of a local Ray for objects, of which jobs have none."""
+
+
+class KilledError(RuntimeError):
+    """A job's process was killed by a signal."""
+
+
+def run_command(command: list[str], threads: str) -> tuple[int, str]:
+    """Run a job's process; return its exit code and what it printed of errors. KilledError if a signal has ended it."""
+    done = subprocess.run(
+        command, env=with_threads(os.environ, threads), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    if done.returncode < 0:
+        raise KilledError(f"ended by signal {-done.returncode}")
+    return done.returncode, done.stderr

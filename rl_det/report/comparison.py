@@ -1,5 +1,6 @@
 """The table in Markdown and the picture of a comparison of strategies, with intervals."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -17,6 +18,9 @@ DIFFERENCES = {
     "over_fitted_control": "AP over control with fitted post-processing",
 }
 """The columns of differences, each there if the comparison holds it."""
+
+TITLE_WIDTH = 80
+"""The characters of a line of a picture's title."""
 
 
 def means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -84,7 +88,8 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     seeds = "1 seed" if len(compared["seeds"]) == 1 else f"{len(compared['seeds'])} seeds"
     images = f"{compared['images']['test']} test images"
     folds = [f"{compared['folds']} folds"] if "folds" in compared else []
-    axes.set_title(", ".join([Path(compared["data"]).name, compared["detector"], seeds, *folds, images]), fontsize=10)
+    title = ", ".join([Path(compared["data"]).name, compared["detector"], seeds, *folds, images])
+    axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     write_with(path, lambda file: figure.savefig(file, dpi=130, format="png"))
 

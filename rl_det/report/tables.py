@@ -1,6 +1,7 @@
 """Tables of the results of one run or of several seeds, for a terminal or for Markdown; AP figures times 100."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -19,10 +20,11 @@ HEADERS = ("AP", "AP50", "AP75", "F1", "F1 by class", "D-ECE")
 def figures_of(run: Mapping[str, Any], name: str) -> dict[str, float | None]:
     """A row's figures on test; F1 at the threshold that is best on validation, and at those best there for each class.
 
-    `run` is the contents of `results.json`. Of a run that has not written one of these, it is None.
+    `run` is the contents of `results.json`. What a run has not written, or what does not exist, is None.
     """
     f1, by_class = (run.get(key, {}).get(name) for key in ("F1_at_validations_threshold", "F1_at_class_thresholds"))
-    return {**run["methods"][name], "F1": f1, "F1_by_class": by_class}
+    figures = {**run["methods"][name], "F1": f1, "F1_by_class": by_class}
+    return {key: None if value is None or math.isnan(value) else value for key, value in figures.items()}
 
 
 def table_text(runs: Sequence[dict[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.job import Cell, JobFile, strategy_of
 from rl_det.finetuning.plan import plan_run
-from rl_det.finetuning.processes import Processes
+from rl_det.finetuning.processes import Processes, RayJobs
 from rl_det.finetuning.request import Request
 from rl_det.storage.run import Run
 
@@ -39,6 +39,27 @@ from test_compare import CONTROL, compared, few_scenes
 
 few_scenes()
 compared(pathlib.Path(sys.argv[1]), strategies=(CONTROL,))
+"""
+
+ON_RAY = """
+import pathlib, sys
+
+from test_compare import compared, few_scenes
+from rl_det.finetuning import comparison
+
+few_scenes()
+comparison.NUM_DRAWS = 20
+compared(pathlib.Path(sys.argv[1]), on="ray")
+"""
+KILLED = """
+if 'rl_det.finetuning.job' in sys.orig_argv:
+    import os, pathlib, signal
+    for number, victim in enumerate((os.getpid(), os.getppid())):  # first the job, at the next start the worker
+        mark = pathlib.Path(__file__).with_name(f'killed{number}')
+        if not mark.exists():
+            mark.touch()
+            os.kill(victim, signal.SIGKILL)
+            os._exit(1)
 """
 
 
@@ -236,3 +257,24 @@ def test_unknown_strategies_rewards_and_a_comparison_without_a_control_are_refus
     assert f"must hold {CONTROL}" in refused("--strategies", "warm_start", *own)
     assert "pool_ap" in refused("--strategies", CONTROL, "--reward", "map", *own)
     assert not (tmp_path / "out").exists()
+
+
+def test_on_ray_the_results_are_the_same_and_a_killed_job_and_a_killed_worker_are_started_again(
+    tmp_path: Path, out: Path
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rl_det[ray]'")
+    site = tmp_path / "site" / "sitecustomize.py"
+    site.write_text(site.read_text() + KILLED)
+    done = subprocess.run([sys.executable, "-c", ON_RAY, str(tmp_path / "ray")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(site.with_name(f"killed{number}").exists() for number in (0, 1))
+    here, there = (json.loads((folder / "comparison.json").read_text()) for folder in (out, tmp_path / "ray"))
+    assert list(there["methods"]) == list(QUICK)
+    for name, method in here["methods"].items():
+        assert {**there["methods"][name], "seconds": []} == {**method, "seconds": []}
+
+
+def test_without_ray_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"jobs on Ray need it: pip install 'rl_det\[ray\]'"):
+        RayJobs(2)

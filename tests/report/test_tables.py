@@ -45,6 +45,9 @@ def test_f1_at_a_threshold_per_class_is_a_dash_for_an_older_run() -> None:
     run = results(0.53)
     del run["F1_at_class_thresholds"]
     assert "| 70.00 | - | 1.00 |" in markdown_table([run])
+    nan = results(0.53)
+    nan["F1_at_class_thresholds"] = dict.fromkeys(nan["methods"], float("nan"))
+    assert markdown_table([nan]) == markdown_table([run])
 
 
 def test_the_control_is_the_method_that_the_run_names() -> None:
