@@ -1,4 +1,4 @@
-"""The pages of a detector, data and an agent of one's own: their programs run as they stand, with fewer images and updates."""
+"""docs/my_detector.md: its program runs as it stands, with few images and updates."""
 
 from pathlib import Path
 
@@ -28,12 +28,3 @@ def test_a_detector_and_data_of_ones_own_need_no_adapter(
     write_table(tmp_path / "mine")
     run_page("my_detector")
     assert capsys.readouterr().out.endswith("1 image searched\n")
-
-
-def test_an_agent_of_ones_own_trains_and_sb3_takes_all_its_steps(
-    run_page: RunPage, capsys: pytest.CaptureFixture[str]
-) -> None:
-    variables = run_page("my_agent", most=64)
-    assert variables["model"].num_timesteps >= 2048
-    assert variables["before"] != variables["judged"](variables["test"])
-    assert "before" in capsys.readouterr().out
