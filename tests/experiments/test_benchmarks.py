@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,15 @@ def test_detectors_of_real_size_are_measured_at_a_small_size() -> None:
     assert figures["rl_over_supervised"] == pytest.approx(figures["rl_ms"] / figures["supervised_ms"], rel=0.01)
     assert 0 < figures["reward_share"] < 1
     assert figures["encoding_mb"] == pytest.approx(0.0126 * min(300, 500), rel=0.05)
+
+
+def test_costs_are_fitted_at_several_sizes() -> None:
+    sizes = ("--images", "4", "8", "--detections", "10", "20", "--classes", "5", "10", "--candidates", "16", "32")
+    more = ("--pool", "16", "17", "--batch", "2", "3", "--sides", "64", "96", "--repeats", "1")
+    result = printed("scaling.py", "--json", *sizes, *more)
+    figures = result.pop("bytes")
+    assert figures["encoding"] > 0
+    assert figures["relations"] > 4 * 256**2
+    for costs in result.values():
+        (small, first), (large, second) = ((int(size), spent) for size, spent in costs["milliseconds"].items())
+        assert costs["slope"] == pytest.approx(math.log(second / first) / math.log(large / small), abs=0.1)
