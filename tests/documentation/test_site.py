@@ -16,7 +16,7 @@ import rl_det
 import rl_det.ap
 
 BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + [
-    ROOT / "experiments" / name for name in ("README.md", "LOG.md")
+    ROOT / "experiments" / name for name in ("README.md", "NUMBERS.md", "LOG.md", "benchmarks/README.md")
 ]
 """The pages of the site that do not lie in docs/."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
