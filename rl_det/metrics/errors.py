@@ -11,9 +11,9 @@ these kinds that applies, in the order of the authors' program, and each kind ha
     missed          a true box that nothing found, and that no error above can mend   -> no longer to be found
 
 A true box is mended once, by the error with the highest score of those that are nearest to it; the others are removed. The
-gain of a kind is the AP50 after its oracle, minus AP50. We differ from the authors' program in two points: (1) AP50 is COCO's, so that
-classes without a true box are left out and each class has its own limit of detections; (2) of true boxes with equal IoU, a
-detection finds the later one, as in COCO.
+gain of a kind is the AP50 after its oracle, minus AP50. We differ from the authors' program in two points: (1) AP50 is COCO's,
+so that classes without a true box are left out and each class has its own limit of detections; (2) of true boxes with equal
+IoU, a detection finds the later one, as in COCO.
 """
 
 from collections.abc import Iterator

@@ -94,7 +94,7 @@ def curves_section(lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> S
         for row, (x, y) in known.items():
             best = int(np.argmax(y))
             numbers.append(
-                [f"{row}: {label}", *(f"{scale * value:.4g}" for value in (y[0], y[best], y[-1])), str(x[best])]
+                [f"{row}: {label}", *(f"{scale * value:.4g}" for value in (y[0], y[best], y[-1])), f"{x[best]:.0f}"]
             )
     parts: list[Part] = [Words(text="No row of this run was trained.")]
     if drawings:
@@ -105,10 +105,10 @@ def curves_section(lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> S
     return Section(name="curves", title="Learning curves", lead=lead, parts=parts)
 
 
-def points(lines: Sequence[Mapping[str, Any]], row: str, figure: str) -> tuple[list[int], list[float]]:
+def points(lines: Sequence[Mapping[str, Any]], row: str, figure: str) -> tuple[list[float], list[float]]:
     """The steps and values of one figure of one row, where there is a value."""
     own = [(line["step"], line[figure]) for line in lines if line["stage"] == row and line.get(figure) is not None]
-    return [step for step, _ in own], [value for _, value in own]
+    return [float(step) for step, _ in own], [float(value) for _, value in own]
 
 
 def gain_section(contrast: Contrast) -> Section:
