@@ -23,9 +23,9 @@ class Changes:
     """How many right and wrong detections met each change of `KINDS`, and how the boxes of the M pairs moved.
 
     A pair is raised if it ranks higher than before among the pairs of its class, over the whole data set. So nothing is raised
-    only because others are gone. Right means matched with a true box at IoU 0.5: before, or after for what is new. `overlap` is
-    the IoU of the two boxes of each pair. `nearer` is the change of a right one's IoU with the true box of its class that was
-    nearest before; NaN for wrong ones.
+    only because others are gone. Right means matched with a true box at IoU 0.5: before, or after for what is new; all others
+    are wrong here, even in a crowd. `overlap` is the IoU of the two boxes of each pair. `nearer` is the change of a right one's
+    IoU with the true box of its class that was nearest before; NaN for wrong ones.
     """
 
     right: dict[str, int]

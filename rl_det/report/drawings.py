@@ -30,9 +30,9 @@ STYLE: Any = {
 
 
 def keys_of(names: Sequence[str]) -> list[Key]:
-    """A colour and a dash pattern for each name; no two names of the first 32 have both the same."""
+    """A colour and a dash pattern for each name; two names have both the same only if all pairs are taken."""
     return [
-        Key(name=name, colour=COLOURS[k % len(COLOURS)], dashes=DASHES[(k // 2) % len(DASHES)])
+        Key(name=name, colour=COLOURS[k % len(COLOURS)], dashes=DASHES[(k + k // len(COLOURS)) % len(DASHES)])
         for k, name in enumerate(names)
     ]
 

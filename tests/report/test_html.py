@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -144,7 +145,7 @@ def test_it_is_made_for_screen_readers(page: str) -> None:
     levels = [int(element.name[1]) for element in headings]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert all(element.text.strip() for element in headings)
     ids = [element.attributes["id"] for element in parsed.elements if "id" in element.attributes]
     assert len(ids) == len(set(ids))
