@@ -166,31 +166,24 @@ def _of_image(
     counted: Bool[np.ndarray, " N"],
 ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"], Bool[np.ndarray, " G"]]:
     """The kinds of one image's detections, best first, the labels that mend them (or 0), and which true boxes are missed."""
-    num_boxes = len(true_labels)
     same = labels[:, None] == true_labels
     of_class, of_others = overlap * same, overlap * ~same
     found = _found(of_class, right)
+    wrong = counted & ~right
     kinds, mended = np.where(right, RIGHT, IGNORED), np.zeros(len(labels), dtype=np.int64)
-    mendable = found.copy()
-    for place in np.flatnonzero(counted & ~right).tolist():
-        if not num_boxes:
-            kinds[place] = OF_DETECTIONS.index("background")
-            continue
-        nearest, other = int(of_class[place].argmax()), int(of_others[place].argmax())
-        if BACKGROUND <= of_class[place, nearest] <= FOREGROUND:
-            kind, box = "localisation", nearest
-        elif of_others[place, other] >= FOREGROUND:
-            kind, box = "classification", other
-        elif (of_class[place] * found).max() >= FOREGROUND:
-            kind, box = "duplicate", -1
-        elif overlap[place].max() <= BACKGROUND:
-            kind, box = "background", -1
-        else:
-            kind, box = "both", -1
-        kinds[place] = OF_DETECTIONS.index(kind)
-        if box >= 0 and not mendable[box]:
-            mended[place], mendable[box] = true_labels[box], True
-    return kinds, mended, ~mendable
+    if not len(true_labels):
+        kinds[wrong] = OF_DETECTIONS.index("background")
+        return kinds, mended, ~found
+    own, other, any_box, taken = (part.max(1) for part in (of_class, of_others, overlap, of_class * found))
+    localisation = (own >= BACKGROUND) & (own <= FOREGROUND)
+    of_kind = [localisation, other >= FOREGROUND, taken >= FOREGROUND, any_box <= BACKGROUND]
+    kinds[wrong] = np.select(of_kind, list(range(len(of_kind))), default=len(of_kind))[wrong]
+    nearest = np.where(localisation, of_class.argmax(1), of_others.argmax(1))
+    mending = np.flatnonzero(wrong & (kinds <= OF_DETECTIONS.index("classification")) & ~found[nearest])
+    boxes, first = np.unique(nearest[mending], return_index=True)  # the first has the highest score
+    mended[mending[first]] = true_labels[boxes]
+    found[boxes] = True
+    return kinds, mended, ~found
 
 
 def _found(of_class: Float64[np.ndarray, "N G"], right: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " G"]:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,8 @@ def _dashes(key: Key) -> tuple[float, ...]:
 
 def _svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> Svg:
     """The drawing as an element for HTML: without the file's head, with names that no other drawing of the page has."""
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.subplots())

@@ -149,4 +149,10 @@ def html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(page=page)
+    text = environment.get_template(TEMPLATE).render(page=page)
+    return text.encode(errors="replace").decode()  # a name from JSON may hold half a character
+
+
+def printable(text: str) -> str:
+    """The text in one line, with a mark for each character that cannot be drawn."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))

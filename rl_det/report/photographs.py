@@ -9,13 +9,15 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rl_det.report.html import Photograph
+from rl_det.report.html import Photograph, printable
 from rl_det.report.pictures import Displayed
 from rl_det.types import Target
 
 SIDE = 512
 """Pixels; a photograph's longer side has at most so many, and a small image is enlarged by a whole number up to it."""
 QUALITY = 82
+MOST_LETTERS = 24
+"""A longer name is cut."""
 RIGHT, WRONG, MISSED = "#3ddc84", "#ff5d5d", "#ffffff"
 SHADOW = "#000000"
 DASHED, DOTTED, SOLID = (10, 6), (3, 5), (1, 0)
@@ -37,7 +39,13 @@ def photograph(
     for place, correct in enumerate(outcome.right.tolist()):
         box = [scale * side for side in kept["boxes"][place].tolist()]
         name = classes[int(kept["labels"][place]) - 1]
-        _label(draw, font, box, f"{name[:24]} {float(kept['scores'][place]):.2f}", RIGHT if correct else WRONG)
+        _label(
+            draw,
+            font,
+            box,
+            f"{printable(name)[:MOST_LETTERS]} {float(kept['scores'][place]):.2f}",
+            RIGHT if correct else WRONG,
+        )
     return Photograph(
         uri=_uri(canvas), width=canvas.width, height=canvas.height, alt=f"{caption}: {outcome.counts}",
         caption=f"{caption}: {outcome.counts}",
@@ -80,7 +88,6 @@ def _label(
     colour: str,
 ) -> None:
     """A word above the box, or inside it at the image's border."""
-    text = " ".join(text.split())
     left, _, right, bottom = draw.textbbox((0, 0), text, font=font)
     x = min(max(0.0, box[0] - 1), max(0.0, draw.im.size[0] - right - 4))
     y = box[1] - bottom - 4 if box[1] - bottom - 4 >= 0 else box[1] + 2

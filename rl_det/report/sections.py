@@ -17,7 +17,7 @@ from rl_det.metrics.changes import KINDS, SAME_BOX, SEEN, changes
 from rl_det.metrics.errors import ERRORS, TOTALS, error_breakdown
 from rl_det.metrics.outcomes import outcomes
 from rl_det.report.drawings import BEFORE, bars_drawing, before_after, keys_of, lines_drawing, recall_drawing
-from rl_det.report.html import Code, Drawing, Drawings, Key, Lines, Part, Section, Table, Words
+from rl_det.report.html import Code, Drawing, Drawings, Key, Lines, Part, Section, Table, Words, printable
 
 MOST_CLASSES = 12
 """With more classes, drawings show those whose AP changed most; the tables have all."""
@@ -186,7 +186,8 @@ def _change_drawing(by_iou: Figures) -> Drawing:
 
 
 def _bars(figures: Figures, x_label: str, caption: str) -> Drawing:
-    short = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}\u2026" for name in figures.names]
+    names = [printable(name) for name in figures.names]
+    short = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}\u2026" for name in names]
     svg = bars_drawing(short, (100 * figures.before).tolist(), (100 * figures.after).tolist(), x_label=x_label)
     return Drawing(svg=svg, label=f"{x_label}: {_said(figures)}", caption=caption)
 

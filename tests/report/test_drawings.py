@@ -22,7 +22,7 @@ from rl_det.report.drawings import (
     lines_drawing,
     recall_drawing,
 )
-from rl_det.report.html import Key, Svg
+from rl_det.report.html import Key, Page, Svg, html
 from rl_det.report.photographs import photograph
 from rl_det.report.pictures import shown
 from rl_det.report.sections import MOST_CLASSES, Contrast, changed_images, gain_section, most_changed, recall_section
@@ -145,6 +145,15 @@ def test_with_many_classes_the_drawings_have_those_that_changed_most_and_the_tab
     assert len(of_classes.rows) == 41  # type: ignore[union-attr]
     assert of_classes.rows[-1][1:] == ["-", "-", "-"]  # type: ignore[union-attr]
     assert most_changed(np.array([np.nan, 0.2]), np.array([np.nan, 0.1])) == [1]
+
+
+@pytest.mark.parametrize("name", ["\u732b", "half \ud83d", "two\nlines\x00", "$x^{", "_hidden", "", "b" * 300])
+def test_classes_of_any_name_are_drawn(name: str) -> None:
+    own = Contrast(**{**vars(contrast(3)), "classes": (name, "other", "third")})
+    page = Page(title="t", lead="l", sections=[gain_section(own), recall_section(own)])
+    html(page).encode()
+    found = Detections(boxes=TARGET.boxes, labels=TARGET.labels, scores=torch.tensor([0.9, 0.8]))
+    photograph(torch.zeros(3, 32, 32), TARGET, shown(TARGET, found, 3, 0.5), own.classes, "x")
 
 
 def test_the_images_that_changed_most_are_those_of_exact_ap() -> None:
