@@ -298,15 +298,16 @@ def run_report(flags: ReportFlags) -> None:
             f"a run of an older version has not kept the true boxes, which a picture needs; leave out {' and '.join(wanted)}"
         )
     compared = compared_seeds(flags.folders) if kept and (len(runs) > 1 or flags.picture) else None
+    if flags.html is not None:
+        page = page_of_folder(runs[0]) if len(runs) == 1 or compared is None else page_of_seeds(compared, flags.folders)
+        write_whole(flags.html, page)
+    if flags.picture is not None and compared is not None:
+        draw_comparison(compared, flags.picture)
     if len(runs) == 1:
         print(runs[0].table(), end="")
     else:
         print(markdown(compared) if compared else markdown_table([run.to_json() for run in runs]))
-    if flags.picture is not None and compared is not None:
-        draw_comparison(compared, flags.picture)
     if flags.html is not None:
-        page = page_of_folder(runs[0]) if len(runs) == 1 or compared is None else page_of_seeds(compared, flags.folders)
-        write_whole(flags.html, page)
         print(f"the page is {flags.html}")
 
 

@@ -44,7 +44,7 @@ from rl_det.report.sections import (
 )
 from rl_det.report.tables import endings_text, table_rows
 from rl_det.storage.files import as_json
-from rl_det.storage.run import CONFIG, METRICS, RESULTS, TRUTHS
+from rl_det.storage.run import METRICS, RESULTS, TRUTHS, read_config
 from rl_det.strategies.hand_set import WARM_START
 from rl_det.types import Detections
 
@@ -59,7 +59,7 @@ def run_page(
 ) -> str:
     """The page of one run, as HTML. `truths` are None in a run of an older version; without `test`, no images are drawn."""
     folder, best = results.folder, results.best
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_config(folder)
     sections = [_table(results), curves_section(_metrics(folder), list(results.rows))]
     if truths is None:
         told = "This run is of an older version, which has not kept the true boxes; run it again for what is drawn from them."
