@@ -22,7 +22,7 @@ from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
 from rl_det.report.drawings import bars_drawing
 from rl_det.report.html import Drawing, Drawings, Page, Section, Table, html
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "wbr"}
 MOST_BYTES = 3_000_000
 
 
@@ -77,7 +77,7 @@ def rows(page: str, table: int = 0) -> list[list[str]]:
     """The cells of one table of the page."""
     own = page.split("<table>")[1:][table].split("</table>")[0]
     parts = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in own.split("<tr")[1:])
-    return [[re.sub(r"<span.*?</span>", "", cell, flags=re.DOTALL).strip() for cell in row] for row in parts]
+    return [[re.sub(r"<span.*?</span>|<wbr>", "", cell, flags=re.DOTALL).strip() for cell in row] for row in parts]
 
 
 @pytest.fixture(scope="module")
