@@ -15,6 +15,7 @@ from rl_det.finetuning.results import Results, read_detections, read_truths
 from rl_det.report.comparison import DIFFERENCES, comparison_rows, ending_lines, folds_text
 from rl_det.report.drawings import intervals_drawing, keys_of, lines_drawing
 from rl_det.report.html import (
+    Code,
     Drawing,
     Drawings,
     Lines,
@@ -114,11 +115,18 @@ def comparison_page(compared: dict[str, Any], folders: Mapping[str, Mapping[str,
         _curves_of_seeds(compared, folders),
     ]
     facts = {key: value for key, value in compared.items() if key not in ("methods", "runs")}
-    runs = {seed: None for of_row in folders.values() for seed in of_row}
-    command = "rl-det report " + " ".join(
-        dict.fromkeys(str(one) for of_row in folders.values() for own in of_row.values() for one in own)
+    runs = dict.fromkeys(str(one) for of_row in folders.values() for own in of_row.values() for one in own)
+    sections.append(
+        Section(
+            name="configuration",
+            title="Configuration and runs",
+            lead="Look into a run's folder for its own page, with its configuration and the command that makes it again.",
+            parts=[
+                Code(title="The folders of the runs", text="\n".join(runs)),
+                Code(title="What the runs share", text=as_json(facts), folded=True),
+            ],
+        )
     )
-    sections.append(configuration_section(command, {f"What {len(runs)} runs share": as_json(facts)}))
     title = f"{Path(compared['data']).name}: {compared['detector']}, seeds {seeds}"
     return html_of(Page(title=title, lead=f"{compared['images']['test']} test images.", sections=sections))
 

@@ -245,6 +245,9 @@ def test_several_seeds_have_a_page_of_their_own(
         assert dict(zip(header[1:], own, strict=True))["AP"] == f"{value} ({low} to {high})"
     assert "seed 0" in parsed.text
     assert "seed 1" in parsed.text
+    folders, shared = (element.text for element in parsed.all("pre"))
+    assert folders.splitlines() == [str(written), str(other)]
+    assert json.loads(shared)["seeds"] == [0, 1]
     file = tmp_path / "both.html"
     cli.main(["report", str(written), str(other), "--html", str(file)])
     assert f"the page is {file}" in capsys.readouterr().out
