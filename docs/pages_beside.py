@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 BESIDE = {
     "README.md": "index.md",
     **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md")},
-    **{f"experiments/{name}.md": f"experiments/{name}.md" for name in ("README", "NUMBERS", "LOG", "benchmarks/README")},
+    **{
+        f"experiments/{name}.md": f"experiments/{name}.md" for name in ("README", "NUMBERS", "LOG", "benchmarks/README")
+    },
     **{str(picture.relative_to(ROOT)): str(picture.relative_to(ROOT)) for picture in ROOT.glob("experiments/*.png")},
 }
 """Files of the repository, and their places in the site."""

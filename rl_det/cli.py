@@ -24,6 +24,7 @@ from rl_det.finetuning.inspection import inspect
 from rl_det.finetuning.processes import On
 from rl_det.finetuning.request import DataFlags, Request
 from rl_det.finetuning.results import Results, load_results
+from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.policies.build import PolicyName
 from rl_det.program import ProgramFlags, one_line, program
@@ -32,6 +33,7 @@ from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.tables import markdown_table
 from rl_det.settings import at_least, check_settings, within
+from rl_det.storage.files import write_whole
 from rl_det.storage.run import CONFIG
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -210,6 +212,8 @@ class ReportFlags(ProgramFlags):
     """Folders of runs of the same strategies."""
     picture: Path | None = None
     """A PNG to draw: each row's AP over the control's, with its interval."""
+    html: Path | None = None
+    """A page to write: one run's, as its own report.html but without the images; or that of several runs side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +270,7 @@ def run_compare(flags: CompareFlags) -> None:
         overwrite=flags.overwrite,
     )
     print((out / "comparison.md").read_text(encoding="utf-8"), end="")
-    print(f"The comparison, its picture and all runs are in {out}")
+    print(f"The comparison, its picture, its page and all runs are in {out}")
 
 
 def run_check(flags: CheckFlags) -> None:
@@ -292,17 +296,23 @@ def run_report(flags: ReportFlags) -> None:
         raise UserError("report needs a folder at least")
     runs = [load_results(folder) for folder in flags.folders]
     kept = have_truths(flags.folders)
-    if flags.picture is not None and not kept:
+    needing = {"--picture": flags.picture, "--html": flags.html if len(runs) > 1 else None}
+    if wanted := [name for name, file in needing.items() if file is not None and not kept]:
         raise UserError(
-            "a run of an older version has not kept the true boxes, which a picture needs; leave out --picture"
+            f"a run of an older version has not kept the true boxes, which a picture needs; leave out {' and '.join(wanted)}"
         )
     compared = compared_seeds(flags.folders) if kept and (len(runs) > 1 or flags.picture) else None
+    if flags.html is not None:
+        page = page_of_folder(runs[0]) if len(runs) == 1 or compared is None else page_of_seeds(compared, flags.folders)
+        write_whole(flags.html, page)
+    if flags.picture is not None and compared is not None:
+        draw_comparison(compared, flags.picture)
     if len(runs) == 1:
         print(runs[0].table(), end="")
     else:
         print(markdown(compared) if compared else markdown_table([run.to_json() for run in runs]))
-    if flags.picture is not None and compared is not None:
-        draw_comparison(compared, flags.picture)
+    if flags.html is not None:
+        print(f"the page is {flags.html}")
 
 
 def run_detect(flags: DetectFlags) -> None:

@@ -300,6 +300,13 @@ def test_report_of_seeds_needs_the_same_test_images_and_joins_older_runs_without
     assert "AP over control | seconds |" in capsys.readouterr().out
     told = error_of(capsys, "report", run, other, "--picture", tmp_path / "gains.png")
     assert "a run of an older version has not kept the true boxes" in told
+    told = error_of(capsys, "report", run, other, "--html", tmp_path / "page.html")
+    assert "leave out --html" in told
+    (other / CONFIG).unlink()
+    assert f"{other / CONFIG}: must be a run's configuration" in error_of(
+        capsys, "report", other, "--html", tmp_path / "page.html"
+    )
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_detect_draws_and_writes_coco_results(

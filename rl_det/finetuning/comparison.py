@@ -21,12 +21,13 @@ from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.processes import JOB, On, runner_on
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
+from rl_det.finetuning.run_page import comparison_page
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.progress import bar, tell
 from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import as_json, check_writable, write_whole
-from rl_det.storage.run import CONFIG, RESULTS, read_identity, remove_run
+from rl_det.storage.run import CONFIG, PAGE, RESULTS, read_identity, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
@@ -45,7 +46,7 @@ def compare(
     out: Path,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run the cells without results, then compare all; write `comparison.json`, `.md` and `.png` to `out`.
+    """Run the cells without results, then compare all; write `comparison.json`, `.md`, `.png` and `report.html` to `out`.
 
     With `folds`, every image is tested once (`rl_det.data.folds`): each fold has its own warm start, and a cell is a
     strategy with a seed in a fold. A cell's results are reused only if they are of the same configuration, data and
@@ -106,10 +107,18 @@ def compare(
             pool.shutdown(cancel_futures=True)
             raise
     facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
-    compared = _compared(out, strategies, seeds, parts, facts)
+    cells = [(seed, fold) for seed in seeds for fold in parts]
+    runs = {name: [_results(out / Cell(name, *cell).folder) for cell in cells] for name in strategies}
+    rows = {row: name for name in strategies for row in _rows_of(runs[name])}
+    compared = _compared(out, runs, rows, seeds, parts, facts)
     write_whole(out / "comparison.json", as_json(compared))
     write_whole(out / "comparison.md", markdown(compared) + "\n")
     draw_comparison(compared, out / "comparison.png")
+    folders = {
+        row: {str(seed): [out / Cell(name, seed, fold).folder for fold in parts] for seed in seeds}
+        for row, name in rows.items()
+    }
+    write_whole(out / PAGE, comparison_page(compared, folders))
     return compared
 
 
@@ -158,7 +167,8 @@ def _encode(plan: Plan, folder: Path) -> None:
 
 def _compared(
     out: Path,
-    strategies: Sequence[str],
+    runs: Mapping[str, Sequence[dict[str, Any]]],
+    rows: Mapping[str, str],
     seeds: Sequence[int],
     parts: Mapping[int | None, Splits],
     facts: dict[str, str],
@@ -173,8 +183,6 @@ def _compared(
         return match(found, truths[cell.fold], num_classes=len(parts[cell.fold].classes))
 
     cells = [(seed, fold) for seed in seeds for fold in parts]
-    runs = {name: [_results(out / Cell(name, *cell).folder) for cell in cells] for name in strategies}
-    rows = {row: name for name in strategies for row in _rows_of(runs[name])}
     matches = {
         row: [[matches_of(row, Cell(name, seed, fold)) for fold in parts] for seed in seeds]
         for row, name in rows.items()

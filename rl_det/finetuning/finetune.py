@@ -266,14 +266,18 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     )
     for name, row in found.items():
         write_detections(run.folder, name, row.detections)
-    write_truths(run.folder, pad_targets(targets))
+    truths = pad_targets(targets)
+    write_truths(run.folder, truths)
     exported = {*(strategy.name for strategy in plan.strategies), results.best.name, *({CONTROL} & results.rows.keys())}
     with bar("export", len(exported)) as shown:
         for name in sorted(exported):
             results.rows[name].export(run.folder / name)
             shown.advance()
+    detections = {name: row.detections for name, row in found.items()}
     for page in PAGES.values():
-        page(Findings(results=results, curves=curves, run=run))
+        page(
+            Findings(results=results, curves=curves, detections=detections, truths=truths, test=plan.data.test, run=run)
+        )
     run.write_results(results.to_json())
     plan.remove_own_encodings()
     tell(

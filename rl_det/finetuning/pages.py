@@ -3,9 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.data import Dataset
 from rl_det.finetuning.results import Results
+from rl_det.finetuning.run_page import run_page
 from rl_det.report.precision_recall import Curves, draw_curves, log_curves
-from rl_det.storage.run import DETECTIONS, Run
+from rl_det.storage.files import write_whole
+from rl_det.storage.run import DETECTIONS, PAGE, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +19,12 @@ class Findings:
     results: Results
     curves: Mapping[str, Curves]
     """Each row's precision-recall curves on the test split."""
+    detections: Mapping[str, DetectionBatch]
+    """Each row's detections on the test split."""
+    truths: TruthBatch
+    """The test split's true boxes."""
+    test: Dataset
+    """The test split itself, with its images."""
     run: Run
     """The open run folder."""
 
@@ -26,5 +36,11 @@ def precision_recall(findings: Findings) -> None:
         draw_curves(curves, findings.run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
 
 
-PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall}
+def report(findings: Findings) -> None:
+    """Write the page that explains the run."""
+    page = run_page(findings.results, findings.detections, findings.truths, findings.test)
+    write_whole(findings.run.folder / PAGE, page)
+
+
+PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall, "report": report}
 """The pages made at the end of each run. A new page is one function in `rl_det.report` and one line here."""

@@ -40,25 +40,41 @@ def markdown(compared: dict[str, Any]) -> str:
 
     With folds, a line below says how many. Where a fit was not kept or not made, or a training ended early, a line says why.
     """
+    header, *rows = comparison_rows(compared)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    parts = ["\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])]
+    if "folds" in compared:
+        parts.append(folds_text(compared))
+    if told := ending_lines(compared):
+        parts.append("\n".join(f"* {line}" for line in told))
+    return "\n\n".join(parts)
+
+
+def comparison_rows(compared: dict[str, Any]) -> list[list[str]]:
+    """The header and the rows of the same table, as texts."""
     methods = compared["methods"]
     differences = [key for key in DIFFERENCES if all(key in method for method in methods.values())]
-    headers = ("method", *HEADERS, *(DIFFERENCES[key] for key in differences), "seconds")
-    rows: list[Sequence[str]] = [headers, ("---", *["---:"] * (len(headers) - 1))]
+    rows = [["method", *HEADERS, *(DIFFERENCES[key] for key in differences), "seconds"]]
     for name, method in methods.items():
         figures = [
             "-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES[1:]
         ]
         over = [_with_interval(method[key], "+") for key in differences]
-        rows.append((name, _with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"))
-    parts = ["\n".join("| " + " | ".join(row) + " |" for row in rows)]
-    if "folds" in compared:
-        parts.append(
-            f"Means over {compared['folds']} folds and seeds {', '.join(map(str, compared['seeds']))}. Each of the "
-            f"{compared['images']['test']} images is tested once with each seed, by a detector that was not trained on it."
-        )
-    if told := [line for name, method in methods.items() for line in _endings(name, method)]:
-        parts.append("\n".join(told))
-    return "\n\n".join(parts)
+        rows.append([name, _with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"])
+    return rows
+
+
+def folds_text(compared: dict[str, Any]) -> str:
+    """How many folds there are, and what they mean."""
+    return (
+        f"Means over {compared['folds']} folds and seeds {', '.join(map(str, compared['seeds']))}. Each of the "
+        f"{compared['images']['test']} images is tested once with each seed, by a detector that was not trained on it."
+    )
+
+
+def ending_lines(compared: dict[str, Any]) -> list[str]:
+    """The lines on early ends and on fits, of all rows."""
+    return [line for name, method in compared["methods"].items() for line in _endings(name, method)]
 
 
 def _endings(name: str, method: Mapping[str, Any]) -> list[str]:
@@ -68,7 +84,7 @@ def _endings(name: str, method: Mapping[str, Any]) -> list[str]:
         for reason, detail in zip(method["endings"], method["details"], strict=True)
         if reason != "budget" or detail.startswith("not ")
     ]
-    return [f"* {name}: {line} ({told.count(line)} of {len(method['endings'])} runs)" for line in dict.fromkeys(told)]
+    return [f"{name}: {line} ({told.count(line)} of {len(method['endings'])} runs)" for line in dict.fromkeys(told)]
 
 
 def draw_comparison(compared: dict[str, Any], path: Path) -> None:

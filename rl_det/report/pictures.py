@@ -1,9 +1,10 @@
 """Draw images and boxes on matplotlib's axes."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -11,7 +12,7 @@ from torchvision.ops import box_iou
 
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
-from rl_det.types import Detections, Sample
+from rl_det.types import Detections, Sample, Target
 
 
 def draw_image(axes: Axes, image: Float[Tensor, "3 H W"], title: str = "") -> None:
@@ -43,22 +44,38 @@ def draw_boxes(
             axes.text(left, top - 1, texts[number], color=each[number], fontsize=7, va="bottom")
 
 
+class Displayed(NamedTuple):
+    """The detections of an image that are displayed, which of them are right, and which true boxes are missed."""
+
+    kept: Detections
+    right: Bool[Tensor, " N"]
+    missed: Bool[Tensor, " G"]
+
+    @property
+    def counts(self) -> str:
+        """How many are right, wrong and missed, in words."""
+        return f"{int(self.right.sum())} right, {int((~self.right).sum())} wrong, {int(self.missed.sum())} missed"
+
+
+def shown(target: Target, found: Detections, num_classes: int, threshold: float) -> Displayed:
+    """The detections of at least `threshold`, matched as in COCO at IoU 0.5; a crowd is never missed."""
+    chosen = found["scores"] >= threshold
+    kept = Detections(boxes=found["boxes"][chosen], labels=found["labels"][chosen], scores=found["scores"][chosen])
+    matches = match(pad_detections([kept]), pad_targets([target]), num_classes=num_classes)
+    right = torch.zeros(len(kept["labels"]), dtype=torch.bool)
+    count = int(matches.starts[0, -1])
+    right[torch.from_numpy(matches.order[0, :count]).long()] = torch.from_numpy(matches.hits[0, 0, :count] & 1).bool()
+    found_by = (box_iou(target.boxes, kept["boxes"]) >= 0.5) & (target.labels[:, None] == kept["labels"]) & right
+    return Displayed(kept, right, ~found_by.any(1) & ~target.iscrowd)
+
+
 def draw_outcome(
     axes: Axes, sample: Sample, found: Detections, classes: Sequence[str], threshold: float, title: str
 ) -> None:
     """Draw detections of at least `threshold`: correct ones green, wrong ones red, missed objects white (COCO, IoU 0.5)."""
-    shown = found["scores"] >= threshold
-    kept = Detections(boxes=found["boxes"][shown], labels=found["labels"][shown], scores=found["scores"][shown])
-    matches = match(pad_detections([kept]), pad_targets([sample.target]), num_classes=len(classes))
-    right = torch.zeros(len(kept["labels"]), dtype=torch.bool)
-    count = int(matches.starts[0, -1])
-    right[torch.from_numpy(matches.order[0, :count]).long()] = torch.from_numpy(matches.hits[0, 0, :count] & 1).bool()
-    target, boxes, labels = sample.target, kept["boxes"], kept["labels"]
-    found_by = (box_iou(target.boxes, boxes) >= 0.5) & (target.labels[:, None] == labels) & right
-    missed = ~found_by.any(1) & ~target.iscrowd
-    counts = f"{int(right.sum())} right, {int((~right).sum())} wrong, {int(missed.sum())} missed"
-    draw_image(axes, sample.image, f"{title}: {counts}")
-    draw_boxes(axes, target.boxes[missed], "white")
+    kept, right, missed = outcome = shown(sample.target, found, len(classes), threshold)
+    draw_image(axes, sample.image, f"{title}: {outcome.counts}")
+    draw_boxes(axes, sample.target.boxes[missed], "white")
     for chosen, colour in ((right, "lime"), (~right, "red")):
-        names = [classes[label - 1] for label in labels[chosen].tolist()]
-        draw_boxes(axes, boxes[chosen], colour, texts=names, width=1.8)
+        names = [classes[label - 1] for label in kept["labels"][chosen].tolist()]
+        draw_boxes(axes, kept["boxes"][chosen], colour, texts=names, width=1.8)

@@ -32,7 +32,7 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
     first = runs[0]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     table = Table(title=f"{first['data']}, {first['detector']}, seed {seeds}: test split, x 100")
-    header, *rows = _rows(runs)
+    header, *rows = table_rows(runs)
     for name in header:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for row in rows:
@@ -64,7 +64,7 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
     Raises ValueError if the runs have different rows or different data.
     """
     check_same_rows(runs)
-    header, *rows = _rows(runs)
+    header, *rows = table_rows(runs)
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
@@ -80,7 +80,8 @@ def check_same_rows(runs: Sequence[Mapping[str, Any]]) -> None:
                 raise UserError(f"the runs must have the same {what}; got {first} and {own}")
 
 
-def _rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def table_rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The header and the rows of the table of one run or of several seeds, as texts."""
     first = runs[0]
     control = first["control"]
     compared_with = control if control == next(iter(first["methods"])) else "control"  # a run without the control

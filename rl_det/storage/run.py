@@ -14,7 +14,7 @@ from rl_det.storage.files import as_json, check_writable, finite, write_whole
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
-ENCODINGS, TRUTHS = "encodings", "test_truths.npz"
+ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS)
 """The subfolders of a run, besides those of its tuned detectors."""
 
@@ -114,15 +114,20 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
 
 def read_identity(folder: Path) -> dict[str, Any]:
     """The identity of the run in this folder. Raises ValueError if it cannot be read."""
+    identity: dict[str, Any] = read_config(folder)["run"]
+    return identity
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The identity ("run") of the run in this folder, and its circumstances. Raises ValueError if it cannot be read."""
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: must be a run's configuration; got {error}; --overwrite begins anew") from error
-    identity = config.get("run") if isinstance(config, dict) else None
-    if not isinstance(identity, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
         raise UserError(f"{file}: is not a configuration of this version of rl_det; --overwrite begins anew")
-    return identity
+    return config
 
 
 def remove_run(folder: Path) -> None:
@@ -133,5 +138,5 @@ def remove_run(folder: Path) -> None:
         shutil.rmtree(tuned.parent)
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
-    for name in (METRICS, RESULTS, CONFIG):
+    for name in (PAGE, TRUTHS, METRICS, RESULTS, CONFIG):
         (folder / name).unlink(missing_ok=True)

@@ -18,10 +18,11 @@ from rl_det.finetuning.budget import DIGIT_RECIPE
 from rl_det.rewards import f1
 
 RECORDS = {
-    "Architecture", "CachePlan", "DisplayedF1", "EncodedInTheLoop", "Ending", "Family", "Findings", "FittedPostProcessing",
-    "FittedRow", "GaussianActions", "GaussianAdjustments", "GaussianShifts", "ImageCounts", "Interval", "JobFile",
-    "ListedBoxes", "Listing", "Opened", "Outcomes", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene",
-    "Shown", "Splits", "Spread", "Step", "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "ThresholdCounts",
+    "Architecture", "CachePlan", "Changes", "Code", "DisplayedF1", "Drawings", "EncodedInTheLoop", "Ending",
+    "ErrorBreakdown", "Family", "Findings", "FittedPostProcessing", "FittedRow", "GaussianActions",
+    "GaussianAdjustments", "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
+    "Outcomes", "Photograph", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits",
+    "Spread", "Step", "Table", "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "ThresholdCounts",
     "Tuned", "Variants", "Wanted", "_Rows",
 }  # fmt: skip
 """Dataclasses that nobody sets: what was computed, read or put together."""

@@ -114,7 +114,7 @@ def test_a_job_reads_what_it_was_told(tmp_path: Path) -> None:
     assert JobFile.read(tmp_path / "job.json") == job
 
 
-def test_it_writes_one_json_one_table_and_one_picture(out: Path) -> None:
+def test_it_writes_one_json_one_table_one_picture_and_one_page(out: Path) -> None:
     told = json.loads((out / "comparison.json").read_text())
     assert list(told["methods"]) == list(QUICK)
     for method in told["methods"].values():
@@ -127,6 +127,9 @@ def test_it_writes_one_json_one_table_and_one_picture(out: Path) -> None:
     assert all(name in table for name in QUICK)
     with Image.open(out / "comparison.png") as picture:
         assert picture.size[0] > 500
+    page = (out / "report.html").read_text().replace("<wbr>", "")
+    assert all(f'<th scope="row">{name}</th>' in page for name in QUICK)
+    assert all(f"{100 * method['AP']['value']:.2f} (" in page for method in told["methods"].values())
 
 
 def test_a_strategy_has_a_second_row_with_fitted_post_processing_unless_it_is_post_processing_itself(

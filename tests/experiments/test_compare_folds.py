@@ -95,6 +95,8 @@ def test_the_table_and_the_picture_say_how_many_folds_and_images_there_are(out: 
     assert "| AP over control | AP over control with hand-set votes | seconds |" in table
     assert "Means over 2 folds and seeds 0. Each of the 14 images is tested once" in table
     assert (out / "comparison.png").stat().st_size > 1000
+    page = (out / "report.html").read_text()
+    assert "Means over 2 folds and seeds 0. Each of the 14 images is tested once" in page
 
 
 def test_no_detector_is_trained_on_an_image_that_it_is_tested_on(out: Path, data: Path, shared: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from rl_det.metrics.calibration import detection_calibration_error, score_iou_correlation
+from rl_det.metrics.calibration import detection_calibration_error, reliability, score_iou_correlation
 from rl_det.metrics.operating_point import best_f1
 from rl_det.metrics.outcomes import Outcomes
 from rl_det.metrics.recalibration import Recalibration, fit_class_recalibration, fit_recalibration, logits_of
@@ -30,6 +30,20 @@ def test_the_calibration_error_is_the_mean_gap_of_precision_and_score() -> None:
     assert detection_calibration_error(outcomes_of(scores, correct)) == pytest.approx((4 * 0.4 + 0.11) / 5)
     assert detection_calibration_error(outcomes_of(np.array([1.0]), np.array([True]))) == 0.0
     assert math.isnan(detection_calibration_error(outcomes_of(np.zeros(0), np.zeros(0, dtype=bool))))
+
+
+def test_the_reliability_diagram_has_the_points_of_the_calibration_error() -> None:
+    scores, correct = np.array([0.91, 0.93, 0.11, 1.0]), np.array([True, False, False, True])
+    own = reliability(outcomes_of(scores, correct))
+    assert own.counts.tolist() == [0, 0, 1, *[0] * 15, 2, 1]
+    assert own.mean_scores[own.counts > 0].tolist() == pytest.approx([0.11, 0.92, 1.0])
+    assert own.precision[own.counts > 0].tolist() == [0.0, 0.5, 1.0]
+    assert np.isnan(own.mean_scores[own.counts == 0]).all()
+    gaps = np.nan_to_num(np.abs(own.precision - own.mean_scores)) * own.counts
+    assert gaps.sum() / 4 == pytest.approx(detection_calibration_error(outcomes_of(scores, correct)))
+    assert reliability(outcomes_of(np.zeros(0), np.zeros(0, dtype=bool))).counts.tolist() == [0] * 20
+    with pytest.raises(ValueError, match="must be probabilities"):
+        reliability(outcomes_of(np.array([-0.1]), np.array([False])))
 
 
 def test_logits_are_not_taken_for_probabilities() -> None:

@@ -1,0 +1,46 @@
+"""Runs of seconds whose pages are looked at: on scenes whose classes have hostile names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetuning.small import BUDGET, own_model, write_folder
+
+import rl_det
+from rl_det.data.splits import Splits
+from rl_det.finetuning.results import load_results, read_detections, read_truths
+from rl_det.finetuning.run_page import run_page
+
+HOSTILE = {3: "<script>alert(1)</script>", 7: '$\\frac{" onload="alert(2)'}
+"""Class names that would run as a program, end an attribute, or be read as mathematics."""
+
+
+def open_hostile(folder: Path) -> Splits:
+    """Scenes of the two hostile classes, in a folder whose name is hostile too."""
+    place = folder / "data <b>"
+    return rl_det.open_data(place if place.exists() else write_folder(place, categories=HOSTILE))
+
+
+def make_run(folder: Path, data: Splits, *, seed: int = 0, baselines: bool = True) -> Path:
+    """The folder of a run of PPO for two updates."""
+    detector = rl_det.load_detector(own_model(), data, device="cpu")
+    detector.is_trained = True
+    strategy = rl_det.PPO(policy="adjust", num_candidates=24)
+    rl_det.finetune(detector, data, strategy, budget=BUDGET, seed=seed, out=folder, baselines=baselines)
+    return folder
+
+
+def chosen(folder: Path, row: str) -> Path:
+    """The folder after validation has chosen this row."""
+    file = folder / "results.json"
+    told: dict[str, Any] = json.loads(file.read_text())
+    told["validation_AP"] = {name: float(name == row) for name in told["validation_AP"]}
+    file.write_text(json.dumps({**told, "best_on_validation": row}))
+    return folder
+
+
+def page_with_images(folder: Path, data: Splits) -> str:
+    """The page as the run itself writes it."""
+    results = load_results(folder)
+    detections = {name: read_detections(folder, name) for name in results.rows}
+    return run_page(results, detections, read_truths(folder), data.test)
