@@ -22,7 +22,7 @@ from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import calibrated, displayed, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
-from rl_det.finetuning.pages import PAGES, Findings
+from rl_det.finetuning.pages import Findings, make_pages
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
 from rl_det.finetuning.results import Results, Row, write_detections, write_truths
 from rl_det.finetuning.tuned import tuned
@@ -274,10 +274,9 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             results.rows[name].export(run.folder / name)
             shown.advance()
     detections = {name: row.detections for name, row in found.items()}
-    for page in PAGES.values():
-        page(
-            Findings(results=results, curves=curves, detections=detections, truths=truths, test=plan.data.test, run=run)
-        )
+    make_pages(
+        Findings(results=results, curves=curves, detections=detections, truths=truths, test=plan.data.test, run=run)
+    )
     run.write_results(results.to_json())
     plan.remove_own_encodings()
     tell(

@@ -7,6 +7,7 @@ from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.data import Dataset
 from rl_det.finetuning.results import Results
 from rl_det.finetuning.run_page import run_page
+from rl_det.progress import tell
 from rl_det.report.precision_recall import Curves, draw_curves, log_curves
 from rl_det.storage.files import write_whole
 from rl_det.storage.run import DETECTIONS, PAGE, Run
@@ -44,3 +45,13 @@ def report(findings: Findings) -> None:
 
 PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall, "report": report}
 """The pages made at the end of each run. A new page is one function in `rl_det.report` and one line here."""
+
+
+def make_pages(findings: Findings) -> None:
+    """Make all pages; one that fails is told of, and costs a run of hours nothing else."""
+    for name, page in PAGES.items():
+        try:
+            page(findings)
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            tell(f"warning: the page {name!r} could not be made ({what}); all else is whole")

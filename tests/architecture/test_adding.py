@@ -180,6 +180,23 @@ def test_a_report_page(monkeypatch: pytest.MonkeyPatch, detector: Detector, data
     assert (tmp_path / "best.txt").read_text() == "shrink"
 
 
+def test_a_page_that_fails_is_told_of_and_the_run_has_its_results(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: Detector,
+    data: Splits,
+    tmp_path: Path,
+) -> None:
+    def broken(findings: pages.Findings) -> None:
+        raise KeyError("no\npicture")
+
+    monkeypatch.setitem(pages.PAGES, "broken", broken)
+    rl_det.finetune(detector, data, Shrink(), budget=BUDGET, out=tmp_path, baselines=False)
+    told = "warning: the page 'broken' could not be made (KeyError: 'no\\npicture'); all else is whole"
+    assert told in capsys.readouterr().err.splitlines()
+    assert "shrink" in rl_det.load_results(tmp_path).rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class HelloFlags:
     """Greet."""
