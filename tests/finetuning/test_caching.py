@@ -92,7 +92,7 @@ def test_as_few_proposals_are_kept_as_leave_validation_ap_as_it_is(capsys: pytes
     detector, val = shipped(num_proposals=320), DigitScenes("val", num_scenes=12)
     kept = fewest_proposals(detector, val, 100, batch_size=4, of_proposals=320)
     told = capsys.readouterr().err
-    assert "validation AP by the number of proposals that an image keeps: 100: " in told
+    assert "validation AP x 100 by the number of proposals that an image keeps: 100: " in told
     policy = RescorePolicy(detector, sigma=1.0)
     whole = mean_ap(policy, encode_dataset(detector, val), 100)
     numbers = [number for number in (100, 150, 200, 300) if kept is None or number <= kept]

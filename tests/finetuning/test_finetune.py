@@ -189,7 +189,8 @@ def test_a_run_that_diverges_says_so_under_the_table(data: Splits, detector: Det
     result = rl_det.finetune(detector, data, wild, budget=replace(BUDGET, num_updates=4), out=tmp_path / "run")
     ending = result.rows["surrogate"].ending
     assert ending.reason == "not finite"
-    *_, why, kept = result.table().splitlines()
+    *_, why, skipped, kept = result.table().splitlines()
+    assert skipped.startswith(f"surrogate: {ending.skipped} updates were skipped; first: ")
     assert why.startswith(f"surrogate ended after {ending.update} update")
     assert "not finite (the " in why
     assert kept == "surrogate is its own start: no later weights were better on validation"

@@ -49,7 +49,7 @@ def test_a_model_and_data_sets_of_ones_own_go_the_same_way(tmp_path: Path, capsy
     result = rl_det.finetune(detector, data, rl_det.Surrogate("smooth_ap"), budget=BUDGET, out=tmp_path / "run")
     assert same_state(model.state_dict(), before), "the user's model is copied"
     assert same_state(detector.plain().state_dict(), before), "fine-tuning leaves the detector as it is"
-    assert "warm start" not in capsys.readouterr().err, "the model knows two classes, so it is taken as trained"
+    assert "warm start: " not in capsys.readouterr().err, "the model knows two classes, so it is taken as trained"
     folder = result.rows["surrogate"].export(tmp_path / "better")
     with pytest.raises(ValueError, match=r"FasterRCNN of your own code; give load_tuned such a model"):
         rl_det.load_tuned(folder)
