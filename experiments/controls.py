@@ -2,7 +2,7 @@
 
 Commands: python experiments/controls.py --budget short --seed 0      # and seeds 1, 2; --data FOLDER for other images
           rl-det report FOLDER...                                     # the table over these runs
-Hardware, minutes and numbers: experiments/NUMBERS.md.
+Numbers: experiments/README.md.
 
 These rows are continued supervised training of the head on the same images: the control itself; at half and at twice its
 rate; with the running mean of its weights; and with so many more image passes that it takes as long as PPO. Beside them are
