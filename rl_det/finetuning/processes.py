@@ -16,6 +16,8 @@ On = Literal["processes", "ray"]
 """Where jobs run: in processes of this machine, or on a Ray cluster."""
 STARTS = 4
 """How often Ray starts a job whose worker was killed."""
+LOCAL_STORE = 100 * 2**20
+"""The memory of a local Ray for objects, of which jobs have none."""
 
 
 @runtime_checkable
@@ -116,7 +118,7 @@ class RayJobs:
         self.ray, self.threads = ray, threads_of(workers)
         self.tasks: set[Any] = set()
         if not ray.is_initialized():
-            here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "object_store_memory": SMALLEST_STORE}
+            here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "object_store_memory": LOCAL_STORE}
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
         cores = int(self.threads) if "RAY_ADDRESS" in os.environ else 1
         retried = {"max_retries": STARTS - 1, "retry_exceptions": [KilledError]}
@@ -141,10 +143,6 @@ class RayJobs:
         """Cancel all tasks; their processes end with their workers."""
         for task in list(self.tasks):
             self.ray.cancel(task, force=True)
-
-
-SMALLEST_STORE = 100 * 2**20
-"""The memory of a local Ray for objects, of which jobs have none."""
 
 
 class KilledError(RuntimeError):
