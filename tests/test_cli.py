@@ -295,6 +295,8 @@ def test_report_of_seeds_needs_the_same_test_images_and_joins_older_runs_without
     with np.load(other / TRUTHS) as truths:
         np.savez(other / TRUTHS, **{name: part[1:] for name, part in truths.items()})
     assert f"{other}: the runs must have the same test images" in error_of(capsys, "report", run, other)
+    (other / TRUTHS).write_bytes((run / TRUTHS).read_bytes()[:99])
+    assert f"{other / TRUTHS}: must be what a run has written; it is damaged" in error_of(capsys, "report", run, other)
     (other / TRUTHS).unlink()
     cli.main(["report", str(run), str(other)])
     assert "AP over control | seconds |" in capsys.readouterr().out

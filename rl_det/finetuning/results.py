@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,8 +140,7 @@ def write_truths(folder: Path, truths: TruthBatch) -> None:
 
 def read_truths(folder: Path) -> TruthBatch:
     """Read what `write_truths` wrote to a run's folder."""
-    with np.load(folder / TRUTHS) as truths:
-        return TruthBatch(**{part: truths[part] for part in truths.files})
+    return TruthBatch(**_read_arrays(folder / TRUTHS))
 
 
 def _write_arrays(file: Path, batch: DetectionBatch | TruthBatch) -> None:
@@ -152,8 +153,16 @@ def _write_arrays(file: Path, batch: DetectionBatch | TruthBatch) -> None:
 
 def read_detections(folder: Path, name: str) -> DetectionBatch:
     """Read what `write_detections` wrote to a run's folder."""
-    with np.load(folder / DETECTIONS / f"{name}.npz") as found:
-        return DetectionBatch(**{part: found[part] for part in found.files})
+    return DetectionBatch(**_read_arrays(folder / DETECTIONS / f"{name}.npz"))
+
+
+def _read_arrays(file: Path) -> dict[str, Any]:
+    """The arrays of a file; UserError, which names it, if it is damaged."""
+    try:
+        with file.open("rb") as opened, np.load(opened) as kept:
+            return {part: kept[part] for part in kept.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file}: must be what a run has written; it is damaged ({type(error).__name__})") from error
 
 
 def load_results(folder: str | Path) -> Results:
