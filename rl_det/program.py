@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rl_det import parallel
 from rl_det.errors import UserError
 from rl_det.progress import tell
 from rl_det.settings import check_settings
@@ -57,11 +58,11 @@ def program(
     if "--traceback" in (sys.argv if arguments is None else arguments):
         os.environ[DEBUG] = "1"
     try:
-        with interruptible(), warnings.catch_warnings():
+        with interruptible(), warnings.catch_warnings(), parallel.joined(), _written_by_main():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
             yield
     except Interrupted as interrupted:
-        command = shlex.join(_again(again))
+        command = shlex.join(_again(again)) if parallel.launched() == 1 else f"the same launch {again}"
         kept = "what is done is kept, and this goes on" if again == "--resume" else "this runs it again"
         print(f"\nstopped; {kept}: {command}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
@@ -69,8 +70,18 @@ def program(
         is_users = isinstance(error, UserError) or error.errno in FAULTS_OF_THE_MACHINE
         if not is_users or (os.environ.get(DEBUG) and not isinstance(error, UsageError)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        who = "" if parallel.is_main() else f"process {parallel.rank()}: "
+        print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _written_by_main() -> Iterator[None]:
+    """A context in which one of the processes that were launched together prints on standard output."""
+    with contextlib.ExitStack() as silent:
+        if not parallel.is_main():
+            silent.enter_context(contextlib.redirect_stdout(silent.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def _again(flag: str) -> list[str]:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from rl_det.parallel import is_main
+
 REFRESHED_EVERY = 1.0
 """Seconds between two refreshes; a bar moves also while its work compiles or waits."""
 SHORT_WORK = 2.0
@@ -14,15 +16,19 @@ SHORT_WORK = 2.0
 
 
 def tell(text: str) -> None:
-    """Print one line on the standard error stream, above a bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    """Print one line on the standard error stream, above a bar if there is one; of several processes, the main one does."""
+    if is_main():
+        tqdm.write(text, file=sys.stderr)
 
 
 class Bar:
     """A progress bar with the remaining time, which its own thread refreshes."""
 
     def __init__(self, name: str, total: int | None = None, initial: int = 0, delay: float = 0.0) -> None:
-        self.bar = tqdm(total=total, initial=initial, desc=name, dynamic_ncols=True, file=sys.stderr, delay=delay)
+        hidden = {} if is_main() else {"disable": True}
+        self.bar = tqdm(
+            total=total, initial=initial, desc=name, dynamic_ncols=True, file=sys.stderr, delay=delay, **hidden
+        )
         self._quiet = max(delay, REFRESHED_EVERY)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._refresh, daemon=True)

@@ -83,6 +83,10 @@ class Encoded:
         moved = self.map(lambda tensor: tensor.to(device))
         return replace(moved, features=tuple(level.to(dtype) for level in moved.features)) if dtype else moved
 
+    def without_features(self) -> "Encoded":
+        """The encodings as they are known where only the head's output matters."""
+        return replace(self, features=())
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
         """The encodings with every tensor changed."""
         return self.of({name: change(tensor) for name, tensor in self.tensors().items()})
@@ -121,9 +125,9 @@ class HeadOutput(NamedTuple):
     logits: Float[Tensor, "B P C"]
     boxes: Float[Tensor, "B P C 4"]
     embeddings: Float[Tensor, "B P D"]
-    everywhere: Mapping[str, Tensor] | None = None
-    """Of a dense head in training, what it predicts for all N anchors [B, N, K], by the library's names: its own losses
-    are over all of them."""
+    for_losses: Mapping[str, Tensor] | None = None
+    """In training, what the detector's own losses take of the head, by the library's names [B, ...], where it is more than
+    the above: what a dense head predicts for all N anchors, or a query detector's scores and boxes as they are."""
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +136,7 @@ class HeadOutput(NamedTuple):
 
     def of_images(self, rows: slice | Tensor) -> "HeadOutput":
         """The output for these images of the batch."""
-        rest = None if self.everywhere is None else {name: part[rows] for name, part in self.everywhere.items()}
+        rest = None if self.for_losses is None else {name: part[rows] for name, part in self.for_losses.items()}
         return HeadOutput(self.logits[rows], self.boxes[rows], self.embeddings[rows], rest)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates import observe, proposal_of, select_candidates
+from rl_det.detectors.divided import said_by
 from rl_det.detectors.encodings import check_finite
 from rl_det.errors import UserError
 from rl_det.rewards import Scene, Step
@@ -86,7 +87,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         """
         self.encoded = self.data.batch(torch.tensor(self.indices), self.detector)
         with torch.set_grad_enabled(self.with_graph):
-            output = self.detector.head(self.encoded)
+            output = said_by(self.detector, self.encoded)
         self.candidates = select_candidates(output, self.encoded.mask, self.num_candidates + self.context_candidates)
         check_finite(self.candidates, self.candidates.mask, self.data, self.indices)
         whole: dict[str, Tensor] = dict(observe(self.candidates, self.encoded))  # type: ignore[arg-type]

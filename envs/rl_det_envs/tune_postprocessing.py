@@ -12,6 +12,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates import select_candidates
 from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
+from rl_det.detectors.divided import said_by
 from rl_det.rewards import Edits, Pool
 from rl_det.types import Candidates
 from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
@@ -48,7 +49,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         with torch.no_grad():
             for images in torch.arange(len(self.data)).split(32):
                 encoded = self.data.batch(images, self.detector)
-                parts.append(select_candidates(self.detector.head(encoded), encoded.mask, self.num_candidates))
+                parts.append(select_candidates(said_by(self.detector, encoded), encoded.mask, self.num_candidates))
         self._all = Candidates(
             **{name: torch.cat([vars(part)[name] for part in parts]).cpu() for name in vars(parts[0])}
         )

@@ -1,20 +1,23 @@
 """A data set's encodings: kept in memory or on disk, as the frozen part's output does not change, or computed in the loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rl_det import parallel
 from rl_det.data import Dataset, file_of
+from rl_det.data.splits import Chosen
 from rl_det.detectors import encodings_on_disk
 from rl_det.detectors.contents import alike, difference, identity
+from rl_det.detectors.divided import Divided, said_by
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.reading import batches, read
-from rl_det.errors import NotFiniteError
+from rl_det.errors import NotFiniteError, UserError
 from rl_det.progress import tell
 from rl_det.storage.memory import give_back, read_of_files
 from rl_det.storage.weights import state_fingerprint
@@ -40,6 +43,7 @@ class EncodedDataset:
     source: Dataset | None = None
     """The images themselves, if they are known."""
     said: Said = field(default_factory=Said, compare=False, repr=False)
+    kept: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -69,6 +73,7 @@ class EncodedInTheLoop:
     batch_size: int
     num_proposals: int | None = None
     said: Said = field(default_factory=Said, compare=False, repr=False)
+    kept: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -82,7 +87,101 @@ class EncodedInTheLoop:
         return encoded.to(encoded.mask.device, torch.float16).to(encoded.mask.device, torch.float32)
 
 
-Encodings = EncodedDataset | EncodedInTheLoop
+@dataclass(frozen=True)
+class DividedDataset:
+    """A data set of which each process encodes every `world_size`-th image, from its rank on."""
+
+    own: EncodedDataset | EncodedInTheLoop
+    """This process's images."""
+    targets: list[Target]
+    """Of all images."""
+    source: Dataset
+    light: Encoded | None
+    """All images without features, if they are kept."""
+    said: Said = field(default_factory=Said, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def kept(self) -> bool:
+        """Whether this process's encodings are kept."""
+        return self.own.kept
+
+    @property
+    def batch_size(self) -> int:
+        """The images whose encodings each process holds at once."""
+        return self.own.batch_size
+
+    def batch(self, images: Int[Tensor, " b"], detector: Detector) -> Divided:
+        """The encodings of some images, of which this process has the features of its own."""
+        owner = images % parallel.world_size()
+        mine = images[owner == parallel.rank()] // parallel.world_size()
+        own = self.own.batch(mine if len(mine) else torch.zeros(1, dtype=torch.int64), detector)
+        owner = owner.to(own.mask.device)
+        light = _light(own[: len(mine)], owner) if self.light is None else self.light[images].to(own.mask.device)
+        return Divided(**vars(light), own=own, owner=owner)
+
+
+def divided(encode: Callable[[Dataset], EncodedDataset | EncodedInTheLoop], dataset: Dataset) -> "Encodings":
+    """The data set's encodings, of which each process that trains together makes and keeps its share; alone: all.
+
+    Raises ValueError if there are more processes than images.
+    """
+    number = parallel.world_size()
+    if number == 1:
+        return encode(dataset)
+    if len(dataset) < number:
+        raise UserError(f"each process must have an image of its own; there are {number} and {len(dataset)} images")
+    own = encode(Chosen([dataset], [(0, index) for index in range(parallel.rank(), len(dataset), number)]))
+    targets: list[Target] = [None] * len(dataset)  # type: ignore[list-item]
+    for process, some in enumerate(parallel.of_all(own.targets)):
+        targets[process::number] = some
+    owner = torch.arange(len(dataset)) % number
+    light = _light(own.encoded, owner) if isinstance(own, EncodedDataset) else None
+    return DividedDataset(own=own, targets=targets, source=dataset, light=light)
+
+
+def _light(own: Encoded, owner: Int[Tensor, " B"]) -> Encoded:
+    """What every process knows of all images: their encodings without features."""
+    tensors = own.without_features().tensors()
+    return Encoded.of({name: parallel.rows_of_all(part, owner) for name, part in tensors.items()})
+
+
+@runtime_checkable
+class Encodings(Protocol):
+    """A data set's encodings, wherever they are: kept by this process, by several, or computed in the loop."""
+
+    @property
+    def targets(self) -> list[Target]:
+        """Each image's true boxes."""
+        ...
+
+    @property
+    def source(self) -> Dataset | None:
+        """The images themselves, if they are known."""
+        ...
+
+    @property
+    def said(self) -> Said:
+        """What the head that was asked last said of all images."""
+        ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether encodings are kept, so that an image costs little a second time."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """The images that are asked for at once where no gradient is needed."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, images: Int[Tensor, " b"], detector: Detector) -> Encoded:
+        """The encodings of some images, on the detector's device, with features in single precision."""
+        ...
 
 
 def names_of(data: Encodings, images: Iterable[int]) -> list[str]:
@@ -127,10 +226,10 @@ def spoken(data: Encodings, detector: Detector, batch_size: int) -> Iterator[tup
             yield data.said.of_batches[place]
             continue
         encoded = data.batch(images, detector)
-        output = detector.head(encoded)
+        output = said_by(detector, encoded)
         each = sum(part.element_size() * part.numel() for part in output.tensors) // len(images)
         if each * len(data) <= SAID_BYTES:
-            data.said.of_batches[place] = replace(encoded, features=()), output
+            data.said.of_batches[place] = encoded.without_features(), output
         yield encoded, output
 
 

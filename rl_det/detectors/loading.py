@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights, list_models
 
+from rl_det import parallel
 from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
 from rl_det.detectors.family import Family
@@ -110,7 +111,9 @@ def device_named(device: Device) -> torch.device:
         raise UserError(f"device must be one of {', '.join(get_args(Device))}; got {device!r}; auto is usual")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return parallel.own_device() if parallel.launched() > 1 else torch.device("cuda")
 
 
 def build_detector(

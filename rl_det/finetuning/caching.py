@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rl_det import parallel
 from rl_det.candidates import select_candidates
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data import Dataset
@@ -25,7 +26,10 @@ from rl_det.detectors import Detector
 from rl_det.detectors.contents import identity
 from rl_det.detectors.encodings import (
     BATCH_BYTES,
+    EncodedDataset,
+    EncodedInTheLoop,
     Encodings,
+    divided,
     encode_dataset,
     encode_in_the_loop,
     images_in,
@@ -177,23 +181,30 @@ def encodings_by(
 ) -> Encodings:
     """A data set's encodings, where the plan puts them; `folder` keeps them on disk, and is used again.
 
-    If what it holds is of something else, or damaged, it is refused, or with `remake` made anew (`encode_dataset`).
+    If what it holds is of something else, or damaged, it is refused, or with `remake` made anew (`encode_dataset`). Processes
+    that train together divide the data set; each has a folder of its own beside this one.
     """
-    if plan.place == "nowhere":
-        return encode_in_the_loop(
-            dataset, batch_size=plan.batch_size, num_proposals=plan.num_proposals, on_batch=on_batch
-        )
     if folder is not None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-    return encode_dataset(
-        detector,
-        dataset,
-        batch_size=plan.batch_size,
-        num_proposals=plan.num_proposals,
-        folder=folder,
-        remake=remake,
-        on_batch=on_batch,
-    )
+        if (number := parallel.world_size()) > 1:
+            folder = folder.with_name(f"{folder.name}.{parallel.rank() + 1}of{number}")
+
+    def encode(images: Dataset) -> EncodedDataset | EncodedInTheLoop:
+        if plan.place == "nowhere":
+            return encode_in_the_loop(
+                images, batch_size=plan.batch_size, num_proposals=plan.num_proposals, on_batch=on_batch
+            )
+        return encode_dataset(
+            detector,
+            images,
+            batch_size=plan.batch_size,
+            num_proposals=plan.num_proposals,
+            folder=folder,
+            remake=remake,
+            on_batch=on_batch,
+        )
+
+    return divided(encode, dataset)
 
 
 def fewest_proposals(

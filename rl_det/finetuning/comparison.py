@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rl_det import parallel
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
@@ -56,6 +57,10 @@ def compare(
     `finetune`.
     """
     check_names(strategies)
+    if parallel.launched() > 1:
+        raise UserError(
+            "compare starts the processes of its jobs itself; start it alone, without torchrun or accelerate"
+        )
     if workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")
     if not seeds or len(set(seeds)) < len(seeds):

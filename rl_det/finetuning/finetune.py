@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from rl_det import parallel
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.open import Source, open_data
@@ -33,7 +34,8 @@ from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
-from rl_det.storage.run import ENCODINGS, TENSORBOARD, Run, check_run_folder
+from rl_det.storage.mirror import mirrored
+from rl_det.storage.run import CHECKPOINTS, CONFIG, ENCODINGS, TENSORBOARD, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
@@ -74,6 +76,9 @@ def finetune(
     disk up to `cache_disk` GiB (by default half of what is free), else the frozen part runs in the loop. `encodings` is a
     folder where they are kept for later runs. `callbacks` are called for every update of every strategy.
 
+    Several processes, as `torchrun` starts them, divide the images of each batch, and give the results of one; the main
+    process alone writes, and calls the callbacks.
+
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
     splits, chosen = open_data(data), strategies or (PPO(),)
@@ -82,14 +87,23 @@ def finetune(
     plan = plan_run(copy.deepcopy(detector), splits, chosen, *work, seed, baselines=baselines)
     plan.limits = limits
     folder = Path(out) if out is not None else plan.default_folder()
-    check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
+    plan.own_folder = folder / ENCODINGS
     if encodings is not None:
         plan.encodings = Path(encodings)
-        check_writable(plan.encodings)
-    plan.own_folder = folder / ENCODINGS
-    plan.check_images()
-    with Run(folder, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run:
-        return _run(plan, run, callbacks)
+
+    def check() -> None:
+        check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
+        if encodings is not None:
+            check_writable(Path(encodings))
+        plan.check_images()
+
+    with parallel.joined():
+        parallel.of_main(check)
+        with (
+            mirrored(folder, CONFIG, f"{CHECKPOINTS}/*.pt") as own,
+            Run(own, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run,
+        ):
+            return _run(plan, run, callbacks)
 
 
 @dataclass(kw_only=True)
@@ -154,13 +168,9 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
         return
     unfinished = run.checkpoints / f"{name}.unfinished.pt"
-    around = [
-        Checkpoint(unfinished),
-        ProgressBar(),
-        MetricsLog(run),
-        TensorBoardLog(run.folder / TENSORBOARD),
-        *callbacks,
-    ]
+    around: list[Callback] = [Checkpoint(unfinished)]
+    if parallel.is_main():
+        around += [ProgressBar(), MetricsLog(run), TensorBoardLog(run.folder / TENSORBOARD), *callbacks]
     clock = plan.clock()
     ending = strategy.tune(policy, plan.task(name, around))
     seconds = clock()
@@ -227,10 +237,14 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     tasks = tasks_of(rows.policies, whole, plan.task())
     final, validation_aps = calibrated(rows.policies, tasks)
     _add_fitted(rows, final, validation_aps, tasks, plan, run)
-    found, targets = tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
+    found, targets = parallel.of_main(
+        lambda: tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
+    )
     control = CONTROL if CONTROL in final else next(iter(final))
-    spread = intervals(
-        found, targets, num_classes=plan.detector.num_classes, num_draws=plan.budget.num_draws, reference=control
+    spread = parallel.of_main(
+        lambda: intervals(
+            found, targets, num_classes=plan.detector.num_classes, num_draws=plan.budget.num_draws, reference=control
+        )
     )
     curves = {name: curves_of_batch(row.detections, targets, plan.data.classes) for name, row in found.items()}
     results = Results(
@@ -264,23 +278,35 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
         },
         folder=run.folder,
     )
-    for name, row in found.items():
-        write_detections(run.folder, name, row.detections)
-    truths = pad_targets(targets)
-    write_truths(run.folder, truths)
+    if parallel.is_main():
+        detections = {name: row.detections for name, row in found.items()}
+        findings = Findings(
+            results=results,
+            curves=curves,
+            detections=detections,
+            truths=pad_targets(targets),
+            test=plan.data.test,
+            run=run,
+        )
+        _write(findings, plan)
+    return results
+
+
+def _write(findings: Findings, plan: Plan) -> None:
+    """Write the results, the detectors and the pages."""
+    results, run = findings.results, findings.run
+    for name, detections in findings.detections.items():
+        write_detections(run.folder, name, detections)
+    write_truths(run.folder, findings.truths)
     exported = {*(strategy.name for strategy in plan.strategies), results.best.name, *({CONTROL} & results.rows.keys())}
     with bar("export", len(exported)) as shown:
         for name in sorted(exported):
             results.rows[name].export(run.folder / name)
             shown.advance()
-    detections = {name: row.detections for name, row in found.items()}
-    make_pages(
-        Findings(results=results, curves=curves, detections=detections, truths=truths, test=plan.data.test, run=run)
-    )
+    make_pages(findings)
     run.write_results(results.to_json())
     plan.remove_own_encodings()
     tell(
         f"the tuned detectors, the metrics and results.json are in {run.folder}; "
         f"best on validation: {run.folder / results.best.name}"
     )
-    return results

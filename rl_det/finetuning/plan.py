@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rl_det import parallel
 from rl_det.data import Dataset, Split
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.augment import Views
@@ -119,13 +120,15 @@ class Plan:
     def cache(self) -> CachePlan:
         """Where encodings go, and what they hold; it is said when it is decided."""
         folder = self.encodings or self.own_folder
-        plan = plan_cache(
-            self.detector,
-            {split: self.images(split) for split in ("train", "val")},
-            self.limits,
-            folder=folder,
-            num_candidates=self.budget.validated_candidates,
-            chosen=folder / PROPOSALS,
+        plan = parallel.of_main(
+            lambda: plan_cache(
+                self.detector,
+                {split: self.images(split) for split in ("train", "val")},
+                self.limits,
+                folder=folder,
+                num_candidates=self.budget.validated_candidates,
+                chosen=folder / PROPOSALS,
+            )
         )
         tell(plan.told())
         return plan

@@ -8,16 +8,25 @@ they were stopped.
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rl_det import parallel
 from rl_det.data import Dataset
 from rl_det.data.splits import First, Splits
 from rl_det.detectors import Detector, load_state, save_state
 from rl_det.detectors.contents import code_version, content
-from rl_det.detectors.encodings import BATCH_BYTES, Encodings, encode_dataset, encode_in_the_loop, images_in
+from rl_det.detectors.encodings import (
+    BATCH_BYTES,
+    Encodings,
+    divided,
+    encode_dataset,
+    encode_in_the_loop,
+    images_in,
+)
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Recipe
 from rl_det.finetuning.caching import ENCODED_TOGETHER, PROPOSALS, CacheLimits, encodings_by, plan_cache
@@ -28,6 +37,7 @@ from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
 from rl_det.storage.checkpoint import remove_checkpoint
 from rl_det.storage.files import check_writable
+from rl_det.storage.mirror import mirrored
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner
@@ -58,7 +68,16 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
     }  # fmt: skip
     if detector.part != "head":
         identity["trainable"] = detector.part
-    file = cache_folder() / "warm_starts" / f"{fingerprint_of_settings(identity)}.safetensors"
+    file = _folder() / f"{fingerprint_of_settings(identity)}.safetensors"
+    with mirrored(file.parent, file.name, f"{file.stem}.stage*.pt") as own:
+        _found_or_trained(detector, data, recipe, own / file.name, limits or CacheLimits())
+    detector.is_trained = True
+    return file
+
+
+def _found_or_trained(detector: Detector, data: Splits, recipe: Recipe, file: Path, limits: CacheLimits) -> None:
+    """Load what the file keeps, or train, and keep it there."""
+    images = data.warm_start_images or data.train
     if not _found(detector, file):
         minutes = seconds_of(detector, images, recipe) / 60
         tell(
@@ -67,13 +86,11 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
             f"{detector.part} ({recipe.head_steps} steps of {recipe.head_batch_size}), about {max(1, round(minutes))} min; "
             f"kept in {file}"
         )
-        _train(detector, images, data.val, recipe, file, limits or CacheLimits())
+        _train(detector, images, data.val, recipe, file, limits)
         save_state(detector.plain(), file)
         for stage in (1, 2):
             remove_checkpoint(_checkpoint(file, stage))
         load_state(detector.plain(), file, sealed=True)
-    detector.is_trained = True
-    return file
 
 
 def _found(detector: Detector, file: Path) -> bool:
@@ -126,14 +143,16 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
     fit(first, config, name="warm start", callbacks=[Checkpoint(_checkpoint(file, 1)), ProgressBar()])
     if detector.part == "all":
         return
-    few, folder = First(images, recipe.head_images), file.with_suffix(".encodings")
-    plan = plan_cache(
-        detector,
-        {"train": few, "val": val},
-        limits,
-        folder=folder,
-        num_candidates=NUM_CANDIDATES,
-        chosen=folder / PROPOSALS,
+    few, folder = First(images, recipe.head_images), _folder() / f"{file.stem}.encodings"
+    plan = parallel.of_main(
+        lambda: plan_cache(
+            detector,
+            {"train": few, "val": val},
+            limits,
+            folder=folder,
+            num_candidates=NUM_CANDIDATES,
+            chosen=folder / PROPOSALS,
+        )
     )
     tell(plan.told())
     on_disk = {split: folder / split if plan.place == "disk" else None for split in ("train", "val")}
@@ -154,7 +173,8 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         validate_every=recipe.head_validate_every,
     )
     fit(second, config, name="warm start's head", callbacks=[Checkpoint(_checkpoint(file, 2)), ProgressBar()])
-    shutil.rmtree(folder, ignore_errors=True)
+    if parallel.is_main():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _encoder(detector: Detector, val: Dataset, limits: CacheLimits) -> Callable[[], Encodings]:
@@ -162,9 +182,14 @@ def _encoder(detector: Detector, val: Dataset, limits: CacheLimits) -> Callable[
     encoded = detector.encode([val[0].image])
     each = sum(2 * level.numel() for level in encoded.features)
     if detector.part != "all" and each * len(val) <= limits.memory_bytes() // VALIDATION_SHARE:
-        return lambda: encode_dataset(detector, val)
+        return lambda: divided(partial(encode_dataset, detector), val)
     in_the_loop = encode_in_the_loop(val, batch_size=images_in(BATCH_BYTES, encoded, most=ENCODED_TOGETHER))
     return lambda: in_the_loop
+
+
+def _folder() -> Path:
+    """Where warm starts are kept."""
+    return cache_folder() / "warm_starts"
 
 
 def _checkpoint(file: Path, stage: int) -> Path:

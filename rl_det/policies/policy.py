@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rl_det.candidates import Observation, clipped, observe, select_candidates
 from rl_det.candidates.postprocessing import PostProcessingSettings
+from rl_det.detectors.divided import said_by
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.recalibration import PerClass
 from rl_det.policies.distributions import Distribution
@@ -55,7 +56,7 @@ class Policy(Protocol):
 @torch.no_grad()
 def apply_policy(policy: Policy, encoded: Encoded, num_candidates: int, output: HeadOutput | None = None) -> Candidates:
     """The detector's N best candidates with the policy's logits, in the detector's order; `output` is the head's, if known."""
-    output = policy.detector.head(encoded) if output is None else output
+    output = said_by(policy.detector, encoded) if output is None else output
     candidates = select_candidates(output, encoded.mask, num_candidates)
     observation = observe(candidates, encoded)
     boxes, logits = policy.adjusted(observation, output)

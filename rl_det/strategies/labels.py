@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
+from rl_det.detectors.divided import said_by
 from rl_det.detectors.encodings import Encodings, check_finite, names_of
 from rl_det.errors import naming
 from rl_det.policies.build import PolicyName, build_policy
@@ -122,7 +123,7 @@ class LabelsLearner:
         images = self.batches.draw()
         encoded = self.data.batch(images, self.policy.detector)
         targets = [self.data.targets[image] for image in images.tolist()]
-        output = self.policy.detector.head(encoded)
+        output = said_by(self.policy.detector, encoded)
         check_finite(output, encoded.mask, self.data, images.tolist())
         parts = self.losses(self.policy, encoded, output, targets)
         loss = torch.stack(list(parts.values())).sum()

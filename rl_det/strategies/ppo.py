@@ -27,6 +27,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rl_det import parallel
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
 from rl_det.errors import UserError, naming
@@ -234,8 +235,9 @@ class PpoLearner:
                 for move, distribution in zip(rollout.moves, distributions, strict=True)
             ]
             away = mean([moved_away(*step) for step in zip(rollout.moves, log_ratios, strict=True)])
-            metrics |= {"kl_old": float(away), "epochs": float(epoch)}
-            if epoch and away > config.target_kl:
+            kl_old = parallel.mean_of(float(away))  # all processes end the rollout together
+            metrics |= {"kl_old": kl_old, "epochs": float(epoch)}
+            if epoch and kl_old > config.target_kl:
                 break
             loss, parts = self.loss(rollout, output, distributions, log_ratios)
             metrics |= parts

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from rl_det_envs.candidate_environment import CandidateVectorEnv
 from torch import Tensor
 
-from rl_det.detectors.encodings import EncodedDataset
 from rl_det.errors import NotFiniteError
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
@@ -73,7 +72,7 @@ def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
     envs = make_environment(paying, policy, task, wrapped=False)
     if not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:
         return
-    num_batches = min(MOST_BATCHES, len(task.train) // task.batch_size) if isinstance(task.train, EncodedDataset) else 1
+    num_batches = min(MOST_BATCHES, len(task.train) // task.batch_size) if task.train.kept else 1
     try:
         found = best_of_samples(policy, envs, torch.Generator().manual_seed(task.seed), num_batches=num_batches)
     except NotFiniteError as error:  # training skips such updates

@@ -20,7 +20,7 @@ from rl_det_envs.wrapped import agent_environment
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import EncodedDataset
+from rl_det.detectors.divided import said_by
 from rl_det.errors import NotFiniteError, UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
 from rl_det.losses.policy_gradient import masked_mean
@@ -179,7 +179,7 @@ def make_environment(config: Paid, policy: Policy, task: Task, *, wrapped: bool 
     the detector ranks them without the module, and a score's worth among them is not its worth under the policy.
     """
     options: dict[str, Any] = dict(policy.environment_options)
-    if not isinstance(task.train, EncodedDataset) or isinstance(policy, HeadWithModule):
+    if not task.train.kept or isinstance(policy, HeadWithModule):
         options["pool_images"] = task.batch_size
     envs = gymnasium.make_vec(
         POLICIES[name_of(policy)].environment,
@@ -299,7 +299,7 @@ def in_range(action: Float[Tensor, " R *more"], envs: AgentEnvironment) -> Float
 def head_output(policy: Actor, encoded: Encoded | None) -> HeadOutput | None:
     """The output of the policy's own head for these encodings; None where no candidates act."""
     own: Detector | None = getattr(policy, "detector", None)
-    return None if own is None or encoded is None else own.head(encoded)
+    return None if own is None or encoded is None else said_by(own, encoded)
 
 
 def every(number: int, observation: Any) -> Any:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from rl_det import parallel
 from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors import Detector
+from rl_det.detectors.shares import training_losses
 from rl_det.errors import UserError, naming
 from rl_det.metrics.evaluation import check_monitor, quick_evaluate
 from rl_det.policies.build import build_policy
@@ -157,7 +159,10 @@ class BatchPlan:
 
 
 class SupervisedLearner:
-    """A learner whose update is one step on one batch of images, by the model's own losses, without crowd regions."""
+    """A learner whose update is one step on one batch of images, by the model's own losses, without crowd regions.
+
+    Processes that train together divide each batch.
+    """
 
     def __init__(
         self,
@@ -188,11 +193,11 @@ class SupervisedLearner:
         images = [sample.image.to(descent.device) for sample in samples]
         targets = [labelled(sample, descent.device) for sample in samples]
         with descent.autocast():
-            losses = self.detector.training_losses(images, targets)
+            losses = training_losses(self.detector, images, targets)
             loss = torch.stack(list(losses.values())).sum()
         with naming(lambda: [str(sample.target.image_id) for sample in samples]):
             norm = descent.step(loss)
-        return {**{name: float(value.detach()) for name, value in losses.items()}, "grad_norm": norm}
+        return {**{name: parallel.mean_of(float(value.detach())) for name, value in losses.items()}, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the order: the generator before its first draw and now, and the number of batches drawn since."""
@@ -208,8 +213,12 @@ class SupervisedLearner:
 def batches(dataset: Dataset, plan: BatchPlan, generator: torch.Generator, *, first: int = 0) -> Iterator[list[Sample]]:
     """`num_steps` batches, read ahead by worker processes if asked; every image comes once before any comes again.
 
-    `first` batches may be skipped; the others, and all that the generator draws, do not change.
+    `first` batches may be skipped; the others, and all that the generator draws, do not change. Of processes that train
+    together, each gets its share of every batch. Raises ValueError for a batch of fewer images than processes.
     """
+    size, own, processes = plan.batch_size, parallel.share_of(plan.batch_size), parallel.world_size()
+    if size < processes:
+        raise UserError(f"a batch must have an image for each of {processes} processes; got a batch_size of {size}")
     needed = plan.num_steps * plan.batch_size
     order: list[int] = []
     while len(order) < needed:
@@ -220,20 +229,19 @@ def batches(dataset: Dataset, plan: BatchPlan, generator: torch.Generator, *, fi
         source = Augmented(dataset, plan.augmentations)
         seeds = torch.randint(2**62, (needed,), generator=generator).tolist()
         visits = list(zip(visits, seeds, strict=True))
-    size = plan.batch_size
     if plan.flip:
         for _ in range(first):
             torch.rand(size, generator=generator)
     loader: DataLoader[list[Sample]] = DataLoader(
         source,
-        batch_sampler=[visits[start : start + size] for start in range(first * size, needed, size)],
+        batch_sampler=[visits[start : start + size][own] for start in range(first * size, needed, size)],
         collate_fn=list,
         num_workers=plan.num_workers,
         generator=torch.Generator(),
     )
     for samples in loader:
         if plan.flip:
-            mirror = torch.rand(len(samples), generator=generator) < 0.5
+            mirror = (torch.rand(size, generator=generator) < 0.5)[own]
             samples = [flipped(sample) if turn else sample for sample, turn in zip(samples, mirror, strict=True)]
         yield samples
 

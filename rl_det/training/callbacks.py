@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from rl_det import parallel
 from rl_det.progress import Bar, tell
 from rl_det.storage.checkpoint import check_same, latest_checkpoint, write_checkpoint
 from rl_det.storage.run import Run
@@ -93,6 +94,7 @@ class Checkpoint(Callback):
             self.save(run)
 
     def save(self, run: FitRun) -> None:
-        """Write the file, whole or not at all."""
-        write_checkpoint(self.path, run.state_dict())
+        """Write the file, whole or not at all; of processes that train together, the main one does."""
+        if parallel.is_main():
+            write_checkpoint(self.path, run.state_dict())
         self.written = time.monotonic()

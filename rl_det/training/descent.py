@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from rl_det import parallel
 from rl_det.errors import NotFiniteError
 from rl_det.training.schedules import SCHEDULES, ScheduleName
 
@@ -46,14 +47,17 @@ class Descent:
     def step(self, loss: Tensor) -> float:
         """Make one optimiser step; return the gradient's norm before clipping.
 
+        Where several processes train together, the step is on the mean of their losses, the same in all of them.
+
         Raises NotFiniteError, with the weights unchanged, if the loss or the gradient is not finite. A float16 gradient
         that overflows is not an error; it skips the step.
         """
-        value = float(loss.detach())
+        value = parallel.mean_of(float(loss.detach()))
         if not math.isfinite(value):
             raise NotFiniteError(f"the loss is {value}")
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
+        parallel.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not (math.isfinite(norm) or self.scaler.is_enabled()):

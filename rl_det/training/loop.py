@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rl_det import parallel
 from rl_det.errors import NotFiniteError, UserError
 from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
 from rl_det.progress import tell
@@ -363,7 +364,7 @@ def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) ->
         run.begun = True
         _tell(run, callbacks, {}, validated=True)
     run.begun = True
-    while run.ending is None and pending.number is None:
+    while _goes_on(run, pending):
         run.update += 1
         try:
             metrics = run.learner.update(run.update, run.descent)
@@ -375,6 +376,12 @@ def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) ->
         run.descent.end_update()
         run.signal += abs(metrics.get("signal", metrics.get("grad_norm", 1.0)))
         _tell(run, callbacks, metrics, validated=run.config.is_due(run.update))
+
+
+def _goes_on(run: FitRun, pending: Pending) -> bool:
+    """Whether there is another update, which all processes that train together decide alike, as the main one does."""
+    run.ending, pending.number = parallel.of_main(lambda: (run.ending, pending.number))
+    return run.ending is None and pending.number is None
 
 
 def _tell(run: FitRun, callbacks: Sequence[Callback], metrics: dict[str, float], *, validated: bool) -> None:

@@ -186,12 +186,13 @@ class OneStage(ABC):
 
     def head(self, encoded: Encoded) -> HeadOutput:
         """The head's output: all classes share an anchor's box, and all anchors of one place share an embedding."""
-        return self._head(encoded, everywhere=torch.is_grad_enabled())
+        return self._head(encoded, for_losses=torch.is_grad_enabled())
 
-    def _head(self, encoded: Encoded, *, everywhere: bool) -> HeadOutput:
-        """The head's output, with the predictions for all anchors where they are wanted and there are any."""
+    def _head(self, encoded: Encoded, *, for_losses: bool) -> HeadOutput:
+        """The head's output, with what its losses take if it is wanted."""
         if self._on_windows:
-            return self._output(encoded, *self._predict_on_windows(encoded))
+            on_windows, embeddings = self._predict_on_windows(encoded)
+            return self._output(encoded, on_windows, embeddings)._replace(for_losses=on_windows if for_losses else None)
         parts, dense, order = [], [], []
         for rows, run, sizes in self._runs(encoded):
             predicted, embeddings = self._kept(run, encoded.exact[0][rows], sizes)
@@ -200,7 +201,7 @@ class OneStage(ABC):
             order.append(rows)
         joined = in_order(parts, order)
         output = self._output(encoded, joined, joined.pop("embeddings"))
-        return output._replace(everywhere=in_order(padded(dense), order)) if everywhere else output
+        return output._replace(for_losses=in_order(padded(dense), order)) if for_losses else output
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
@@ -234,9 +235,9 @@ class OneStage(ABC):
         matched = self.match(everywhere, objects, crowds)
         if self._on_windows:
             matched = matched.gather(1, encoded.exact[0]).masked_fill(~encoded.mask, LEFT_OUT)
-            return self.losses(objects, self._predict_on_windows(encoded)[0], encoded.reference, matched)
-        dense = output.everywhere or self._head(encoded, everywhere=True).everywhere or {}
-        return self.losses(objects, dict(dense), everywhere.reference, matched)
+        predicted = output.for_losses or self._head(encoded, for_losses=True).for_losses or {}
+        reference = encoded.reference if self._on_windows else everywhere.reference
+        return self.losses(objects, dict(predicted), reference, matched)
 
     def match(self, everywhere: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor]) -> Int[Tensor, "B N"]:
         """The object of every anchor, as `assign_objects` documents it, by the model's own matcher."""

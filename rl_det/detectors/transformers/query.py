@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.utils.weak import WeakTensorKeyDictionary
 from torchvision.ops import box_convert
 
 from rl_det.candidates import select_candidates
@@ -34,6 +33,9 @@ from rl_det.detectors.transformers.anatomy import ANATOMIES, Predictions, Seen, 
 from rl_det.detectors.transformers.processing import largest_size, processor_of, resized
 from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
+
+FOR_LOSSES = ("scores", "boxes")
+"""The predictions that the library's losses take."""
 
 
 class QueryDetector:
@@ -84,11 +86,6 @@ class QueryDetector:
         self.is_trained = is_trained
         self.part: Part = part
         self._most_places: int | None = None
-        self._latest = WeakTensorKeyDictionary()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy does not remember: what the head said last has a graph, which cannot be copied."""
-        return vars(self) | {"_latest": WeakTensorKeyDictionary()}
 
     @property
     def device(self) -> torch.device:
@@ -188,9 +185,8 @@ class QueryDetector:
         """The head's output: all classes share a query's box."""
         self.plain()
         predictions = self._predictions(encoded)
-        output = self._output(predictions, encoded)
-        self._latest[output.boxes] = predictions
-        return output
+        for_losses = {name: getattr(predictions, name) for name in FOR_LOSSES} if torch.is_grad_enabled() else None
+        return self._output(predictions, encoded)._replace(for_losses=for_losses)
 
     def _predictions(self, encoded: Encoded) -> Predictions:
         """The predictors' own results; images of one size run together."""
@@ -310,10 +306,9 @@ class QueryDetector:
         """The library's own matching and losses of the last layer, as the library weighs and adds them; crowds are left out.
 
         What crowds hide is background to the library, which knows no crowds. The losses need boxes before clipping and
-        the softmax's last column, which `output` lacks. They are remembered from `head`, or computed again for another
-        output.
+        the softmax's last column. If the output was computed without gradients, the head runs again.
         """
-        predictions = self._latest.get(output.boxes) or self._predictions(encoded)
+        predicted = output.for_losses or self._predictions(encoded)._asdict()
         labels = []
         for target, (height, width) in zip(targets, encoded.image_size.tolist(), strict=True):
             real = ~target.iscrowd
@@ -321,7 +316,7 @@ class QueryDetector:
         config = copy.copy(self.model.config)
         config.auxiliary_loss = False
         loss, *_ = self.model.loss_function(
-            predictions.scores.float(), labels, self.device, predictions.boxes.float(), config
+            predicted["scores"].float(), labels, self.device, predicted["boxes"].float(), config
         )
         return {"loss": loss}
 
