@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from rl_det import parallel
+
 PACKAGES = ("rl_det", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy", "numba", "pycocotools")
 
 
@@ -25,6 +27,7 @@ def circumstances() -> dict[str, Any]:
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": parallel.world_size(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }

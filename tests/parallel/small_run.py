@@ -1,0 +1,33 @@
+"""A run of seconds through the front door: `python -m parallel.small_run FOLDER [--resume]`, alone or launched with others."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from small_runs import SMALL, small_data, tiny
+
+import rl_det
+from rl_det import parallel
+from rl_det.finetuning.results import Results
+from rl_det.program import program
+
+BUDGET = replace(SMALL, fit_evaluations=0)
+
+
+def run(folder: Path, *, resume: bool = False) -> Results:
+    """Tune by PPO, beside the baselines."""
+    data = small_data()
+    strategy = rl_det.PPO(samples_per_image=2, num_candidates=32, context_candidates=0)
+    return rl_det.finetune(tiny(data), data, strategy, budget=BUDGET, out=folder, resume=resume)
+
+
+def main() -> None:
+    """Run, and print the table."""
+    with program():
+        results = run(Path(sys.argv[1]), resume="--resume" in sys.argv)
+        print(parallel.world_size(), "processes")
+        print(results.table(), end="")
+
+
+if __name__ == "__main__":
+    main()
