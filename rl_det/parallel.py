@@ -150,6 +150,12 @@ def share_of(number: int) -> slice:
     return slice(start, end)
 
 
+def owners_of(number: int) -> Int[Tensor, " n"]:
+    """The rank of the process to whose `share_of(number)` each thing belongs."""
+    ends = torch.tensor([number * position // world_size() for position in range(world_size() + 1)])
+    return torch.arange(world_size()).repeat_interleave(ends.diff())
+
+
 def rows_of_all(own: Tensor, owner: Int[Tensor, " B"], *, ragged: bool = False) -> Tensor:
     """The rows [B, ...] of all processes; each has computed its `own` rows, in their order, and `owner` is each row's rank.
 

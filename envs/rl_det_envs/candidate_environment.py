@@ -8,6 +8,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from rl_det import parallel
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates import observe, proposal_of, select_candidates
@@ -123,12 +124,24 @@ class CandidateVectorEnv(DetectorVectorEnv):
         self._last = step
         parts = self.begun_together(step)
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-        if not self.gives_credit:
-            rewards = [self.reward(own.before, own.after, ended=bool(ended[rows].all())) for rows, own in parts]
-            return np.concatenate(rewards)[order], None, {}
-        paid = [self.reward.credited(own, ended=bool(ended[rows].all())) for rows, own in parts]
-        reward, credit = (np.concatenate(each)[order] for each in zip(*paid, strict=True))
-        return reward, np.ascontiguousarray(credit[:, : self.num_candidates]), {}
+        paid = [self._paid(own, ended=bool(ended[rows].all())) for rows, own in parts]
+        reward, *credit = (np.concatenate(each)[order] for each in zip(*paid, strict=True))
+        return reward, np.ascontiguousarray(credit[0][:, : self.num_candidates]) if credit else None, {}
+
+    def _paid(self, step: Step, *, ended: bool) -> list[Float64[np.ndarray, " R *more"]]:
+        """The reward [R], and behind it the credit if it is asked for; processes that train together divide the episodes."""
+        number = len(step)
+        divided = 1 < parallel.world_size() <= number
+        own = step[parallel.share_of(number)] if divided else step
+        if self.gives_credit:
+            paid = list(self.reward.credited(own, ended=ended))
+        else:
+            paid = [self.reward(own.before, own.after, ended=ended)]
+        if not divided:
+            return paid
+        owners = parallel.owners_of(number)
+        parts = [torch.from_numpy(part).to(self.device) for part in paid]
+        return [parallel.rows_of_all(part, owners).numpy(force=True) for part in parts]
 
     def begun_together(self, step: Step) -> list[tuple[Int64[np.ndarray, " r"], Step]]:
         """The step in parts: the sub-environments whose episodes began together, and their share of the step."""

@@ -107,17 +107,10 @@ class RefineBoxesVector(CandidateVectorEnv):
     def begun_together(self, step: Step) -> list[tuple[Int64[np.ndarray, " r"], Step]]:
         if len(self._scenes) == 1:
             return super().begun_together(step)
-        before = step.boxes_before
         return [
-            (
-                rows,
-                replace(
-                    step, scene=scene, images=step.images[rows], boxes=step.boxes[rows],
-                    scores=scene.scores[step.images[rows]], boxes_before=None if before is None else before[rows],
-                ),
-            )
+            (rows, replace(step[rows], scene=scene, scores=scene.scores[step.images[rows]]))
             for rows, scene in self._scenes
-        ]  # fmt: skip
+        ]
 
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
         """The detections under each episode's first boxes, and under the present ones."""

@@ -201,6 +201,21 @@ class Step:
     boxes_before: Float32[np.ndarray, "R N 4"] | None = None
     scores_before: Float64[np.ndarray, "R N"] | None = None
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | Int64[np.ndarray, " r"]) -> "Step":
+        """The step of some of the episodes."""
+        boxes, scores = self.boxes_before, self.scores_before
+        return replace(
+            self,
+            images=self.images[rows],
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            boxes_before=None if boxes is None else boxes[rows],
+            scores_before=None if scores is None else scores[rows],
+        )
+
     @property
     def from_the_scene(self) -> bool:
         """Whether the step starts from the scene's own boxes and scores."""
