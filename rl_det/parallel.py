@@ -176,9 +176,10 @@ class _Rows(torch.autograd.Function):
         counts = torch.bincount(owner.cpu(), minlength=world_size()).tolist()
         rest = list(own.shape[1:])
         if ragged:
-            rest[0] = max(of_all(rest[0]))
+            rest[0] = max(of_all(rest[0] if len(own) else 0))
         padded = own.new_zeros(max(counts), *rest)
-        padded[(slice(len(own)), *(slice(length) for length in own.shape[1:]))] = own
+        if len(own):
+            padded[tuple(slice(length) for length in own.shape)] = own
         sent = (padded.to(torch.uint8) if padded.dtype == torch.bool else padded).contiguous()
         rows = torch.cat([part[:count] for part, count in zip(_parts(sent), counts, strict=True)])
         back = owner.argsort(stable=True).argsort().to(rows.device)
@@ -187,7 +188,9 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
-        own = gradient[ctx.mine][tuple(slice(length) for length in ctx.shape)]
+        own = gradient.new_zeros(ctx.shape)
+        if len(own):
+            own = gradient[ctx.mine][tuple(slice(length) for length in ctx.shape)]
         return own * world_size(), None, None
 
 
