@@ -250,6 +250,9 @@ class OnnxFlags(ProgramFlags):
     image_size: tuple[int, int] | None = None
     """Height and width of the images; left out: any. DETR, Conditional and Deformable DETR need it."""
 
+    def __post_init__(self) -> None:
+        check_settings(self, image_size=at_least(1, usual="480 640"))
+
 
 def run_finetune(flags: FinetuneFlags) -> None:
     """`rl-det finetune`."""
