@@ -79,7 +79,7 @@ def times(name: str, repeats: int) -> dict[str, float]:
     return {
         **found,
         "onnxruntime_over_torch": round(found["onnxruntime_ms"] / found["torch_ms"], 3),
-        "export_s": written,
+        "export_s": round(written, 1),
     }
 
 
