@@ -1,4 +1,4 @@
-"""The command `rl-det`: finetune, supervised, compare, check, report, detect. Every setting of the library is a flag."""
+"""The command `rl-det`: finetune, supervised, compare, check, report, detect, onnx. Every setting of the library is a flag."""
 
 import argparse
 import dataclasses
@@ -239,6 +239,21 @@ class DetectFlags(ProgramFlags):
         check_settings(self, threshold=within("[0, 1]"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnnxFlags(ProgramFlags):
+    """Write a tuned detector, its module and its post-processing as one ONNX file, from an image to its detections."""
+
+    detector: tyro.conf.Positional[Path]
+    """A folder that a run exported."""
+    file: tyro.conf.Positional[Path]
+    """The file to write."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the images; left out: any. DETR, Conditional and Deformable DETR need it."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, image_size=at_least(1, usual="480 640"))
+
+
 def run_finetune(flags: FinetuneFlags) -> None:
     """`rl-det finetune`."""
     flags.run(*flags.chosen())
@@ -338,6 +353,12 @@ def run_detect(flags: DetectFlags) -> None:
     print(f"the pictures and {written.name} are in {flags.out}")
 
 
+def run_onnx(flags: OnnxFlags) -> None:
+    """`rl-det onnx`."""
+    written = load_tuned(flags.detector, device="cpu").to_onnx(flags.file, image_size=flags.image_size)
+    print(f"the ONNX file is {written}")
+
+
 def _of_data(flags: DetectFlags, classes: Sequence[str]) -> tuple[list[Path], dict[Path, int], tuple[int, ...]]:
     """The files of a data set's split, their image ids, and its category ids for the detector's classes."""
     assert flags.data is not None
@@ -359,6 +380,7 @@ COMMANDS: dict[str, tuple[type, Callable[..., None]]] = {
     "check": (CheckFlags, run_check),
     "report": (ReportFlags, run_report),
     "detect": (DetectFlags, run_detect),
+    "onnx": (OnnxFlags, run_onnx),
 }
 """The commands. A new command is one pair here."""
 

@@ -17,6 +17,7 @@ from finetuning.small import write_folder
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from unchecked import unchecked
 
 from rl_det import cli
 from rl_det.storage.run import CONFIG, RESULTS, TRUTHS
@@ -116,12 +117,12 @@ def test_every_setting_is_a_flag_with_its_help(capsys: pytest.CaptureFixture[str
     assert "['pool_ap']" not in told
 
 
-def test_help_names_the_six_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending:
         cli.main(["--help"])
     assert ending.value.code == 0
     told = capsys.readouterr().out
-    assert all(name in told for name in ("finetune", "supervised", "compare", "check", "report", "detect"))
+    assert all(name in told for name in ("finetune", "supervised", "compare", "check", "report", "detect", "onnx"))
 
 
 @pytest.mark.parametrize(
@@ -377,3 +378,26 @@ def test_detect_overwrites_no_image_and_confuses_no_two(
     line = error_of(capsys, "detect", run / "ppo", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
     assert "its picture would be that of" in line
     assert not (tmp_path / "c").exists()
+
+
+def test_onnx_writes_one_file_with_the_classes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    file = tmp_path / "new" / "tuned.onnx"
+    with unchecked():
+        cli.main(["onnx", str(run / "ppo"), str(file), "--image-size", "96", "128"])
+    assert capsys.readouterr().out == f"the ONNX file is {file}\n"
+    model, card = onnx.load(file), json.loads((run / "ppo" / "model.json").read_text())
+    about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert {name: about[name] for name in ("classes", "category_ids", "policy", "strategy")} == {
+        name: card[name] for name in ("classes", "category_ids", "policy", "strategy")
+    }
+    assert [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim] == [3, 96, 128]
+
+
+def test_onnx_refuses_what_is_no_exported_folder_and_a_size_that_cannot_be(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "must be a model.json that rl_det has exported" in error_of(capsys, "onnx", tmp_path, tmp_path / "a.onnx")
+    size = ("--image-size", "0", "64")
+    assert "image_size must be at least 1" in error_of(capsys, "onnx", run / "ppo", tmp_path / "a.onnx", *size)
+    assert not list(tmp_path.iterdir())

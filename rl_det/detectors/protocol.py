@@ -155,3 +155,20 @@ class Detector(Protocol):
     def plain(self) -> nn.Module:
         """The library's own model (the object that is trained, not a copy) in eval mode; its state loads without rl_det."""
         ...
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """A Detector whose work on one image torch can trace, so that it can leave as ONNX."""
+
+    @property
+    def traces_any_size(self) -> bool:
+        """Whether one trace holds for images of every size; else for images of the traced one."""
+        ...
+
+    def traced(self, image: Float[Tensor, "3 _ _"]) -> tuple[Encoded, HeadOutput]:
+        """What `encode` and `head` give for one image, by operations of tensors alone; the encoding has no features.
+
+        The number of proposals is always the same; the mask tells which are real.
+        """
+        ...

@@ -31,6 +31,7 @@ from rl_det.errors import UserError
 from rl_det.policies.build import build_policy, check_policy, name_of
 from rl_det.policies.detections import detect_images, on_host
 from rl_det.policies.export import MODULE, export
+from rl_det.policies.onnx import export_onnx
 from rl_det.policies.policy import Policy
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.types import Detections
@@ -89,6 +90,28 @@ class Tuned:
         }
         write_whole(folder / MODEL_CARD, as_json(card))
         return folder
+
+    def to_onnx(self, file: str | Path, *, image_size: tuple[int, int] | None = None) -> Path:
+        """Write the detector, its module and its post-processing as one ONNX file; return the file. Needs `rl_det[onnx]`.
+
+        From `image`, float32 RGB [3, H, W] in [0, 1] in the user's pixels, it gives `boxes` [M, 4] in pixels, `labels` [M]
+        from 1 and `scores` [M], best first, as `detect` does for one image. It takes images of every size, or of one
+        `image_size` (height, width), which DETR, Conditional and Deformable DETR need. Its metadata are `classes`,
+        `category_ids`, `strategy`, `policy` and the versions, each as JSON.
+        """
+        file = Path(file)
+        check_writable(file.parent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        about = {
+            "classes": self.classes,
+            "category_ids": self.category_ids,
+            "strategy": self.strategy,
+            "policy": name_of(self.policy),
+            "rl_det": rl_det.__version__,
+            "torch": torch.__version__,
+        }
+        export_onnx(self.policy, file, self.num_candidates, image_size=image_size, about=about)
+        return file
 
 
 def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: Device = "auto") -> Tuned:

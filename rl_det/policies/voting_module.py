@@ -122,7 +122,8 @@ def neighbours(
     shared = width * height
     union = (right - left) * (bottom - top) + (own_right - own_left) * (own_bottom - own_top) - shared
     near: Bool[Tensor, "B N P"] = shared > NEIGHBOUR_IOU * union
-    near.scatter_(2, proposal_of(index, num_classes)[..., None], True)
+    own_proposal = proposal_of(index, num_classes)[..., None]
+    near.scatter_(2, own_proposal, torch.ones_like(own_proposal, dtype=torch.bool))  # ONNX knows no scatter of a number
     image, candidate, proposal = near.nonzero(as_tuple=True)
     return image, candidate, proposal
 

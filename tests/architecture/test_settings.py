@@ -31,6 +31,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "CheckFlags": {"path": Path("data")},
     "ReportFlags": {"folders": (Path("run"),)},
     "DetectFlags": {"detector": Path("tuned"), "images": (Path("a.png"),)},
+    "OnnxFlags": {"detector": Path("tuned"), "file": Path("tuned.onnx")},
     "FromLabels": {"num_steps": 4, "batch_size": 2, "learning_rate": 1e-3, "flip": False, "num_workers": 0,
                    "validate_every": 1},
     "EarlyStopping": {"patience": 3},

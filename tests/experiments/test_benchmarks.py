@@ -116,3 +116,11 @@ def test_costs_are_fitted_at_several_sizes() -> None:
     for costs in result.values():
         (small, first), (large, second) = ((int(size), spent) for size, spent in costs["milliseconds"].items())
         assert costs["slope"] == pytest.approx(math.log(second / first) / math.log(large / small), abs=0.1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="the onnx extra is not installed")
+def test_onnxruntime_is_timed_beside_torch() -> None:
+    result = printed("onnx_speed.py", "--json", "--repeats", "1")
+    assert set(result) == {"tiny", "fasterrcnn_mobilenet_v3_large_320_fpn"}
+    for times in result.values():
+        assert times["onnxruntime_over_torch"] == pytest.approx(times["onnxruntime_ms"] / times["torch_ms"], abs=1e-3)

@@ -69,8 +69,12 @@ def places_of_anchors(
     sizes: Sequence[Size], anchors_per_place: Sequence[int], device: torch.device
 ) -> Int[Tensor, " N"]:
     """The place of each anchor, for maps of these sizes; places are counted through all levels."""
-    repeats = [torch.full((h * w,), each) for (h, w), each in zip(sizes, anchors_per_place, strict=True)]
-    return torch.arange(sum(map(len, repeats))).repeat_interleave(torch.cat(repeats)).to(device)
+    first, places = 0, []
+    for (height, width), each in zip(sizes, anchors_per_place, strict=True):
+        own = first + torch.arange(height * width, device=device)
+        places.append(own[:, None].expand(-1, each).flatten())
+        first += height * width
+    return torch.cat(places)
 
 
 def windows(
@@ -95,7 +99,7 @@ def windows(
 
 def at_places(levels: Sequence[Float[Tensor, "B _ _ _"]], places: Int[Tensor, "B P"], size: int) -> Tensor:
     """The features of each place [B, P, size]; levels with fewer channels have zeros behind them."""
-    rows = [F.pad(level.flatten(2).mT, (0, size - level.shape[1])) for level in levels]
+    rows = [F.pad(level.flatten(2).transpose(1, 2), (0, size - level.shape[1])) for level in levels]
     return at_rows(torch.cat(rows, 1), places)
 
 

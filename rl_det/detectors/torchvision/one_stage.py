@@ -32,6 +32,7 @@ from rl_det.detectors.torchvision.levels import (
     windows,
 )
 from rl_det.detectors.torchvision.resized import LEFT_OUT, assign_objects, original_boxes, resized_targets
+from rl_det.detectors.torchvision.traced import alone, best_places, transformed
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass, concatenate
 
 NUM_PROPOSALS = 1000
@@ -60,7 +61,7 @@ class OneStage(ABC):
     would pad all images of a batch to the largest, and then sees other zeros at their borders.
     """
 
-    overlapping_proposals, moves_boxes = True, True
+    overlapping_proposals, moves_boxes, traces_any_size = True, True, True
 
     def __init__(
         self,
@@ -143,10 +144,8 @@ class OneStage(ABC):
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
         """Run the whole model, to know the best anchors; keep as many as there are in the largest image, at most."""
-        model, images = self.plain(), self._placed(images)
-        lengths = self._longest()
-        most = sum(length * each for length, each in zip(lengths[1:], self._anchors_per_place(), strict=True))
-        count = min(NUM_PROPOSALS if num_proposals is None else num_proposals, most)
+        model, images, lengths = self.plain(), self._placed(images), self._longest()
+        count = min(NUM_PROPOSALS if num_proposals is None else num_proposals, self._most_anchors())
         parts, order = [], []
         for rows, resized in self._resized(images):
             maps = as_levels(model.backbone(resized.tensors))
@@ -243,6 +242,18 @@ class OneStage(ABC):
         """The object of every anchor, as `assign_objects` documents it, by the model's own matcher."""
         return assign_objects(everywhere, objects, crowds, self.model.proposal_matcher)
 
+    def traced(self, image: Float[Tensor, "3 _ _"]) -> tuple[Encoded, HeadOutput]:
+        """`Traceable` documents it; as many anchors as an encoding usually keeps. The first call must not be traced."""
+        count = min(NUM_PROPOSALS, self._most_anchors())
+        resized = transformed(self.plain().transform, image)
+        maps = as_levels(self.model.backbone(resized.tensors))
+        run = self._run(maps)
+        (anchors,) = self.model.anchor_generator(resized, maps)
+        kept, mask = best_places(self.log_odds(run.predicted)[0].amax(-1), count)
+        encoded = alone(image, resized, anchors[kept], mask)
+        sizes = [(level.shape[2], level.shape[3]) for level in maps]
+        return encoded, self._output(encoded, *self._kept(run, kept[None], sizes))
+
     @property
     def _on_windows(self) -> bool:
         """Whether the last convolutions alone are trained. If each level has its own, they are the head."""
@@ -259,6 +270,10 @@ class OneStage(ABC):
             several = [[size, *map_sizes(self.plain().backbone, size)] for size in largest]
             self._lengths[largest] = [max(h * w for h, w in level) for level in zip(*several, strict=True)]
         return self._lengths[largest]
+
+    def _most_anchors(self) -> int:
+        """The number of anchors of the largest resized image."""
+        return sum(length * each for length, each in zip(self._longest()[1:], self._anchors_per_place(), strict=True))
 
     def _resized(self, images: list[Tensor]) -> Iterator[tuple[list[int], ImageList]]:
         """The images of one padded size together: their rows, and as the model's transform makes each of them alone."""

@@ -23,6 +23,7 @@ from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
+from rl_det.detectors.torchvision.traced import alone, filled, transformed
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include=["fasterrcnn_*", "maskrcnn_*", "keypointrcnn_*"]))
@@ -38,7 +39,7 @@ class TwoStage:
     do not change.
     """
 
-    overlapping_proposals, moves_boxes = True, True
+    overlapping_proposals, moves_boxes, traces_any_size = True, True, True
 
     def __init__(
         self,
@@ -174,6 +175,19 @@ class TwoStage:
     def plain(self) -> FasterRCNN:
         """The torchvision model."""
         return self.model.eval()
+
+    def traced(self, image: Float[Tensor, "3 _ _"]) -> tuple[Encoded, HeadOutput]:
+        """`Traceable` documents it; as many proposals as the RPN may keep."""
+        model = self.plain()
+        resized = transformed(model.transform, image)
+        maps = named(model.backbone(resized.tensors))
+        (proposals,), _ = model.rpn(resized, maps)
+        pooled = model.roi_heads.box_roi_pool(maps, [proposals], resized.image_sizes)
+        count = model.rpn.post_nms_top_n()
+        reference, mask = filled(proposals, count)
+        embeddings, _ = filled(model.roi_heads.box_head(pooled), count)
+        encoded = alone(image, resized, reference, mask)
+        return encoded, self._output(encoded, embeddings[None])
 
     @torch.no_grad()
     def _located(self, images: Sequence[Tensor], resized: ImageList, maps: dict[str, Tensor]) -> Encoded:

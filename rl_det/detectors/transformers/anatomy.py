@@ -201,9 +201,9 @@ class Detr(Anatomy):
     def embed(self, hidden: Tensor, *, is_trained: bool = True) -> Tensor:
         """The decoder's layer norm; a model with auxiliary losses applies it twice, and after earlier layers too."""
         norm = self.decoder.layernorm
-        weights = {name: weight if is_trained else weight.detach() for name, weight in norm.named_parameters()}
+        frozen = {name: weight.detach() for name, weight in norm.named_parameters()}
         for _ in range(2 if self.model.config.auxiliary_loss else 1):
-            hidden = functional_call(norm, weights, hidden)
+            hidden = norm(hidden) if is_trained else functional_call(norm, frozen, hidden)
         return hidden
 
     def settings(self, seen: Seen, shapes: tuple[tuple[int, int], ...]) -> dict[str, Any]:

@@ -4,8 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from PIL.Image import Resampling
 from torch import Tensor
 
+from rl_det.detectors.interpolation import interpolated
 from rl_det.detectors.transformers.anatomy import Anatomy
 from rl_det.detectors.transformers.library import library
 from rl_det.errors import UserError
@@ -70,6 +74,29 @@ def resized(processor: Any, image: Tensor) -> Tensor:
     )
     pixels: Tensor = made["pixel_values"][0]
     return pixels
+
+
+def resized_by_tensors(processor: Any, image: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 _ _"]:
+    """What `resized` makes of the image, by operations that torch can trace; if sizes vary, for images of this very size.
+
+    Raises ValueError for a processor that does not interpolate linearly.
+    """
+    if processor.do_resize and processor.resample != Resampling.BILINEAR:
+        raise UserError(
+            f"an image processor must interpolate linearly to be traced; this one has {processor.resample!r}"
+        )
+    size = fixed_size(processor) or resized(processor, torch.zeros(3, *map(int, image.shape[1:]))).shape[1:]
+    pixels = interpolated(image, (size[0], size[1]), antialias=True) if processor.do_resize else image
+    if processor.do_normalize:
+        mean, std = (pixels.new_tensor(value)[:, None, None] for value in (processor.image_mean, processor.image_std))
+        pixels = (pixels - mean) / std
+    return pixels
+
+
+def fixed_size(processor: Any) -> tuple[int, int] | None:
+    """Height and width of every resized image; None if they vary."""
+    size = processor.size
+    return (size.height, size.width) if processor.do_resize and size.height and size.width else None
 
 
 def largest_size(processor: Any) -> tuple[int, int] | None:

@@ -22,15 +22,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold, mean_of
 from rl_det.detectors.torchvision.resized import xyxy
+from rl_det.detectors.torchvision.traced import alone
 from rl_det.detectors.torchvision.two_stage import log_odds
 from rl_det.detectors.transformers.anatomy import ANATOMIES, Predictions, Seen, known_class
-from rl_det.detectors.transformers.processing import largest_size, processor_of, resized
+from rl_det.detectors.transformers.processing import (
+    fixed_size,
+    largest_size,
+    processor_of,
+    resized,
+    resized_by_tensors,
+)
 from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
@@ -141,6 +149,19 @@ class QueryDetector:
             image_size=torch.tensor([image.shape[1:] for image in images], dtype=torch.float32, device=self.device),
             exact=tuple(torch.stack([row[name] for row in rows]) for name in exact),
         )
+
+    @property
+    def traces_any_size(self) -> bool:
+        """Whether all images are resized to one size."""
+        return fixed_size(self.processor) is not None
+
+    def traced(self, image: Float[Tensor, "3 _ _"]) -> tuple[Encoded, HeadOutput]:
+        """`Traceable` documents it; all queries are proposals."""
+        pixels = resized_by_tensors(self.processor, image)
+        _, seen = self.anatomy.look(pixels[None])
+        mask = torch.ones(1, self.anatomy.num_queries, dtype=torch.bool, device=self.device)
+        encoded = alone(image, ImageList(pixels[None], [tuple(pixels.shape[1:])]), seen["boxes"][0], mask[0])
+        return encoded, self._output(Predictions(seen["scores"], seen["boxes"], seen["embeddings"]), encoded)
 
     def _names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The names of an encoding's `features`, and of its `exact`."""
