@@ -65,10 +65,11 @@ def joined() -> Iterator[None]:
     if launched() == 1 or dist.is_initialized():
         yield
         return
-    on_cuda = torch.cuda.is_available()
-    if on_cuda:
+    backend = "gloo"
+    if torch.cuda.is_available():
         torch.cuda.set_device(own_device())
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=LONGEST_WAIT)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield
     finally:
@@ -114,8 +115,7 @@ def mean_of(value: float) -> float:
     """The mean of every process's number, which is the number itself, to the last digit, where all have the same."""
     if world_size() == 1:
         return value
-    own = torch.tensor([value], dtype=torch.float64, device=_device())
-    values = torch.cat(_parts(own)).tolist()
+    values = torch.cat(_parts(torch.tensor([value], dtype=torch.float64))).tolist()
     return value if all(other == value for other in values) else sum(values) / len(values)
 
 
@@ -137,11 +137,6 @@ def _together() -> Iterator[None]:
             f"another of the {world_size()} processes has ended, so this one ends too; the launcher says which was the "
             f"first ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _device() -> torch.device:
-    """The device of what is exchanged."""
-    return own_device() if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def share_of(number: int) -> slice:
@@ -216,7 +211,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes; one that no process has stays absent."""
     if world_size() == 1:
         return
-    there = _summed(torch.tensor([own.grad is not None for own in parameters], device=_device()).int())
+    there = _summed(torch.tensor([own.grad is not None for own in parameters]).int())
     needed = [own for own, anywhere in zip(parameters, there.tolist(), strict=True) if anywhere]
     gradients = [own.grad if own.grad is not None else torch.zeros_like(own) for own in needed]
     flat = _summed(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
