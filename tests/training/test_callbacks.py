@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.toy import StopAt, ToyLearner, Watch, config
 
+import rl_det.progress
 from rl_det.storage.checkpoint import former, remove_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
@@ -160,6 +161,13 @@ def test_tensorboard_has_a_curve_for_each_figure_without_what_came_again(tmp_pat
     assert [event.value for event in events.Scalars("val_AP")] == pytest.approx(FIGURES)
 
 
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captured streams pass for a terminal's, where bars are drawn."""
+    monkeypatch.setattr(rl_det.progress, "draws_bars", lambda: True)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_bar_shows_the_name_the_updates_and_the_latest_figure(capsys: pytest.CaptureFixture[str]) -> None:
     outcome(LOOP, FIGURES, ProgressBar())
     shown = capsys.readouterr().err
@@ -168,6 +176,7 @@ def test_a_bar_shows_the_name_the_updates_and_the_latest_figure(capsys: pytest.C
     assert "val AP 30.00" in shown
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_bar_of_a_run_that_goes_on_begins_where_the_run_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
