@@ -31,6 +31,7 @@ from rl_det.storage.run import CONFIG, PAGE, RESULTS, read_identity, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
+from rl_det.training.trackers import check_tracker
 
 
 def compare(
@@ -56,6 +57,7 @@ def compare(
     `finetune`.
     """
     check_names(strategies)
+    check_tracker(request.track)
     if workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")
     if not seeds or len(set(seeds)) < len(seeds):

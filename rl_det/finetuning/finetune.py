@@ -20,7 +20,7 @@ from rl_det.detectors import Detector
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
-from rl_det.finetuning.evaluation import calibrated, displayed, intervals, tasks_of, tested
+from rl_det.finetuning.evaluation import all_displayed, calibrated, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import Findings, make_pages
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
@@ -33,13 +33,14 @@ from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
-from rl_det.storage.run import ENCODINGS, TENSORBOARD, Run, check_run_folder
+from rl_det.storage.run import ENCODINGS, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy, Task
-from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
+from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
 from rl_det.training.loop import Callback, Ending
+from rl_det.training.trackers import TrackerName, check_tracker, tracking
 
 BLIND = 0.001
 """Of a detector whose validation AP is lower, a line warns: its weights are probably random, or of other classes."""
@@ -60,6 +61,7 @@ def finetune(
     batch_size: int | None = None,
     cache_memory: float | None = None,
     cache_disk: float | None = None,
+    track: TrackerName = "tensorboard",
     callbacks: Sequence[Callback] = (),
 ) -> Results:
     """Tune copies of the detector by each strategy, by default `PPO()`, and compare them with the control.
@@ -72,10 +74,13 @@ def finetune(
 
     The frozen part's results are kept in memory up to `cache_memory` GiB (by default a third of the machine's), else on
     disk up to `cache_disk` GiB (by default half of what is free), else the frozen part runs in the loop. `encodings` is a
-    folder where they are kept for later runs. `callbacks` are called for every update of every strategy.
+    folder where they are kept for later runs. `track` names what shows the metrics of every update: tensorboard (files in
+    the run's folder), wandb or mlflow (extras of those names), or none; `metrics.jsonl` has them in any case. `callbacks` are
+    called for every update of every strategy.
 
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
+    check_tracker(track)
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
     work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))
@@ -89,7 +94,7 @@ def finetune(
     plan.own_folder = folder / ENCODINGS
     plan.check_images()
     with Run(folder, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run:
-        return _run(plan, run, callbacks)
+        return _run(plan, run, (*tracking(track, folder), *callbacks))
 
 
 @dataclass(kw_only=True)
@@ -154,13 +159,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
         return
     unfinished = run.checkpoints / f"{name}.unfinished.pt"
-    around = [
-        Checkpoint(unfinished),
-        ProgressBar(),
-        MetricsLog(run),
-        TensorBoardLog(run.folder / TENSORBOARD),
-        *callbacks,
-    ]
+    around = [Checkpoint(unfinished), MetricsLog(run), *callbacks, ProgressBar()]
     clock = plan.clock()
     ending = strategy.tune(policy, plan.task(name, around))
     seconds = clock()
@@ -232,6 +231,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     spread = intervals(
         found, targets, num_classes=plan.detector.num_classes, num_draws=plan.budget.num_draws, reference=control
     )
+    thresholds = all_displayed(final, tasks, found, targets, plan.budget.evaluated_candidates)
     curves = {name: curves_of_batch(row.detections, targets, plan.data.classes) for name, row in found.items()}
     results = Results(
         rows={
@@ -240,9 +240,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
                 figures=found[name].figures,
                 seconds=rows.seconds[name],
                 ending=rows.endings[name],
-                displayed=displayed(
-                    policy, tasks[name].val, found[name].detections, targets, plan.budget.evaluated_candidates
-                ),
+                displayed=thresholds[name],
                 validation_ap=validation_aps[name],
                 class_ap=curves[name].class_ap,
                 ap=spread[name]["AP"],
