@@ -10,7 +10,9 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -40,14 +42,15 @@ class Writer(Protocol):
 class Tracking(Callback):
     """Write every update's metrics with a writer, which is opened when a run starts and closed when it ends.
 
-    List it after a checkpoint's callback, so that the writer knows where the run begins.
+    `open_writer` takes the run's name and the first update that it is told of: 0 where the start is validated. List it
+    after a checkpoint's callback, so that a resumed run begins at the right one.
     """
 
-    def __init__(self, open_writer: Callable[[FitRun], Writer]) -> None:
+    def __init__(self, open_writer: Callable[[str, int], Writer]) -> None:
         self.open_writer = open_writer
 
     def on_start(self, run: FitRun) -> None:
-        self.writer = self.open_writer(run)
+        self.writer = self.open_writer(run.name, run.update + 1 if run.begun else 0)
 
     def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
         self.writer.write(metrics, run.update)
@@ -61,12 +64,28 @@ class Tracking(Callback):
 
 def tracking(name: TrackerName, folder: Path) -> list[Tracking]:
     """The callback that writes the runs of this folder to the tracker; nothing for "none"."""
+    return [] if name == "none" else [Tracking(partial(_writer, name, folder))]
+
+
+@contextmanager
+def tracked(name: TrackerName, folder: Path, run: str) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+    """A context with a function that writes a step's metrics to the tracker, for training that is not in our loop."""
     if name == "none":
-        return []
-    writers: dict[str, Callable[[Path, FitRun], Writer]] = {
+        yield lambda metrics, step: None
+        return
+    writer, failed = _writer(name, folder, run, 0), True
+    try:
+        yield writer.write
+        failed = False
+    finally:
+        writer.close(failed=failed)
+
+
+def _writer(name: TrackerName, folder: Path, run: str, first: int) -> Writer:
+    writers: dict[str, Callable[[Path, str, int], Writer]] = {
         "tensorboard": TensorBoardWriter, "wandb": WandbWriter, "mlflow": MlflowWriter,
     }  # fmt: skip
-    return [Tracking(lambda run: writers[name](folder, run))]
+    return writers[name](folder, run, first)
 
 
 def check_tracker(name: TrackerName) -> None:
@@ -82,11 +101,10 @@ def check_tracker(name: TrackerName) -> None:
 class TensorBoardWriter:
     """TensorBoard's files, in a folder for each run's name, so that their curves share the plots."""
 
-    def __init__(self, folder: Path, run: FitRun) -> None:
+    def __init__(self, folder: Path, name: str, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        first = run.update + 1 if run.begun else None
-        self.writer = SummaryWriter(str(folder / TENSORBOARD / run.name), purge_step=first)
+        self.writer = SummaryWriter(str(folder / TENSORBOARD / name), purge_step=first)
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
         """Write a point of each metric's curve."""
@@ -105,20 +123,20 @@ class WandbWriter:
     checkpoint, because no file of W&B's can be asked for its steps.
     """
 
-    def __init__(self, folder: Path, run: FitRun) -> None:
+    def __init__(self, folder: Path, name: str, first: int) -> None:
         wandb = _library("wandb")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             group=os.environ.get("WANDB_RUN_GROUP", folder.name),
-            name=f"{folder.name}/{run.name}",
-            id=_kept_id(folder, "wandb", run.name),
+            name=f"{folder.name}/{name}",
+            id=_kept_id(folder, "wandb", name),
             resume="allow",
             reinit="create_new",
             dir=folder,
             config=_config(folder),
             settings=wandb.Settings(console="off", quiet=True),
         )
-        _keep_id(folder, "wandb", run.name, self.run.id)
+        _keep_id(folder, "wandb", name, self.run.id)
         self.first = self.run.step
         """The step after the last that W&B has."""
 
@@ -135,12 +153,12 @@ class WandbWriter:
 class MlflowWriter:
     """A run of MLflow, with `config.json` as an artifact, and the strategy's settings as parameters."""
 
-    def __init__(self, folder: Path, run: FitRun) -> None:
+    def __init__(self, folder: Path, name: str, first: int) -> None:
         self.client = _library("mlflow").MlflowClient()
-        self.id = _kept_id(folder, "mlflow", run.name) or self._created(folder, run.name)
+        self.id = _kept_id(folder, "mlflow", name) or self._created(folder, name)
         self.client.update_run(self.id, status="RUNNING")
         known = self.client.get_run(self.id).data.metrics
-        steps = [own.step for name in known for own in self.client.get_metric_history(self.id, name)]
+        steps = [own.step for metric in known for own in self.client.get_metric_history(self.id, metric)]
         self.first = max(steps, default=-1) + 1
         """The step after the last that MLflow has."""
         self.told: list[Any] = []

@@ -45,7 +45,7 @@ class Lines:
 
 def test_every_metric_comes_with_its_step_from_the_start_on() -> None:
     writer, watch = Lines(), Watch()
-    fit(ToyLearner(FIGURES), LOOP, name="toy", callbacks=[watch, Tracking(lambda run: writer)])
+    fit(ToyLearner(FIGURES), LOOP, name="toy", callbacks=[watch, Tracking(lambda name, first: writer)])
     assert [step for step, _ in writer.lines] == list(range(9))
     assert [metrics for _, metrics in writer.lines] == watch.metrics
     assert [metrics["val_AP"] for _, metrics in writer.lines if "val_AP" in metrics] == FIGURES
@@ -61,7 +61,7 @@ def test_an_update_that_raises_closes_the_writer_as_failed() -> None:
 
     learner.before = broken
     with pytest.raises(KilledError):
-        fit(learner, config(validate_every=4), name="toy", callbacks=[Tracking(lambda run: writer)])
+        fit(learner, config(validate_every=4), name="toy", callbacks=[Tracking(lambda name, first: writer)])
     assert writer.closed == [True]
     assert len(writer.lines) == 1
 
