@@ -16,7 +16,7 @@ CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
 ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
 WANDB, TRACKERS = "wandb", "trackers.json"
-PARTS = (TENSORBOARD, WANDB, CHECKPOINTS, DETECTIONS, ENCODINGS)
+PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS, WANDB)
 """The subfolders of a run, besides those of its tuned detectors."""
 
 

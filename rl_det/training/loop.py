@@ -113,12 +113,11 @@ class LoopConfig:
             ema=within("[0, 1)", usual="0.999"),
             validate_every=positive(),
             collapse_margin=positive(usual="0.03", infinite=True),
+            bounds=positive(infinite=True),
             most_skipped=at_least(1),
         )
         if self.monitor != PAID:
             check_monitor(self.monitor)
-        if wrong := [name for name, limit in self.bounds.items() if not limit > 0]:
-            raise UserError(f"bounds must be positive; got {self.bounds[wrong[0]]} for {wrong[0]}")
         self.stopping()  # refuses what it cannot use
         if self.warm_up >= self.num_validations:
             raise UserError(

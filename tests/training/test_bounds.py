@@ -4,10 +4,12 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training.test_callbacks import FIGURES, LOOP, kill, outcome
 from training.toy import StopAt, ToyLearner, config
+from unchecked import unchecked
 
 from rl_det.errors import UserError
 from rl_det.training.bounds import Watch
@@ -64,7 +66,13 @@ def test_a_skipped_update_is_not_beyond_its_bounds() -> None:
     assert not fit(learner, config(bounds={"loss": 1e-9}), name="toy").out_of_bounds
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("bound", [0.0, -1.0])
 def test_a_bound_that_is_not_positive_is_refused(bound: float) -> None:
-    with pytest.raises(UserError, match=r"bounds must be positive; got .* for kl"):
+    with pytest.raises(UserError, match=r"bounds must be positive; got \{'loss': 1.0, 'kl': .*\}"):
         config(bounds={"loss": 1.0, "kl": bound})
+
+
+@pytest.mark.parametrize("bounds", [{"kl": math.nan}, {"kl": "much"}, {1: 2.0}, [1.0]])
+def test_bounds_are_names_with_numbers(bounds: Any) -> None:
+    with pytest.raises(UserError, match=r"bounds must be a mapping to numbers; got "), unchecked():
+        config(bounds=bounds)

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,11 +113,17 @@ def records(file: Path) -> Iterator[bytes]:
 
 
 def of_wandb(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The run and the history in a file of W&B's."""
+    """The run and the history in a file of W&B's, whose own process may still write it."""
     record = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
     run: dict[str, Any] = {}
     history: list[dict[str, Any]] = []
-    for told in map(record.FromString, records(file)):
+    everything: list[Any] = []
+    for _ in range(300):
+        everything = list(map(record.FromString, records(file)))
+        if everything and everything[-1].WhichOneof("record_type") == "exit":
+            break
+        time.sleep(0.1)
+    for told in everything:
         if told.WhichOneof("record_type") == "run":
             own = told.run
             run = {item.key: json.loads(item.value_json) for item in own.config.update}
