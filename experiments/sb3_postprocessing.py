@@ -47,6 +47,7 @@ def main(flags: Flags) -> None:
         seed=flags.seed,
         out=flags.out,
         overwrite=flags.overwrite,
+        track=flags.track,
     )
     print(settings_text(results), end="")
 

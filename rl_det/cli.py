@@ -86,6 +86,7 @@ class RunFlags(Request, ProgramFlags):
             batch_size=self.batch_size,
             cache_memory=self.cache_memory,
             cache_disk=self.cache_disk,
+            track=self.track,
         )
         print(results.table(), end="")
         return results

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -56,9 +56,9 @@ def within(interval: str, *, usual: str | None = None) -> Rule:
 def check_settings(settings: Any, **rules: Rule) -> None:
     """Refuse a dataclass with a value that does not fit its field's type, or its rule; call it in `__post_init__`.
 
-    The types are checked of numbers, strings, names (`Literal`), tuples of them and other classes. A number must be
-    finite, unless its rule allows infinity. A rule holds for each number of a tuple, and not for None. Raises
-    `UserError`, which says what must hold, what came, and what is usual: the field's default, or the rule's `usual`.
+    The types are checked of numbers, strings, names (`Literal`), tuples and mappings of them, and other classes. A number
+    must be finite, unless its rule allows infinity. A rule holds for each number of a tuple or mapping, and not for None.
+    Raises `UserError`, which says what must hold, what came, and what is usual: the field's default, or the rule's `usual`.
     """
     hints = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -76,7 +76,8 @@ def _wrong(value: Any, hint: Any, rule: Rule | None) -> str | None:
     """The words after "must" that do not hold; None if all do."""
     if not fits(value, hint):
         return f"be {described(hint)}"
-    numbers = [part for part in (value if isinstance(value, tuple) else (value,)) if _is_number(part)]
+    parts = value if isinstance(value, tuple) else value.values() if isinstance(value, Mapping) else (value,)
+    numbers = [part for part in parts if _is_number(part)]
     if not all(math.isfinite(number) or (rule and rule.infinite) for number in numbers):
         return "be finite"
     return rule.words if rule and not all(rule.holds(number) for number in numbers) else None
@@ -94,6 +95,10 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         parts = parts[:1] * len(value) if parts[-1] is ... else parts
         return len(value) == len(parts) and all(fits(*pair) for pair in zip(value, parts, strict=True))
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(
+            fits(key, parts[0]) and fits(own, parts[1]) for key, own in value.items()
+        )
     if hint in (int, float):
         return _is_number(value) and (hint is float or isinstance(value, Integral)) and not math.isnan(value)
     if hint is Any or not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
@@ -111,6 +116,8 @@ def described(hint: Any) -> str:
     if kind is tuple:
         count = "" if parts[-1] is ... else f"{len(parts)} "
         return f"a tuple of {count}{MANY_IN_WORDS.get(parts[0]) or 'values'}"
+    if kind is Mapping:
+        return f"a mapping to {MANY_IN_WORDS.get(parts[1]) or 'values'}"
     return IN_WORDS.get(hint) or f"of class {getattr(hint, '__name__', hint)}"
 
 

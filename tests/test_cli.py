@@ -86,6 +86,7 @@ FLAGS = [
     "--budget",
     "--device",
     "--seed",
+    "--track",
     "--out",
     "--resume",
     "--overwrite",
@@ -139,6 +140,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("--policy context --ppo.begin hand_set_votes", "only the voting policy can begin at hand-set votes"),
         ("--strategies ppo ppo", "'ppo' is there twice"),
         ("--supervised.monitor mAP", "a training is led by one of AP, "),
+        ("--track comet", "invalid choice 'comet' for argument '--track'"),
         ("--seed -1", "seed must not be negative; got -1; 0 is usual"),
         ("--image-size 0", "image_size must be at least 1; got 0"),
         (

@@ -43,6 +43,7 @@ def compared_rows(
             "means": means(figures),
             "endings": [run["endings"][row]["reason"] for run in own],
             "details": [run["endings"][row]["detail"] for run in own],
+            "out_of_bounds": [run["endings"][row].get("out_of_bounds", "") for run in own],
             "AP": asdict(interval(redrawn[row])),
             **{
                 key: asdict(interval(redrawn[row] - redrawn[control]))

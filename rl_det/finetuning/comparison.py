@@ -32,6 +32,7 @@ from rl_det.storage.run import CONFIG, PAGE, RESULTS, read_identity, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
+from rl_det.training.trackers import check_tracker
 
 
 def compare(
@@ -61,6 +62,7 @@ def compare(
         raise UserError(
             "compare starts the processes of its jobs itself; start it alone, without torchrun or accelerate"
         )
+    check_tracker(request.track)
     if workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")
     if not seeds or len(set(seeds)) < len(seeds):

@@ -19,7 +19,7 @@ from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import detect_encoded, detect_images
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
-from rl_det.progress import bar
+from rl_det.progress import SHORT_WORK, bar
 from rl_det.report.bootstrap import Interval, interval, redrawn_ap
 from rl_det.strategies.strategy import Task
 from rl_det.types import Detections, Target
@@ -83,13 +83,31 @@ def tested(
                     found[name][1].extend(batch[2 * place + 1])
                 shown.advance(len(batch[0]))
     results = {}
-    for name, (uncalibrated, final) in found.items():
-        num_classes = after[name].detector.num_classes
-        earlier = outcomes(pad_detections(uncalibrated), pad_targets(targets), num_classes=num_classes)
-        figures = evaluate(final, targets, num_classes=num_classes)
-        figures["calibration_error_before"] = detection_calibration_error(earlier)
-        results[name] = Tested(figures=figures, detections=pad_detections(final))
+    with bar("figures", len(found), delay=SHORT_WORK) as shown:
+        for name, (uncalibrated, final) in found.items():
+            num_classes = after[name].detector.num_classes
+            earlier = outcomes(pad_detections(uncalibrated), pad_targets(targets), num_classes=num_classes)
+            figures = evaluate(final, targets, num_classes=num_classes)
+            figures["calibration_error_before"] = detection_calibration_error(earlier)
+            results[name] = Tested(figures=figures, detections=pad_detections(final))
+            shown.advance()
     return results, targets
+
+
+def all_displayed(
+    policies: Mapping[str, Policy],
+    tasks: Mapping[str, Task],
+    found: Mapping[str, Tested],
+    targets: list[Target],
+    num_candidates: int,
+) -> dict[str, DisplayedF1]:
+    """The score thresholds of all rows, and the test split's F1 there."""
+    rows = {}
+    with bar("thresholds", len(policies), delay=SHORT_WORK) as shown:
+        for name, policy in policies.items():
+            rows[name] = displayed(policy, tasks[name].val, found[name].detections, targets, num_candidates)
+            shown.advance()
+    return rows
 
 
 def displayed(

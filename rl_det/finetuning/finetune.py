@@ -21,7 +21,7 @@ from rl_det.detectors import Detector
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
-from rl_det.finetuning.evaluation import calibrated, displayed, intervals, tasks_of, tested
+from rl_det.finetuning.evaluation import all_displayed, calibrated, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import Findings, make_pages
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
@@ -35,13 +35,14 @@ from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
 from rl_det.storage.mirror import mirrored
-from rl_det.storage.run import CHECKPOINTS, CONFIG, ENCODINGS, TENSORBOARD, Run, check_run_folder
+from rl_det.storage.run import CHECKPOINTS, CONFIG, ENCODINGS, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy, Task
-from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
+from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
 from rl_det.training.loop import Callback, Ending
+from rl_det.training.trackers import TrackerName, check_tracker, tracking
 
 BLIND = 0.001
 """Of a detector whose validation AP is lower, a line warns: its weights are probably random, or of other classes."""
@@ -62,6 +63,7 @@ def finetune(
     batch_size: int | None = None,
     cache_memory: float | None = None,
     cache_disk: float | None = None,
+    track: TrackerName = "tensorboard",
     callbacks: Sequence[Callback] = (),
 ) -> Results:
     """Tune copies of the detector by each strategy, by default `PPO()`, and compare them with the control.
@@ -74,13 +76,16 @@ def finetune(
 
     The frozen part's results are kept in memory up to `cache_memory` GiB (by default a third of the machine's), else on
     disk up to `cache_disk` GiB (by default half of what is free), else the frozen part runs in the loop. `encodings` is a
-    folder where they are kept for later runs. `callbacks` are called for every update of every strategy.
+    folder where they are kept for later runs. `track` names what shows the metrics of every update: tensorboard (files in
+    the run's folder), wandb or mlflow (extras of those names), or none; `metrics.jsonl` has them in any case. `callbacks` are
+    called for every update of every strategy.
 
     Several processes, as `torchrun` starts them, divide the images of each batch, and give the results of one; the main
     process alone writes, and calls the callbacks.
 
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
+    check_tracker(track)
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
     work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))
@@ -103,7 +108,8 @@ def finetune(
             mirrored(folder, CONFIG, f"{CHECKPOINTS}/*.pt") as own,
             Run(own, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run,
         ):
-            return _run(plan, run, callbacks)
+            watching = (*tracking(track, folder), *callbacks) if parallel.is_main() else ()
+            return _run(plan, run, watching)
 
 
 @dataclass(kw_only=True)
@@ -170,7 +176,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
     unfinished = run.checkpoints / f"{name}.unfinished.pt"
     around: list[Callback] = [Checkpoint(unfinished)]
     if parallel.is_main():
-        around += [ProgressBar(), MetricsLog(run), TensorBoardLog(run.folder / TENSORBOARD), *callbacks]
+        around += [MetricsLog(run), *callbacks, ProgressBar()]
     clock = plan.clock()
     ending = strategy.tune(policy, plan.task(name, around))
     seconds = clock()
@@ -246,6 +252,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             found, targets, num_classes=plan.detector.num_classes, num_draws=plan.budget.num_draws, reference=control
         )
     )
+    thresholds = all_displayed(final, tasks, found, targets, plan.budget.evaluated_candidates)
     curves = {name: curves_of_batch(row.detections, targets, plan.data.classes) for name, row in found.items()}
     results = Results(
         rows={
@@ -254,9 +261,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
                 figures=found[name].figures,
                 seconds=rows.seconds[name],
                 ending=rows.endings[name],
-                displayed=displayed(
-                    policy, tasks[name].val, found[name].detections, targets, plan.budget.evaluated_candidates
-                ),
+                displayed=thresholds[name],
                 validation_ap=validation_aps[name],
                 class_ap=curves[name].class_ap,
                 ap=spread[name]["AP"],

@@ -113,6 +113,7 @@ def run(job: JobFile) -> None:
         batch_size=job.request.batch_size,
         cache_memory=job.request.cache_memory,
         cache_disk=job.request.cache_disk,
+        track=job.request.track,
     )
 
 

@@ -12,6 +12,7 @@ from rl_det.detectors.protocol import Part
 from rl_det.finetuning.budget import BudgetName
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings
+from rl_det.training.trackers import TrackerName
 
 NUM_SCENES: dict[BudgetName, dict[str, int]] = {
     "smoke": {"train": 64, "val": 32, "test": 32},
@@ -72,6 +73,9 @@ class Request(DataFlags):
     """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
     cache_disk: float | None = None
     """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
+    track: TrackerName = "tensorboard"
+    """Where metrics are shown while a run goes on: TensorBoard's files in its folder, Weights & Biases, MLflow, or nowhere;
+    metrics.jsonl has them in any case."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

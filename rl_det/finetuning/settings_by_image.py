@@ -10,7 +10,7 @@ also show the last models, which are not selected. All rows are measured by the 
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from rl_det.storage.weights import save_state, state_fingerprint
 from rl_det.strategies.fixed_settings import as_action, best_on_grid, judged
 from rl_det.strategies.settings_by_image import SettingsByImage, chosen_by, learn
 from rl_det.strategies.settings_by_ppo import Progress, SettingsByPpo, learn_settings
+from rl_det.training.trackers import TrackerName, check_tracker, tracked
 
 NUM_ENVS = 64
 """The number of SB3's training environments."""
@@ -92,14 +93,16 @@ def compare_settings(
     seed: int = 0,
     out: Path | None = None,
     overwrite: bool = False,
+    track: TrackerName = "tensorboard",
 ) -> dict[str, Any]:
     """Run the default, the grid, SB3's PPO and our own; return the contents of `results.json`.
 
     `out` is the run's folder, by default one in `runs/`; the models are in its `checkpoints/`. `search` defaults to
-    the budget's. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for arguments that do not
-    fit together.
+    the budget's; `track` is as in `finetune`. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for
+    arguments that do not fit together.
     """
     check_reward(reward)
+    check_tracker(track)
     share = budget_named(budget).warm_start_share
     splits, search = open_data(data), search or SEARCHES[budget]
     identity = {
@@ -115,7 +118,7 @@ def compare_settings(
     train, val, test = (environment(detector, splits, split, reward) for split in ("train", "val", "test"))
     own_train = of_samples(train, search.own, reward)
     with Run(folder, identity, circumstances(), overwrite=overwrite) as run:
-        choices, seconds = chosen(train, own_train, val, search, seed, run)
+        choices, seconds = chosen(train, own_train, val, search, seed, run, track)
         facts = {
             "seed": seed,
             "data": splits.name,
@@ -163,7 +166,7 @@ def made(detector: Detector, encoded: EncodedDataset, reward: str, **options: An
 
 
 def chosen(
-    train: Any, own_train: Any, val: Any, search: Search, seed: int, run: Run
+    train: Any, own_train: Any, val: Any, search: Search, seed: int, run: Run, track: TrackerName
 ) -> tuple[dict[str, Choose], dict[str, float]]:
     """The choosing function of each row, and its seconds; those of a PPO include the grid's."""
     started = time.perf_counter()
@@ -175,8 +178,8 @@ def chosen(
     }
     seconds = {"default": 0.0, "fixed_by_grid": of_grid}
     learners: dict[tuple[str, str], Callable[[], tuple[Choose, Choose]]] = {
-        SB3: lambda: by_sb3(train, val, grid, search.ppo, seed, run),
-        OWN: lambda: by_own(own_train, val, grid, search.own, seed, run),
+        SB3: lambda: by_sb3(train, val, grid, search.ppo, seed, run, track),
+        OWN: lambda: by_own(own_train, val, grid, search.own, seed, run, track),
     }
     for rows, learnt in learners.items():
         started = time.perf_counter()
@@ -185,25 +188,35 @@ def chosen(
     return choices, seconds
 
 
-def by_sb3(train: Any, val: Any, grid: Tensor, config: SettingsByImage, seed: int, run: Run) -> tuple[Choose, Choose]:
+def by_sb3(
+    train: Any, val: Any, grid: Tensor, config: SettingsByImage, seed: int, run: Run, track: TrackerName
+) -> tuple[Choose, Choose]:
     """The choosing functions of SB3's best model and of its last."""
-    best, last = learn(train, val, grid, config, seed=seed, folder=run.checkpoints, log=partial(told_of, run, SB3[0]))
+    with tracked(track, run.folder, SB3[0]) as write:
+        log = partial(told_of, run, SB3[0], write)
+        best, last = learn(train, val, grid, config, seed=seed, folder=run.checkpoints, log=log)
     return chosen_by(best), chosen_by(last)
 
 
-def by_own(train: Any, val: Any, grid: Tensor, config: SettingsByPpo, seed: int, run: Run) -> tuple[Choose, Choose]:
+def by_own(
+    train: Any, val: Any, grid: Tensor, config: SettingsByPpo, seed: int, run: Run, track: TrackerName
+) -> tuple[Choose, Choose]:
     """The choosing functions of our PPO's best policy and of its last, which are also saved."""
-    progress = Progress(partial(told_of, run, OWN[0]), train.num_envs)
-    policies = learn_settings(train, val, grid, config, seed=seed, callbacks=[progress])
+    with tracked(track, run.folder, OWN[0]) as write:
+        progress = Progress(partial(told_of, run, OWN[0], write), train.num_envs)
+        policies = learn_settings(train, val, grid, config, seed=seed, callbacks=[progress])
     for name, policy in zip(OWN, policies, strict=True):
         save_state(policy, run.checkpoints / f"{name}.safetensors")
     best, last = policies
     return best.chosen, last.chosen
 
 
-def told_of(run: Run, stage: str, step: int, metrics: dict[str, float]) -> None:
-    """Log the metrics of a rollout."""
+def told_of(
+    run: Run, stage: str, write: Callable[[Mapping[str, float], int], None], step: int, metrics: dict[str, float]
+) -> None:
+    """Log the metrics of a rollout, and write them to the tracker."""
     run.log(step, stage, metrics)
+    write(metrics, step)
 
 
 def always(action: Tensor) -> Choose:

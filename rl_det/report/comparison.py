@@ -73,17 +73,18 @@ def folds_text(compared: dict[str, Any]) -> str:
 
 
 def ending_lines(compared: dict[str, Any]) -> list[str]:
-    """The lines on early ends and on fits, of all rows."""
+    """The lines on early ends, on fits and on metrics out of bounds, of all rows."""
     return [line for name, method in compared["methods"].items() for line in _endings(name, method)]
 
 
 def _endings(name: str, method: Mapping[str, Any]) -> list[str]:
-    """A line for each early end, and for each fit that was not kept or not made, with how many of the row's runs it befell."""
+    """A line for each early end, failed fit and metric out of bounds, with how many of the row's runs it befell."""
     told = [
         detail if reason == "budget" else f"ended early: {reason}{f' ({detail})' if detail else ''}"
         for reason, detail in zip(method["endings"], method["details"], strict=True)
         if reason != "budget" or detail.startswith("not ")
     ]
+    told += [f"out of bounds: {metrics}" for metrics in method.get("out_of_bounds", []) if metrics]
     return [f"{name}: {line} ({told.count(line)} of {len(method['endings'])} runs)" for line in dict.fromkeys(told)]
 
 

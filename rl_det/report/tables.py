@@ -44,7 +44,7 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def endings_text(endings: Mapping[str, Any]) -> str:
-    """A line for each row that ended early, skipped updates, or never beat its start: no training is not taken for no gain."""
+    """Lines for rows that ended early, skipped updates, left their bounds, or never beat their start, whose figures mislead."""
     lines = []
     for name, ending in endings.items():
         if ending.reason != "budget":
@@ -53,6 +53,8 @@ def endings_text(endings: Mapping[str, Any]) -> str:
             lines.append(f"{name} ended after {updates}: {ending.reason}{detail}\n")
         if ending.skipped:
             lines.append(f"{name}: {ending.skipped} updates were skipped; first: {ending.first_skipped}\n")
+        if ending.out_of_bounds:
+            lines.append(f"{name} was out of bounds: {ending.out_of_bounds}\n")
         if ending.best_update == 0:
             lines.append(f"{name} is its own start: no later weights were better on validation\n")
     return "".join(lines)

@@ -15,7 +15,8 @@ from rl_det.storage.files import as_json, check_writable, finite, write_whole
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
 ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
-PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS)
+WANDB, TRACKERS = "wandb", "trackers.json"
+PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS, WANDB)
 """The subfolders of a run, besides those of its tuned detectors."""
 
 
@@ -138,5 +139,5 @@ def remove_run(folder: Path) -> None:
         shutil.rmtree(tuned.parent)
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
-    for name in (PAGE, TRUTHS, METRICS, RESULTS, CONFIG):
+    for name in (PAGE, TRUTHS, TRACKERS, METRICS, RESULTS, CONFIG):
         (folder / name).unlink(missing_ok=True)

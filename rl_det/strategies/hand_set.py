@@ -4,7 +4,7 @@ They cost seconds, so a trained policy has to beat them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
@@ -18,6 +18,7 @@ from rl_det.policies.detections import candidates_of, ranked_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
 from rl_det.policies.voting import VotingPolicy
+from rl_det.progress import SHORT_WORK, bar
 from rl_det.settings import check_settings
 from rl_det.strategies.labels import Labels
 from rl_det.strategies.strategy import Task
@@ -91,7 +92,7 @@ class HandSetVotes:
         """Run the strategy before, then set the votes."""
         ending = self.after.tune(policy, task)
         set_best_votes(policy, task.validation_ap)
-        return Ending(reason=ending.reason, update=ending.update, best=task.validation_ap(policy), detail=ending.detail)
+        return replace(ending, best=task.validation_ap(policy), best_update=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +124,14 @@ class PostProcessingGrid:
         policy.trainable.load_state_dict(calibrated.trainable.state_dict())
         candidates = candidates_of(policy, task.val, task.evaluated_candidates)
 
-        def worth(choice: PostProcessingSettings) -> float:
-            return ranked_ap(candidates, choice, task.val.targets, num_classes=policy.detector.num_classes)
-
         choices = [PostProcessingSettings.soft(iou, decay) for iou, decay in product(NMS_IOUS, DECAYS)]
-        policy.postprocessing = max(choices, key=worth)
-        best = worth(policy.postprocessing)
-        return Ending(reason=ending.reason, update=ending.update, best=best, detail=ending.detail)
+        scored = []
+        with bar("post-processing by grid", len(choices), delay=SHORT_WORK) as shown:
+            for choice in choices:
+                scored.append(ranked_ap(candidates, choice, task.val.targets, num_classes=policy.detector.num_classes))
+                shown.advance()
+        policy.postprocessing = choices[int(np.argmax(scored))]
+        return replace(ending, best=max(scored), best_update=None)
 
 
 def check_begin(begin: Begin | None, policy: PolicyName | None) -> None:
@@ -155,7 +157,9 @@ def set_best_votes(policy: Policy, validation_ap: Callable[[Policy], float]) -> 
     """Give a voting policy the hand-set votes with the best validation AP."""
     assert isinstance(policy, VotingPolicy)
     scored = []
-    for step, mean_share in PLAIN_VOTES:
-        policy.module.vote_plainly(step, mean_share)
-        scored.append(validation_ap(policy))
+    with bar("hand-set votes", len(PLAIN_VOTES), delay=SHORT_WORK) as shown:
+        for step, mean_share in PLAIN_VOTES:
+            policy.module.vote_plainly(step, mean_share)
+            scored.append(validation_ap(policy))
+            shown.advance()
     policy.module.vote_plainly(*PLAIN_VOTES[int(np.argmax(scored))])

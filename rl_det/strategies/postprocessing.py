@@ -129,7 +129,7 @@ class PostProcessing:
             policy.trainable.load_state_dict(calibrated.trainable.state_dict())
             policy.postprocessing = fitted.settings
         detail = "; ".join(part for part in (ending.detail, fitted.told) if part)
-        return Ending(reason=ending.reason, update=ending.update, best=before + fitted.gain, detail=detail)
+        return replace(ending, best=before + fitted.gain, best_update=None, detail=detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,14 +206,14 @@ def fit(
     """The mean of CMA-ES's distribution after so many evaluations, the last generation completed, in units."""
     begin = np.clip(numbers_of(max(starts(how), key=worth)), *BOUNDS.T)
     search = CMA(mean=begin, sigma=SPREAD_AT_FIRST, bounds=BOUNDS, seed=seed)
-    for _ in range(-(-num_evaluations // search.population_size)):
+    for done in range(0, num_evaluations, search.population_size):
         samples = [search.ask() for _ in range(search.population_size)]
         losses = []
         for sample in samples:
             distance = float(np.square(sample - begin).sum())
             losses.append(PRICE_OF_DISTANCE * distance - worth(settings_at(sample, how)))
         search.tell(list(zip(samples, losses, strict=True)))
-        on_evaluations(len(samples))
+        on_evaluations(min(len(samples), num_evaluations - done))
     mean: Float64[np.ndarray, " numbers"] = np.clip(search.mean, *BOUNDS.T)
     return mean
 

@@ -40,6 +40,7 @@ from rl_det.policies.policy import Policy
 from rl_det.policies.refine import RefinePolicy
 from rl_det.rewards import RewardLike
 from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.strategies import health
 from rl_det.strategies.hand_set import Begin, begin_at, check_begin, check_votes
 from rl_det.strategies.pretest import tell_pretest
 from rl_det.strategies.rollouts import (
@@ -192,6 +193,11 @@ class PPO:
             monitor=monitored(self),
             patience=self.patience,
             collapse_margin=margin_of_collapse(self),
+            bounds={
+                "kl_old": health.KL_OVER_TARGET * self.target_kl,
+                "mean_shift": health.MEAN_SHIFT,
+                "residual": health.RESIDUAL,
+            },
         )
 
 

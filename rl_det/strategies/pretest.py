@@ -17,7 +17,7 @@ from torch import Tensor
 from rl_det.errors import NotFiniteError
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
-from rl_det.progress import tell
+from rl_det.progress import SHORT_WORK, bar, tell
 from rl_det.rewards import DetectionsFunction, Reward
 from rl_det.strategies.rollouts import Actor, Paid, collect, in_range, make_environment
 from rl_det.strategies.strategy import Task
@@ -55,7 +55,11 @@ def best_of_samples(
     A candidate's logit and box each keep their own best. The environment must give credit, and its episodes must have one
     step. Its images go on; nothing is trained.
     """
-    figures = [_of_one_batch(policy, envs, generator) for _ in range(num_batches)]
+    figures = []
+    with bar("best of the samples", num_batches, delay=SHORT_WORK) as shown:
+        for _ in range(num_batches):
+            figures.append(_of_one_batch(policy, envs, generator))
+            shown.advance()
     ap, best_ap, reward, best_reward = torch.tensor(figures).nanmean(0).tolist()
     return BestOfSamples(ap, best_ap, reward, best_reward, num_batches * envs.num_images, envs.samples_per_image)
 

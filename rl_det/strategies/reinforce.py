@@ -27,6 +27,7 @@ from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike
 from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.strategies import health
 from rl_det.strategies.pretest import tell_pretest
 from rl_det.strategies.rollouts import (
     Actor,
@@ -140,6 +141,7 @@ class Reinforce:
             monitor=monitored(self),
             patience=self.patience,
             collapse_margin=margin_of_collapse(self),
+            bounds={"mean_shift": health.MEAN_SHIFT},
         )
 
 

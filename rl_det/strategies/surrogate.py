@@ -13,7 +13,7 @@ box term brings the boxes nearer to their objects.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -38,6 +38,7 @@ from rl_det.losses.smooth_ap import smooth_ap
 from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
+from rl_det.strategies import health
 from rl_det.strategies.class_lists import ClassLists, class_lists, match_candidates
 from rl_det.strategies.hand_set import Begin, begin_at, check_begin, check_votes
 from rl_det.strategies.labels import control_loop, labels_learner, supervised_loss
@@ -111,7 +112,9 @@ class Surrogate:
         """Train with the control's batches, schedule and selection, but with another loss."""
         begin_at(self.begin, policy, task)
         learner = labels_learner(policy, task, partial(policy_losses, config=self))
-        return task.fit(learner, control_loop(task, self.learning_rate, self.max_grad_norm))
+        loop = control_loop(task, self.learning_rate, self.max_grad_norm)
+        penalty = self.residual_penalty  # by which the metric is multiplied
+        return task.fit(learner, replace(loop, bounds={"residual": health.RESIDUAL * penalty} if penalty else {}))
 
 
 def policy_losses(

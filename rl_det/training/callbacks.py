@@ -1,4 +1,4 @@
-"""The callbacks of a run: progress bar, metrics on disk and in TensorBoard, checkpoints."""
+"""The callbacks of a run: progress bar, metrics on disk, checkpoints; trackers are in `trackers.py`."""
 
 import time
 from collections.abc import Mapping
@@ -41,28 +41,6 @@ class MetricsLog(Callback):
 
     def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
         self.folder.log(run.update, run.name, metrics)
-
-
-class TensorBoardLog(Callback):
-    """Write the metrics for TensorBoard, in one folder for each run's name, so that their curves share the plots."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_start(self, run: FitRun) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        self.writer = SummaryWriter(str(self.folder / run.name), purge_step=run.update + 1 if run.begun else None)
-
-    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, run.update)
-
-    def on_end(self, run: FitRun, ending: Ending) -> None:
-        self.writer.close()
-
-    def on_error(self, run: FitRun) -> None:
-        self.writer.close()
 
 
 class Checkpoint(Callback):

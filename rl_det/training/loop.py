@@ -24,6 +24,7 @@ from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.training.averaging import averaged, copied
+from rl_det.training.bounds import Watch
 from rl_det.training.descent import Descent
 from rl_det.training.early_stopping import EarlyStopping
 from rl_det.training.interrupts import Interrupted, Pending, deferred
@@ -98,6 +99,8 @@ class LoopConfig:
     """The number of first validations that do not count."""
     collapse_margin: float | None = None
     """The run ends if the figure falls this far below the start's; None: never."""
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    """The largest healthy absolute value of a metric, by its name. The run goes on beyond it, and its ending tells of it."""
     most_skipped: int = 5
     """The run ends after this many updates in a row that were skipped, as a number was NaN or infinite."""
 
@@ -111,6 +114,7 @@ class LoopConfig:
             ema=within("[0, 1)", usual="0.999"),
             validate_every=positive(),
             collapse_margin=positive(usual="0.03", infinite=True),
+            bounds=positive(infinite=True),
             most_skipped=at_least(1),
         )
         if self.monitor != PAID:
@@ -157,6 +161,8 @@ class Ending:
     """The number of updates that were skipped, as a number was NaN or infinite."""
     first_skipped: str = ""
     """What was not finite in the first of them, in which images."""
+    out_of_bounds: str = ""
+    """The metrics that were beyond their bounds, in how many updates, and how far."""
 
 
 class Callback:
@@ -201,6 +207,7 @@ class FitRun:
         self.best: dict[str, Tensor] | None = None
         self.best_update: int | None = None
         self.skipped, self.skipped_in_row, self.first_skipped = 0, 0, ""
+        self.watch = Watch(config.bounds)
         self.ending: Ending | None = None
 
     def stop(self, detail: str = "") -> None:
@@ -215,7 +222,7 @@ class FitRun:
         """The ending if the run ends now."""
         return Ending(
             reason=reason, update=self.update, best=self.best_figure, detail=detail, best_update=self.best_update,
-            skipped=self.skipped, first_skipped=self.first_skipped,
+            skipped=self.skipped, first_skipped=self.first_skipped, out_of_bounds=self.watch.told(self.update),
         )  # fmt: skip
 
     def skip(self, error: NotFiniteError) -> dict[str, float]:
@@ -304,6 +311,7 @@ class FitRun:
             "best": self.best,
             "best_update": self.best_update,
             "skipped": [self.skipped, self.skipped_in_row, self.first_skipped],
+            "beyond": self.watch.beyond,
             "trainable": self.learner.trainable.state_dict(),
             "learner": self.learner.state_dict(),
             "descent": self.descent.state_dict(),
@@ -319,6 +327,7 @@ class FitRun:
         self.ending = None if state["ending"] is None else Ending(**state["ending"])
         self.best, self.best_update = state["best"], state["best_update"]
         self.skipped, self.skipped_in_row, self.first_skipped = state["skipped"]
+        self.watch.beyond = state["beyond"]
         self.learner.trainable.load_state_dict(state["trainable"])
         self.learner.load_state_dict(state["learner"])
         self.descent.load_state_dict(state["descent"])
@@ -369,6 +378,7 @@ def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) ->
         try:
             metrics = run.learner.update(run.update, run.descent)
             run.skipped_in_row = 0
+            run.watch.see(run.name, run.update, metrics)
         except NotFiniteError as error:
             metrics = run.skip(error)
             if run.ending:

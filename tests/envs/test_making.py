@@ -8,6 +8,7 @@ import rl_det_envs.detector_and_data as environment
 from contract.environments import TUNE, shipped
 from unchecked import unchecked
 
+import rl_det.progress
 from rl_det.data.digit_scenes import DigitScenes
 
 
@@ -15,6 +16,7 @@ def test_encoding_a_data_set_shows_a_bar_if_it_takes_long(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made: dict[str, Any] = {"detector": shipped(), "dataset": DigitScenes("val", num_scenes=3), "num_candidates": 8}
+    monkeypatch.setattr(rl_det.progress, "draws_bars", lambda: True)
     monkeypatch.setattr(environment, "SILENT", 1000.0)
     gymnasium.make(TUNE, **made)
     assert "encode the data set" not in capfd.readouterr().err

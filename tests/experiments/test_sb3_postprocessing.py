@@ -54,6 +54,7 @@ def test_a_run_says_what_each_method_gave_and_leaves_a_model_that_sb3_loads(tmp_
         written = lines(tmp_path / "run", stage)
         assert written[-1]["best"] >= written[0]["best"]
         assert {"reward", "val_reward", "best"} <= written[0].keys()
+        assert list((tmp_path / "run" / "tensorboard" / stage).iterdir())
     assert len(lines(tmp_path / "run", "own_ppo")) == 8
     for name in ("best_model", "last_model"):
         model = PPO.load(tmp_path / "run" / "checkpoints" / name, device="cpu")

@@ -314,3 +314,12 @@ def test_images_of_several_sizes_in_grey_and_classes_without_boxes_go_through(tm
     )
     assert result.rows["ppo"].class_ap["absent"] != result.rows["ppo"].class_ap["absent"], "NaN: there is none"
     assert rl_det.load_results(tmp_path / "run").table() == result.table()
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_written(
+    data: Splits, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ValueError, match=r"track=mlflow needs .*pip install 'rl_det\[mlflow\]'"):
+        rl_det.finetune(detector, data, budget=BUDGET, out=tmp_path / "run", track="mlflow")
+    assert not list(tmp_path.iterdir())

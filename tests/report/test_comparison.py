@@ -18,6 +18,7 @@ def compared(*differences: str, **more: Any) -> dict[str, Any]:
     method = {
         "figures": runs, "means": means(runs), "seconds": [10.0, 20.0], "AP": {**interval, "value": 0.5},
         "endings": ["budget", "collapse"], "details": ["not fitted: too few", "AP fell"],
+        "out_of_bounds": ["", "kl_old above 1 in 2 of 9 updates, at most 3"],
     }  # fmt: skip
     return {
         "data": "cells", "detector": "tiny", "seeds": [0], "images": {"test": 40},
@@ -40,6 +41,7 @@ def test_a_comparison_without_folds_is_the_table_and_what_ended_early() -> None:
         "",
         "* ppo: not fitted: too few (1 of 2 runs)",
         "* ppo: ended early: collapse (AP fell) (1 of 2 runs)",
+        "* ppo: out of bounds: kl_old above 1 in 2 of 9 updates, at most 3 (1 of 2 runs)",
     ]
 
 
@@ -62,6 +64,7 @@ def test_folds_are_told_below_the_table_and_in_the_picture(tmp_path: Path, monke
         "",
         "* ppo: not fitted: too few (1 of 2 runs)",
         "* ppo: ended early: collapse (AP fell) (1 of 2 runs)",
+        "* ppo: out of bounds: kl_old above 1 in 2 of 9 updates, at most 3 (1 of 2 runs)",
     ]
 
 

@@ -85,9 +85,13 @@ def test_only_rows_that_did_not_end_as_planned_or_came_to_nothing_are_told_of() 
         "ppo": Ending(reason="collapse", update=12, best=0.5, detail="AP fell from 0.5 to 0.4"),
         "surrogate": Ending(reason="patience", update=20, best=0.5, best_update=10),
         "reinforce": Ending(reason="budget", update=20, best=0.5, best_update=0),
+        "select": Ending(
+            reason="budget", update=20, best=0.5, out_of_bounds="kl_old above 1 in 7 of 20 updates, at most 3"
+        ),
     }
     assert endings_text(endings).splitlines() == [
         "ppo ended after 12 updates: collapse (AP fell from 0.5 to 0.4)",
         "surrogate ended after 20 updates: patience",
         "reinforce is its own start: no later weights were better on validation",
+        "select was out of bounds: kl_old above 1 in 7 of 20 updates, at most 3",
     ]

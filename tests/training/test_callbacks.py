@@ -1,4 +1,4 @@
-"""What happens around a run's updates: checkpoints, metrics on disk and in TensorBoard, and a bar."""
+"""What happens around a run's updates: checkpoints, metrics on disk, and a bar."""
 
 import contextlib
 import json
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.toy import StopAt, ToyLearner, Watch, config
 
+import rl_det.progress
 from rl_det.storage.checkpoint import former, remove_checkpoint
 from rl_det.storage.run import Run
-from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar, TensorBoardLog
+from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
 from rl_det.training.loop import Callback, Ending, FitRun, LoopConfig, fit
 
 FIGURES = [0.1, 0.2, 0.5, 0.4, 0.3]
@@ -150,16 +150,13 @@ def test_a_run_that_begins_again_drops_all_of_its_lines(tmp_path: Path) -> None:
     assert [step for _, step, _ in lines(tmp_path)] == list(range(9))
 
 
-def test_tensorboard_has_a_curve_for_each_figure_without_what_came_again(tmp_path: Path) -> None:
-    file = tmp_path / "toy.pt"
-    outcome(LOOP, FIGURES, Checkpoint(file), TensorBoardLog(tmp_path / "tensorboard"), StopAt(5, kill))
-    outcome(LOOP, FIGURES[3:], Checkpoint(file), TensorBoardLog(tmp_path / "tensorboard"))
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "toy"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("val_AP")] == [0, 2, 4, 6, 8]
-    assert [event.value for event in events.Scalars("val_AP")] == pytest.approx(FIGURES)
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captured streams pass for a terminal's, where bars are drawn."""
+    monkeypatch.setattr(rl_det.progress, "draws_bars", lambda: True)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_bar_shows_the_name_the_updates_and_the_latest_figure(capsys: pytest.CaptureFixture[str]) -> None:
     outcome(LOOP, FIGURES, ProgressBar())
     shown = capsys.readouterr().err
@@ -168,6 +165,7 @@ def test_a_bar_shows_the_name_the_updates_and_the_latest_figure(capsys: pytest.C
     assert "val AP 30.00" in shown
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_bar_of_a_run_that_goes_on_begins_where_the_run_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,14 +183,13 @@ def test_an_ending_that_was_kept_is_the_same(tmp_path: Path) -> None:
     assert outcome(replace(LOOP, patience=1), [], Checkpoint(file))[0] == ended[0]
 
 
-def test_the_bar_and_tensorboard_are_closed_where_an_update_raises(tmp_path: Path) -> None:
+def test_the_bar_is_closed_where_an_update_raises() -> None:
     def broken(number: int) -> None:
         if number == 2:
             raise KilledError
 
     learner, bar = ToyLearner([0.1]), ProgressBar()
     learner.before = broken
-    callbacks = [bar, TensorBoardLog(tmp_path)]
     with pytest.raises(KilledError):
-        fit(learner, config(validate_every=4), name="toy", callbacks=callbacks)
+        fit(learner, config(validate_every=4), name="toy", callbacks=[bar])
     assert not bar.bar._thread.is_alive()
