@@ -110,7 +110,7 @@ def test_a_job_reads_what_it_was_told(tmp_path: Path) -> None:
         request=request, budget=rl_det.Budget(num_updates=3), strategy="ppo_voting", reward="pool_ap", seed=1,
         encodings=tmp_path / "encodings", out=tmp_path / "out", fold=2, num_folds=5,
     )  # fmt: skip
-    (tmp_path / "job.json").write_text(job.to_json())
+    job.write(tmp_path / "job.json")
     assert JobFile.read(tmp_path / "job.json") == job
 
 
