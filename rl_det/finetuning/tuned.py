@@ -144,10 +144,15 @@ def _checked(card: Mapping[str, Any], file: Path) -> PostProcessingSettings:
             raise UserError(
                 f"{file}: must be {A_CARD}; its entry {name} must be a {kind.__name__}; got {card.get(name)!r}"
             )
+    if not all(type(one) is int for one in card["category_ids"]) or card["num_candidates"] < 1:
+        raise UserError(
+            f"{file}: must be {A_CARD}; its category_ids must be whole numbers, and num_candidates at least 1"
+        )
     try:
         return PostProcessingSettings.of(card["postprocessing"])
     except (TypeError, KeyError, AttributeError, UserError) as error:
-        raise UserError(f"{file}: must be {A_CARD}; its post-processing cannot be used: {error}") from error
+        told = " ".join(str(error).split())
+        raise UserError(f"{file}: must be {A_CARD}; its post-processing cannot be used: {told}") from error
 
 
 def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> Tuned:

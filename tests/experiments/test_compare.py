@@ -160,6 +160,34 @@ def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.Mo
     assert (out / Cell(CONTROL, 0).folder / "results.json").stat().st_mtime_ns == kept
 
 
+def test_damaged_results_are_told_and_made_anew_from_the_checkpoints(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(out, tmp_path / "own"))
+    damage = {"warm_start": "results.json", CONTROL: f"test_detections/{CONTROL}.npz"}
+    compared(own, strategies=tuple(damage))
+    before = {name: results(own / Cell(name, 0).folder)["methods"] for name in damage}
+    for name, file in damage.items():
+        kept = own / Cell(name, 0).folder / file
+        content = kept.read_bytes()
+        kept.write_bytes(content[: len(content) // 2] + b"0" + content[len(content) // 2 + 1 :])
+    names = started(monkeypatch)
+    capsys.readouterr()
+    compared(own, strategies=tuple(damage))
+    told = [line for line in capsys.readouterr().err.splitlines() if "made anew" in line]
+    assert sorted(names) == sorted(Cell(name, 0).folder for name in damage)
+    assert [line.split(": ")[0] for line in told] == [str(own / Cell(n, 0).folder / file) for n, file in damage.items()]
+    assert {name: results(own / Cell(name, 0).folder)["methods"] for name in damage} == before
+
+
+def test_a_damaged_job_of_a_former_comparison_is_named(out: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(out, tmp_path / "own"))
+    file = own / Cell(CONTROL, 0).folder / "job.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"^{file}: must be the job of a comparison; got "):
+        compared(own)
+
+
 def test_results_of_another_run_are_refused_by_what_differs_and_overwritten_if_asked_for(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
