@@ -177,20 +177,20 @@ def _read_arrays(file: Path, kind: type[Batch]) -> Batch:
         shape: tuple[int, ...] = batch.mask.shape
         for name, values in vars(batch).items():
             if values.shape != ((*shape, 4) if name == "boxes" else shape) or values.dtype.kind != KINDS.get(name, "f"):
-                raise ValueError(f"{name} is {values.dtype} {values.shape}")
+                raise UserError(f"{name} is {values.dtype} {values.shape}")
     except Exception as error:  # whatever the bytes of a broken file provoke
         raise UserError(f"{file}: must be what a run has written; it is damaged ({type(error).__name__})") from error
     return batch
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One array of an archive; ValueError if it claims to be larger than its bytes can be."""
+    """One array of an archive; UserError if it claims to be larger than its bytes can be."""
     with archive.open(info) as opened:
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(opened)]
         shape, _, dtype = read_header(opened)
         size = opened.tell() + math.prod(shape) * dtype.itemsize
     if size != info.file_size or size > MOST_COMPRESSED * info.compress_size:
-        raise ValueError(f"{info.filename} claims {size} bytes")
+        raise UserError(f"{info.filename} claims {size} bytes")
     with archive.open(info) as opened:
         return npy.read_array(opened, allow_pickle=False)
 
@@ -240,7 +240,7 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
     }
     for name, kind in {"seed": int, "data": str, "detector": str, "budget": dict}.items():
         if not isinstance(told[name], kind):
-            raise TypeError(f"{name} is {told[name]!r}")
+            raise UserError(f"{name} is {told[name]!r}")
     rows[told["control"]]  # KeyError if the control is no row, and below if a row lacks a figure of the table
     for row in rows.values():
         operator.itemgetter(*TABLED)(row.figures)
@@ -268,17 +268,17 @@ def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def _number(value: float | None) -> float:
-    """The number, or NaN for JSON's null; TypeError for anything else."""
+    """The number, or NaN for JSON's null; UserError for anything else."""
     if value is None:
         return math.nan
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no number")
+        raise UserError(f"{value!r} is no number")
     return value
 
 
 def _checked(ending: Ending) -> Ending:
-    """The same; TypeError for a field of another type."""
+    """The same; UserError for a field of another type."""
     hints = get_type_hints(Ending)
     if wrong := [name for name, value in vars(ending).items() if not fits(value, hints[name])]:
-        raise TypeError(f"{wrong[0]} is {getattr(ending, wrong[0])!r}")
+        raise UserError(f"{wrong[0]} is {getattr(ending, wrong[0])!r}")
     return ending
