@@ -33,6 +33,7 @@ from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
+from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.run import ENCODINGS, TENSORBOARD, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
@@ -76,6 +77,7 @@ def finetune(
 
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
+    keep_few_kernels()
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
     work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))
