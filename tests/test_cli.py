@@ -17,6 +17,7 @@ from finetuning.small import write_folder
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from report.page_runs import as_older
 from unchecked import unchecked
 
 from rl_det import cli
@@ -285,7 +286,7 @@ def test_report_prints_the_table_again_and_joins_seeds(
         assert min(picture.size) > 200
     other = tmp_path / "other"
     other.mkdir()
-    results = json.loads((run / RESULTS).read_text())
+    results = as_older(json.loads((run / RESULTS).read_text()))
     del results["methods"]["ppo"]
     (other / RESULTS).write_text(json.dumps(results))
     assert "the runs must have the same rows; got" in error_of(capsys, "report", run, other)
@@ -297,6 +298,10 @@ def test_report_of_seeds_needs_the_same_test_images_and_joins_older_runs_without
     other = Path(shutil.copytree(run, tmp_path / "other"))
     with np.load(other / TRUTHS) as truths:
         np.savez(other / TRUTHS, **{name: part[1:] for name, part in truths.items()})
+    assert f"{other / TRUTHS}: must be what the run has written; it is damaged" in error_of(
+        capsys, "report", run, other
+    )
+    (other / RESULTS).write_text(json.dumps(as_older(json.loads((run / RESULTS).read_text()))))
     assert f"{other}: the runs must have the same test images" in error_of(capsys, "report", run, other)
     (other / TRUTHS).write_bytes((run / TRUTHS).read_bytes()[:99])
     assert f"{other / TRUTHS}: must be what a run has written; it is damaged" in error_of(capsys, "report", run, other)

@@ -81,10 +81,11 @@ def read_contents(folder: Path) -> dict[str, Any]:
     """What the folder says of itself. Raises KeptError, which names the file, if it cannot be read."""
     file = folder / CONTENTS
     try:
-        return read_sealed(file)
-    except Exception as error:  # whatever the bytes of a broken file provoke
-        what = f"{folder}: must be a folder of encodings; {CONTENTS} is missing or damaged ({type(error).__name__})"
-        raise KeptError(what) from error
+        return read_sealed(file, "the contents of a folder of encodings", demanded=True)
+    except UserError as error:
+        raise KeptError(
+            f"{folder}: must be a folder of encodings; {CONTENTS} is missing or damaged ({error})"
+        ) from error
 
 
 def read(folder: Path) -> tuple[Encoded, list[Target]]:
@@ -136,6 +137,8 @@ def _move_away(folder: Path, beside: Path) -> None:
         former = beside.with_name(f"{beside.name}.former")
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             folder.replace(former)
+        if former.is_symlink() or former.is_file():
+            former.unlink(missing_ok=True)
         shutil.rmtree(former, ignore_errors=True)
 
 

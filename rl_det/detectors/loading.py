@@ -1,11 +1,10 @@
 """Load a `Detector` for a data set's classes from a name, a file, a folder or a user's own model."""
 
 import copy
-import json
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -25,6 +24,8 @@ from rl_det.detectors.transformers.pretrained import QUERY_DETECTORS, is_pretrai
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
+from rl_det.settings import fits
+from rl_det.storage.checksums import read_sealed
 from rl_det.storage.weights import as_named_now, check_state, load_state, read_state, state_file, without_prefix
 
 FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY, QUERY_DETECTORS)
@@ -33,6 +34,7 @@ DETECTORS: tuple[str, ...] = tuple(name for family in FAMILIES for name in famil
 TINY_INPUT_SIZE = 192
 """The shorter side to which `tiny` resizes images other than digit scenes, in pixels."""
 MODEL_CARD, DETECTOR = "model.json", "detector.pt"
+A_CARD = "a model.json that rl_det has exported"
 BACKGROUND, UNNAMED = ("__background__",), "N/A"
 """How torchvision calls the background, and numbers that no class has."""
 Device = Literal["auto", "cpu", "cuda"]
@@ -325,11 +327,16 @@ def _architecture_of(path: Path, num_classes: int) -> str:
 
 def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
     """The contents of a `model.json`, and its architecture; ValueError, which names the file, if it is not one."""
+    told = read_sealed(card, A_CARD)
     try:
-        told = json.loads(card.read_text(encoding="utf-8"))
-        return told, Architecture(**told["architecture"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{card}: must be a model.json that rl_det has exported; got {error!r}") from error
+        architecture, hints = Architecture(**told["architecture"]), get_type_hints(Architecture)
+        if wrong := [name for name, value in vars(architecture).items() if not fits(value, hints[name])]:
+            raise TypeError(f"architecture.{wrong[0]} is {getattr(architecture, wrong[0])!r}")
+        if not isinstance(told["classes"], list) or not all(isinstance(name, str) for name in told["classes"]):
+            raise TypeError(f"classes are {told['classes']!r}")
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{card}: must be {A_CARD}; got {error!r}") from error
+    return told, architecture
 
 
 def _refuse(**given: object) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from rl_det.ap.matching import Matches, match
 from rl_det.errors import UserError
 from rl_det.finetuning.plan import FITTED, VOTED
-from rl_det.finetuning.results import load_results, read_detections, read_truths
+from rl_det.finetuning.results import check_files, load_results, read_detections, read_truths
 from rl_det.progress import bar
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import means
@@ -60,6 +60,8 @@ def compared_seeds(folders: Sequence[Path], *, num_draws: int = NUM_DRAWS) -> di
     Raises ValueError, which names the folder, if one holds no finished run, or one of other rows, data or test images.
     """
     results = [load_results(folder) for folder in folders]
+    for one in results:
+        check_files(one)
     runs = [one.to_json() for one in results]
     check_same_rows(runs)
     truths = [read_truths(folder) for folder in folders]

@@ -1,7 +1,6 @@
 """Compare strategies over seeds, and folds, in one table and one picture; each cell runs in its own process."""
 
 import copy
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +16,18 @@ from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.compared import NUM_DRAWS, compared_rows
-from rl_det.finetuning.job import Cell, JobFile, parts_of, strategy_of
+from rl_det.finetuning.job import A_JOB, Cell, JobFile, parts_of, strategy_of
 from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.processes import JOB, On, runner_on
 from rl_det.finetuning.request import Request
-from rl_det.finetuning.results import read_detections
+from rl_det.finetuning.results import check_files, load_results, read_detections
 from rl_det.finetuning.run_page import comparison_page
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.progress import bar, tell
 from rl_det.report.comparison import draw_comparison, markdown
-from rl_det.storage.checkpoint import check_same
+from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
-from rl_det.storage.run import CONFIG, PAGE, RESULTS, read_identity, remove_run
+from rl_det.storage.run import CONFIG, PAGE, RESULTS, check_same_run, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
@@ -138,7 +137,7 @@ def _budget_of(name: str, budget: Budget) -> Budget:
 def _check_folds(out: Path, num_folds: int | None) -> None:
     """Raise ValueError for a folder that holds a comparison of another number of folds."""
     for file in sorted(out.glob(f"*/{JOB}")):
-        there = json.loads(file.read_text(encoding="utf-8")).get("num_folds")
+        there = read_sealed(file, A_JOB).get("num_folds")
         if there != num_folds:
             kept, asked = (f"{number} folds" if number else "no folds" for number in (there, num_folds))
             raise UserError(f"{out}: holds a comparison of {kept}; got {asked}; take another folder (--out)")
@@ -150,17 +149,33 @@ def _encodings(out: Path, fold: int | None) -> Path:
 
 
 def _is_done(folder: Path, plan: Plan, *, overwrite: bool) -> bool:
-    """Whether the folder holds the results of this same run; ValueError for another run's, unless it may be replaced."""
+    """Whether the folder holds the whole results of this same run.
+
+    ValueError for another run's, unless it may be replaced.
+    """
     if not (folder / CONFIG).exists():
         return False
     try:
-        check_same(folder / CONFIG, read_identity(folder), plan.identity)
+        check_same_run(folder, plan.identity)
     except UserError:
         if not overwrite:
             raise
         remove_run(folder)
         return False
-    return (folder / RESULTS).exists()
+    return (folder / RESULTS).exists() and _is_whole(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether results and detections are as they were written; else one line says that they are made anew."""
+    try:
+        results = load_results(folder)
+        check_files(results)
+        for name in results.rows:
+            read_detections(folder, name)
+    except UserError as error:
+        tell(f"{error}; the results are made anew from the run's checkpoints")
+        return False
+    return True
 
 
 def _encode(plan: Plan, folder: Path) -> None:
@@ -207,8 +222,7 @@ def _compared(
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    return told
+    return read_sealed(folder / RESULTS, "the results of a run")
 
 
 def _rows_of(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -34,6 +34,7 @@ from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
+from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
 from rl_det.storage.run import CHECKPOINTS, CONFIG, ENCODINGS, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
@@ -86,6 +87,7 @@ def finetune(
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
     check_tracker(track)
+    keep_few_kernels()
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
     work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))

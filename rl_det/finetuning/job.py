@@ -1,6 +1,5 @@
 """Run one strategy with one seed, in one fold, in this process: `python -m rl_det.finetuning.job JOB.json`."""
 
-import json
 import os
 import sys
 import threading
@@ -12,17 +11,20 @@ from typing import Any, NamedTuple
 from rl_det.data.folds import folds
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.request import Request
 from rl_det.program import program
 from rl_det.rewards import check_reward
+from rl_det.storage.checksums import read_sealed, write_sealed
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.strategy import Strategy
 
 WATCHED_EVERY = 0.5  # seconds
+A_JOB = "the job of a comparison"
 
 
 class Cell(NamedTuple):
@@ -54,14 +56,21 @@ class JobFile:
     """From 1."""
     num_folds: int | None = None
 
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(asdict(self), default=str, indent=2)
+    def write(self, file: Path) -> None:
+        """Write the file, with its own checksum."""
+        write_sealed(file, asdict(self))
 
     @classmethod
     def read(cls, file: Path) -> "JobFile":
-        """Read what `to_json` wrote."""
-        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        """Read what `write` wrote; UserError, which names the file, if it is damaged."""
+        told = read_sealed(file, A_JOB, demanded=True)
+        try:
+            return cls._of(told)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: must be {A_JOB} of this version; got {error!r}") from error
+
+    @classmethod
+    def _of(cls, told: dict[str, Any]) -> "JobFile":
         paths = {name: told["request"][name] and Path(told["request"][name]) for name in ("data", "test_data")}
         request = told["request"] | paths
         scale = tuple(told["budget"]["view_scale"])

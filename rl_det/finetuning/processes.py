@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_det.errors import UserError
 from rl_det.finetuning.job import JobFile
-from rl_det.storage.files import write_whole
 
 JOB = "job.json"
 On = Literal["processes", "ray"]
@@ -42,7 +41,7 @@ def written(job: JobFile) -> list[str]:
     """The command of a job, whose file is written to its folder."""
     job.out.mkdir(parents=True, exist_ok=True)
     file = job.out / JOB
-    write_whole(file, job.to_json())
+    job.write(file)
     return [sys.executable, "-m", "rl_det.finetuning.job", str(file.resolve())]
 
 

@@ -1,26 +1,37 @@
 """The results of a run: a row for the warm start, the control and each strategy."""
 
-import json
 import math
+import operator
 import shutil
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
+from numpy.lib import format as npy
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.detectors.loading import MODEL_CARD
 from rl_det.errors import UserError
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval
-from rl_det.report.tables import endings_text, table_text
+from rl_det.report.tables import FIGURES, endings_text, table_text
+from rl_det.settings import fits
+from rl_det.storage.checksums import checksum, read_sealed
 from rl_det.storage.files import write_with
-from rl_det.storage.run import DETECTIONS, RESULTS, TRUTHS
+from rl_det.storage.run import CHECKSUMS, DETECTIONS, RESULTS, TRUTHS
 from rl_det.training.loop import Ending
+
+MOST_COMPRESSED = 1032
+"""DEFLATE makes nothing smaller than by this factor; an archive that claims so would only fill the memory."""
+KINDS = {"labels": "i", "mask": "b", "iscrowd": "b"}
+"""numpy's kind of each array's numbers; all others are floats."""
+TABLED = tuple(name for name in FIGURES if name not in ("F1", "F1_by_class"))
+"""The figures of the table that each row of `results.json` must have."""
+Batch = TypeVar("Batch", DetectionBatch, TruthBatch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,8 @@ class Results:
     """The data, the detector, the seed, the budget, and the settings of each strategy."""
     folder: Path
     """The run's folder."""
+    checksums: dict[str, str] = field(default_factory=dict, compare=False)
+    """Of the files beside `results.json` that a report reads; empty where the run is made, and in older runs."""
 
     @property
     def methods(self) -> dict[str, dict[str, float]]:
@@ -139,8 +152,8 @@ def write_truths(folder: Path, truths: TruthBatch) -> None:
 
 
 def read_truths(folder: Path) -> TruthBatch:
-    """Read what `write_truths` wrote to a run's folder."""
-    return TruthBatch(**_read_arrays(folder / TRUTHS))
+    """Read what `write_truths` wrote to a run's folder; UserError, which names the file, if it is damaged."""
+    return _read_arrays(folder / TRUTHS, TruthBatch)
 
 
 def _write_arrays(file: Path, batch: DetectionBatch | TruthBatch) -> None:
@@ -152,27 +165,61 @@ def _write_arrays(file: Path, batch: DetectionBatch | TruthBatch) -> None:
 
 
 def read_detections(folder: Path, name: str) -> DetectionBatch:
-    """Read what `write_detections` wrote to a run's folder."""
-    return DetectionBatch(**_read_arrays(folder / DETECTIONS / f"{name}.npz"))
+    """Read what `write_detections` wrote to a run's folder; UserError, which names the file, if it is damaged."""
+    return _read_arrays(folder / DETECTIONS / f"{name}.npz", DetectionBatch)
 
 
-def _read_arrays(file: Path) -> dict[str, Any]:
-    """The arrays of a file; UserError, which names it, if it is damaged."""
+def _read_arrays(file: Path, kind: type[Batch]) -> Batch:
+    """The arrays of a file; no code in it is executed, and no memory is taken that its bytes do not need."""
     try:
-        with file.open("rb") as opened, np.load(opened) as kept:
-            return {part: kept[part] for part in kept.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(file) as archive:
+            batch = kind(**{Path(info.filename).stem: _array(archive, info) for info in archive.infolist()})
+        shape: tuple[int, ...] = batch.mask.shape
+        for name, values in vars(batch).items():
+            if values.shape != ((*shape, 4) if name == "boxes" else shape) or values.dtype.kind != KINDS.get(name, "f"):
+                raise UserError(f"{name} is {values.dtype} {values.shape}")
+    except Exception as error:  # whatever the bytes of a broken file provoke
         raise UserError(f"{file}: must be what a run has written; it is damaged ({type(error).__name__})") from error
+    return batch
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array of an archive; UserError if it claims to be larger than its bytes can be."""
+    with archive.open(info) as opened:
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(opened)]
+        shape, _, dtype = read_header(opened)
+        size = opened.tell() + math.prod(shape) * dtype.itemsize
+    if size != info.file_size or size > MOST_COMPRESSED * info.compress_size:
+        raise UserError(f"{info.filename} claims {size} bytes")
+    with archive.open(info) as opened:
+        return npy.read_array(opened, allow_pickle=False)
 
 
 def load_results(folder: str | Path) -> Results:
     """The results in a run's folder, without the detectors. Raises ValueError, which names the file, if there are none."""
-    file = Path(folder) / RESULTS
+    file, what = Path(folder) / RESULTS, "the results of a run of rl_det that has ended"
+    told = read_sealed(file, what)
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
         return _of_json(told, Path(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: must be the results of a run of rl_det that has ended; got {error!r}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: must be {what}; got {error!r}") from error
+
+
+def check_files(results: Results) -> None:
+    """Raise ValueError, which names the file, if one that a report reads beside `results.json` has changed since.
+
+    Runs of older versions have not kept the checksums of their files.
+    """
+    for name, wanted in results.checksums.items():
+        file = results.folder / name
+        try:
+            is_same = checksum(file) == wanted
+        except OSError as error:
+            raise UserError(f"{file}: must be what the run has written; got {error}") from error
+        if not is_same:
+            raise UserError(
+                f"{file}: must be what the run has written; it is damaged: its bytes have changed since {RESULTS} was written"
+            )
 
 
 def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
@@ -180,10 +227,10 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
         name: Row(
             name=name,
             figures=_numbers(figures),
-            seconds=told["seconds"][name],
-            ending=Ending(**told["endings"][name]),
+            seconds=_number(told["seconds"][name]),
+            ending=_checked(Ending(**told["endings"][name])),
             displayed=_displayed(told, name),
-            validation_ap=_numbers(told["validation_AP"])[name],
+            validation_ap=_number(told["validation_AP"][name]),
             class_ap=_numbers(told["class_AP"][name]),
             ap=Interval(**_numbers(told["intervals"][name]["AP"])),
             over_control=Interval(**_numbers(told["intervals"][name]["over_control"])),
@@ -191,23 +238,47 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
         )
         for name, figures in told["methods"].items()
     }
+    for name, kind in {"seed": int, "data": str, "detector": str, "budget": dict}.items():
+        if not isinstance(told[name], kind):
+            raise UserError(f"{name} is {told[name]!r}")
+    rows[told["control"]]  # KeyError if the control is no row, and below if a row lacks a figure of the table
+    for row in rows.values():
+        operator.itemgetter(*TABLED)(row.figures)
     of_rows = {"control", "best_on_validation", "seconds", "endings", "validation_AP", "intervals",
                "F1_at_validations_threshold", "F1_at_class_thresholds", "thresholds", "class_thresholds", "methods",
-               "class_AP"}  # fmt: skip
+               "class_AP", CHECKSUMS}  # fmt: skip
     facts = {name: value for name, value in told.items() if name not in of_rows}
-    return Results(rows=rows, control=told["control"], facts=facts, folder=folder)
+    checksums = {str(name): str(value) for name, value in told.get(CHECKSUMS, {}).items()}
+    return Results(rows=rows, control=told["control"], facts=facts, folder=folder, checksums=checksums)
 
 
 def _displayed(told: Mapping[str, Any], name: str) -> DisplayedF1:
     """What an older run has not written is NaN, or empty."""
     return DisplayedF1(
-        threshold=told.get("thresholds", {}).get(name, math.nan),
-        f1=told["F1_at_validations_threshold"][name],
-        class_thresholds=tuple(told.get("class_thresholds", {}).get(name, ())),
-        f1_by_class_thresholds=told.get("F1_at_class_thresholds", {}).get(name, math.nan),
+        threshold=_number(told.get("thresholds", {}).get(name)),
+        f1=_number(told["F1_at_validations_threshold"][name]),
+        class_thresholds=tuple(map(_number, told.get("class_thresholds", {}).get(name, ()))),
+        f1_by_class_thresholds=_number(told.get("F1_at_class_thresholds", {}).get(name)),
     )
 
 
 def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
     """The figures with NaN for JSON's null."""
-    return {name: float("nan") if value is None else value for name, value in figures.items()}
+    return {name: _number(value) for name, value in figures.items()}
+
+
+def _number(value: float | None) -> float:
+    """The number, or NaN for JSON's null; UserError for anything else."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise UserError(f"{value!r} is no number")
+    return value
+
+
+def _checked(ending: Ending) -> Ending:
+    """The same; UserError for a field of another type."""
+    hints = get_type_hints(Ending)
+    if wrong := [name for name, value in vars(ending).items() if not fits(value, hints[name])]:
+        raise UserError(f"{wrong[0]} is {getattr(ending, wrong[0])!r}")
+    return ending

@@ -1,6 +1,5 @@
 """`report.html`: the page that explains a run, made at its end or again from its folder, and the page of a comparison."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import torch
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.data import Dataset
 from rl_det.data.annotated import AnnotatedImages
-from rl_det.finetuning.results import Results, read_detections, read_truths
+from rl_det.errors import UserError
+from rl_det.finetuning.results import Results, check_files, read_detections, read_truths
+from rl_det.progress import tell
 from rl_det.report.comparison import DIFFERENCES, comparison_rows, ending_lines, folds_text
 from rl_det.report.drawings import intervals_drawing, keys_of, lines_drawing
 from rl_det.report.html import (
@@ -45,7 +46,7 @@ from rl_det.report.sections import (
 )
 from rl_det.report.tables import endings_text, table_rows
 from rl_det.storage.files import as_json
-from rl_det.storage.run import METRICS, RESULTS, TRUTHS, read_config
+from rl_det.storage.run import CONFIG, RESULTS, TRUTHS, read_config, read_metrics
 from rl_det.strategies.hand_set import WARM_START
 from rl_det.types import Detections
 
@@ -61,12 +62,12 @@ def run_page(
     """The page of one run, as HTML. `truths` are None in a run of an older version; without `test`, no images are drawn."""
     folder, best = results.folder, results.best
     config = read_config(folder)
-    sections = [_table(results), curves_section(_metrics(folder), list(results.rows))]
+    sections = [_table(results), curves_section(read_metrics(folder, tell), list(results.rows))]
     if truths is None:
         told = "This run is of an older version, which has not kept the true boxes; run it again for what is drawn from them."
         sections.append(Section(name="gain", title="Where the gain comes from", lead=told, parts=[]))
     else:
-        sections += _contrasts(results, detections, truths, test, tuple(config["run"]["data"]["classes"]))
+        sections += _contrasts(results, detections, truths, test, _classes(config, folder))
     sections.append(_configuration(config, results))
     lead = [f"{best.name} is best on validation: AP x 100 {times_100(best.figures['AP'])} on test"]
     if best.name != results.control:
@@ -81,6 +82,7 @@ def run_page(
 
 def page_of_folder(results: Results) -> str:
     """The page of a finished run, from its folder; the run's own page has the images."""
+    check_files(results)
     kept = (results.folder / TRUTHS).exists()
     detections = {name: read_detections(results.folder, name) for name in results.rows} if kept else {}
     return run_page(results, detections, read_truths(results.folder) if kept else None, None)
@@ -219,16 +221,13 @@ def _unpadded(found: DetectionBatch, place: int) -> Detections:
     return Detections(boxes=boxes, labels=labels, scores=scores)
 
 
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics; an incomplete one, left by a crash, is left out."""
-    lines = []
-    file = folder / METRICS
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
+def _classes(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """The classes of the run's data."""
+    data = config["run"].get("data")
+    classes = data.get("classes") if isinstance(data, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{folder / CONFIG}: must be a run's configuration; it does not name the data's classes")
+    return tuple(classes)
 
 
 def _configuration(config: Mapping[str, Any], results: Results) -> Section:
@@ -265,7 +264,7 @@ def _gains(compared: dict[str, Any]) -> Section:
 
 def _curves_of_seeds(compared: dict[str, Any], folders: Mapping[str, Mapping[str, Sequence[Path]]]) -> Section:
     """Each trained row's validation AP by steps, a line for each run."""
-    lines = {folder: _metrics(folder) for of in folders.values() for own in of.values() for folder in own}
+    lines = {folder: read_metrics(folder, tell) for of in folders.values() for own in of.values() for folder in own}
     keys = dict(zip(map(str, compared["seeds"]), keys_of([f"seed {seed}" for seed in compared["seeds"]]), strict=True))
     drawings = []
     for row, of_seeds in folders.items():

@@ -5,7 +5,7 @@ recalibration and post-processing. For the plain model, load `detector.pt` with 
 """
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import image_tensor
 from rl_det.detectors import load_state
 from rl_det.detectors.loading import (
+    A_CARD,
     DETECTOR,
     MODEL_CARD,
     Device,
@@ -33,8 +34,14 @@ from rl_det.policies.detections import detect_images, on_host
 from rl_det.policies.export import MODULE, export
 from rl_det.policies.onnx import export_onnx
 from rl_det.policies.policy import Policy
-from rl_det.storage.files import as_json, check_writable, write_whole
+from rl_det.storage.checksums import write_sealed
+from rl_det.storage.files import check_writable
 from rl_det.types import Detections
+
+CARD: dict[str, type] = {
+    "trainable": str, "policy": str, "category_ids": list, "num_candidates": int, "strategy": str, "postprocessing": dict,
+}  # fmt: skip
+"""The entries of `model.json` that loading needs beside the architecture and the classes, and their types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +95,7 @@ class Tuned:
             "postprocessing": self.policy.postprocessing.plain(),
             "recalibration": _recalibration(self.policy),
         }
-        write_whole(folder / MODEL_CARD, as_json(card))
+        write_sealed(folder / MODEL_CARD, card)
         return folder
 
     def to_onnx(self, file: str | Path, *, image_size: tuple[int, int] | None = None) -> Path:
@@ -122,6 +129,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
     """
     folder = Path(folder)
     card, architecture = read_card(folder / MODEL_CARD)
+    how = _checked(card, folder / MODEL_CARD)
     if architecture.library == "own":
         if model is None:
             raise UserError(
@@ -142,7 +150,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
         policy = build_policy(card["policy"], detector, num_steps=card.get("num_steps"))
     if (module := getattr(policy, "module", None)) is not None:
         load_state(module, folder / MODULE)
-    policy.postprocessing = PostProcessingSettings.of(card["postprocessing"])
+    policy.postprocessing = how
     return Tuned(
         policy=policy,
         classes=tuple(card["classes"]),
@@ -150,6 +158,24 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
         num_candidates=card["num_candidates"],
         strategy=card["strategy"],
     )
+
+
+def _checked(card: Mapping[str, Any], file: Path) -> PostProcessingSettings:
+    """The post-processing of a card; UserError, which names the file, if it or another entry is not as `export` writes it."""
+    for name, kind in CARD.items():
+        if not isinstance(card.get(name), kind) or isinstance(card.get(name), bool):
+            raise UserError(
+                f"{file}: must be {A_CARD}; its entry {name} must be a {kind.__name__}; got {card.get(name)!r}"
+            )
+    if not all(type(one) is int for one in card["category_ids"]) or card["num_candidates"] < 1:
+        raise UserError(
+            f"{file}: must be {A_CARD}; its category_ids must be whole numbers, and num_candidates at least 1"
+        )
+    try:
+        return PostProcessingSettings.of(card["postprocessing"])
+    except (TypeError, KeyError, AttributeError, UserError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{file}: must be {A_CARD}; its post-processing cannot be used: {told}") from error
 
 
 def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> Tuned:

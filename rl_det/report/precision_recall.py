@@ -15,6 +15,7 @@ from rl_det.ap.data_set import class_precision
 from rl_det.ap.matching import match
 from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
 from rl_det.ap.padding import by_image_id, pad_detections, pad_targets
+from rl_det.progress import tell
 from rl_det.storage.files import write_with
 from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
@@ -58,7 +59,7 @@ def log_curves(run: Run, step: int, stage: str, curves: Curves) -> None:
     for name, precision in (("precision_50", curves.precision[0]), ("precision", curves.precision.mean(0))):
         lines[f"{stage}_{name}"] = dict(zip(curves.classes, precision.T.tolist(), strict=True))
     for name, metrics in lines.items():
-        run.drop_metrics_after(name, -1)
+        run.drop_metrics_after(name, -1, tell)
         run.log(step, name, metrics)
 
 

@@ -1,16 +1,29 @@
-"""Return freed memory, and the pages of mapped files, to the operating system."""
+"""Return freed memory, and the pages of mapped files, to the operating system; and bound a cache that torch fills."""
 
 import contextlib
 import ctypes
 import mmap
+import os
 import weakref
 
 import numpy as np
 
 MOST_READ = 2**29
 """The bytes that may be read from mapped files before their pages are returned."""
+PRIMITIVES, MOST_PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 128
+"""oneDNN's environment variable for the number of kernels that it keeps, and that number."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _read = 0
+
+
+def keep_few_kernels() -> None:
+    """Make oneDNN, with which torch computes on a CPU, keep few of the kernels that it makes; the user's own number stays.
+
+    It makes one for each shape that it meets, and keeps 1,024. A policy in which proposals vote brings new shapes in
+    every update, so that memory would grow by a tenth of a MiB each time, for hundreds of updates. No number changes.
+    It works only before oneDNN's first use in a process.
+    """
+    os.environ.setdefault(PRIMITIVES, str(MOST_PRIMITIVES))
 
 
 def give_back() -> None:

@@ -2,15 +2,18 @@
 
 import contextlib
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rl_det.errors import PathError, UserError
 from rl_det.storage.checkpoint import check_same
-from rl_det.storage.files import as_json, check_writable, finite, write_whole
+from rl_det.storage.checksums import checksum, read_sealed, write_sealed
+from rl_det.storage.files import check_writable, finite, write_whole
+from rl_det.version import __version__
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
@@ -18,6 +21,8 @@ ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
 WANDB, TRACKERS = "wandb", "trackers.json"
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS, WANDB)
 """The subfolders of a run, besides those of its tuned detectors."""
+CHECKSUMS = "checksums"
+"""The entry of `results.json` with the checksums of the files that a report reads beside it."""
 
 
 class Run:
@@ -45,7 +50,8 @@ class Run:
                 remove_run(folder)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not (folder / CONFIG).exists():
-                write_whole(folder / CONFIG, as_json({"run": identity, "circumstances": circumstances or {}}))
+                config = {"rl_det": __version__, "run": identity, "circumstances": circumstances or {}}
+                write_sealed(folder / CONFIG, config)
             self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         except OSError as error:
             raise PathError(f"{folder}: the run's folder must be one that can be written to; got {error}") from error
@@ -73,22 +79,22 @@ class Run:
         self._metrics.write(json.dumps(finite({"stage": stage, "step": step, **metrics})) + "\n")
         self._metrics.flush()
 
-    def drop_metrics_after(self, stage: str, step: int) -> None:
-        """Remove the stage's lines after this step, which will be written again, and an incomplete line left by a crash."""
+    def drop_metrics_after(self, stage: str, step: int, warn: Callable[[str], Any]) -> None:
+        """Remove the stage's lines after this step, which will be written again, and what is no line (`read_metrics`)."""
         self._metrics.close()
-        kept = []
-        for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines(keepends=True):
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if entry["stage"] != stage or entry["step"] <= step:
-                    kept.append(line)
-        write_whole(self.folder / METRICS, "".join(kept))
+        lines = read_metrics(self.folder, warn)
+        kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
+        write_whole(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 
     def write_results(self, results: dict[str, Any]) -> Path:
-        """Write `results.json`, with null for NaN."""
+        """Write `results.json`, with null for NaN, its own checksum, and those of the files that a report reads beside it."""
         path = self.folder / RESULTS
-        write_whole(path, as_json(results))
+        beside = [self.folder / name for name in (CONFIG, METRICS, TRUTHS)] + sorted(
+            self.folder.glob(f"{DETECTIONS}/*.npz")
+        )
+        checksums = {file.relative_to(self.folder).as_posix(): checksum(file) for file in beside if file.exists()}
+        write_sealed(path, {**results, CHECKSUMS: checksums})
         return path
 
 
@@ -105,12 +111,19 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
     if not file.exists():
         return
     if resume:
-        check_same(file, read_identity(folder), identity)
+        check_same_run(folder, identity)
     elif not overwrite:
         raise UserError(
             f"{folder}: holds a run already; resume (--resume) goes on with it, overwrite (--overwrite) replaces it, "
             "and another folder (--out) leaves it alone"
         )
+
+
+def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names the difference, unless the folder's run has this identity, and is of this version."""
+    config = read_config(folder)
+    version = config.get("rl_det", __version__)  # older configurations do not tell theirs
+    check_same(folder / CONFIG, {"rl_det": version, **config["run"]}, {"rl_det": __version__, **identity})
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
@@ -123,12 +136,45 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The identity ("run") of the run in this folder, and its circumstances. Raises ValueError if it cannot be read."""
     file = folder / CONFIG
     try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: must be a run's configuration; got {error}; --overwrite begins anew") from error
-    if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
+        config = read_sealed(file, "a run's configuration")
+    except UserError as error:
+        raise UserError(f"{error}; --overwrite begins anew") from error
+    if not all(isinstance(config.get(name, {}), dict) for name in ("run", "circumstances")) or "run" not in config:
         raise UserError(f"{file}: is not a configuration of this version of rl_det; --overwrite begins anew")
     return config
+
+
+def read_metrics(folder: Path, warn: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, without an incomplete last one, which a crash leaves.
+
+    Lines that no run writes are left out too; `warn` is told how many. Raises ValueError if the file cannot be read.
+    """
+    file = folder / METRICS
+    try:
+        *whole, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    except OSError as error:
+        raise UserError(f"{file}: must be a run's metrics; got {error}") from error
+    lines = [line for line in map(_metrics_of, whole) if line is not None]
+    if damaged := len(whole) - len(lines):
+        warn(f"warning: {file}: {damaged} of {len(whole)} lines are damaged, and left out")
+    return lines
+
+
+def _metrics_of(line: bytes) -> dict[str, Any] | None:
+    """What a line of metrics says; None if no run has written it."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or not isinstance(told.get("stage"), str) or not _is_number(told.get("step")):
+        return None
+    metrics = [value for name, value in told.items() if name != "stage"]
+    numbers = [part for value in metrics for part in (value if isinstance(value, list) else [value])]
+    return told if all(part is None or _is_number(part) for part in numbers) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def remove_run(folder: Path) -> None:

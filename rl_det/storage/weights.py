@@ -106,6 +106,8 @@ def read_state(path: Path, *, sealed: bool = False) -> dict[str, Tensor]:
         raise UserError(f"{path}: must be a file of weights; there is none; check the path")
     if path.suffix == ".safetensors":
         _check_seal(path, sealed=sealed)
+    elif zipfile.is_zipfile(path):
+        _check_archive(path)
     try:
         found = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _loaded(path)
     except Exception as error:  # whatever the bytes of a broken file provoke
@@ -163,6 +165,22 @@ def _check_seal(path: Path, *, sealed: bool) -> None:
         )
     if place is None and sealed:
         raise UserError(f"{path}: must hold its own checksum; there is none: it is damaged, or of an older version")
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError, which names the file, if bytes of torch's archive do not agree with its checksums.
+
+    torch itself writes them, and does not check them. What is no archive, as old versions of torch wrote, has none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # whatever the bytes of a broken file provoke
+        what = f"it cannot be read as an archive ({type(error).__name__})"
+        raise UserError(f"{path}: must be a readable {path.suffix} file of tensors; {what}") from error
+    if damaged is not None:
+        what = f"it is damaged: the bytes of {damaged} have changed since it was written"
+        raise UserError(f"{path}: must be a readable {path.suffix} file of tensors; {what}")
 
 
 def _kept_seal(path: Path, place: int) -> str:

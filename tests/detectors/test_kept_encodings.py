@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
+from damage import damaged
 from data.opening import OwnSamples
 from finetuning.small import write_folder
 from torch import Tensor
@@ -27,7 +29,7 @@ from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.errors import PathError, UserError
 from rl_det.types import Sample
 
-NUM_FLIPS = 140
+NUM_FLIPS, NUM_DAMAGES = 140, 40
 SCENES = DigitScenes("val", num_scenes=5)
 
 
@@ -191,6 +193,44 @@ def test_every_one_of_many_flipped_bytes_is_noticed_by_the_files_name(detector: 
             encode_dataset(detector, SCENES, folder=folder)
         file.write_bytes(whole)
     encode_dataset(detector, SCENES, folder=folder)
+
+
+def test_any_damage_is_told_in_one_line_and_the_encodings_made_anew_are_the_same(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, draw = tmp_path / "encodings", random.Random(0)
+    wanted = encode_dataset(detector, SCENES, folder=folder).encoded.tensors()
+    wanted = {name: tensor.clone() for name, tensor in wanted.items()}
+    names = sorted(file.name for file in folder.iterdir())
+    for count in range(NUM_DAMAGES):
+        file = folder / names[count % len(names)]
+        file.write_bytes(damaged(file.read_bytes(), draw))
+        with pytest.raises(UserError, match=rf"^{folder}: .*{file.name} .*delete it to have it made anew$"):
+            encode_dataset(detector, SCENES, folder=folder)
+        capsys.readouterr()
+        again = encode_dataset(detector, SCENES, folder=folder, remake=True)
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith(f"{folder}: must be a folder of encodings; {file.name} ")
+        assert told.endswith("; they are made anew")
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in again.encoded.tensors().items())
+
+
+def test_a_file_or_a_link_in_the_folders_place_gives_way_and_what_the_link_names_stays(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, users = tmp_path / "kept" / "encodings", tmp_path / "users"
+    users.mkdir()
+    (users / "photo.png").write_bytes(b"a photograph")
+    folder.parent.mkdir()
+    for put in (lambda: folder.touch(), lambda: folder.symlink_to(users, target_is_directory=True)):
+        put()
+        with pytest.raises(UserError, match=f"^{folder}: must be a folder of encodings; contents.json is missing"):
+            encode_dataset(detector, SCENES, folder=folder)
+        assert len(encode_dataset(detector, SCENES, folder=folder, remake=True)) == len(SCENES)
+        assert "they are made anew" in capsys.readouterr().err
+        assert list(folder.parent.iterdir()) == [folder]
+        assert (users / "photo.png").read_bytes() == b"a photograph"
+        shutil.rmtree(folder)
 
 
 def test_files_that_are_flipped_cut_short_or_missing_are_named_or_made_anew_in_one_line(

@@ -110,7 +110,7 @@ def test_a_job_reads_what_it_was_told(tmp_path: Path) -> None:
         request=request, budget=rl_det.Budget(num_updates=3), strategy="ppo_voting", reward="pool_ap", seed=1,
         encodings=tmp_path / "encodings", out=tmp_path / "out", fold=2, num_folds=5,
     )  # fmt: skip
-    (tmp_path / "job.json").write_text(job.to_json())
+    job.write(tmp_path / "job.json")
     assert JobFile.read(tmp_path / "job.json") == job
 
 
@@ -158,6 +158,34 @@ def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.Mo
     compared(out, strategies=(*QUICK, "warm_start"))
     assert names == ["warm_start-seed0"]
     assert (out / Cell(CONTROL, 0).folder / "results.json").stat().st_mtime_ns == kept
+
+
+def test_damaged_results_are_told_and_made_anew_from_the_checkpoints(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(out, tmp_path / "own"))
+    damage = {"warm_start": "results.json", CONTROL: f"test_detections/{CONTROL}.npz"}
+    compared(own, strategies=tuple(damage))
+    before = {name: results(own / Cell(name, 0).folder)["methods"] for name in damage}
+    for name, file in damage.items():
+        kept = own / Cell(name, 0).folder / file
+        content = kept.read_bytes()
+        kept.write_bytes(content[: len(content) // 2] + b"0" + content[len(content) // 2 + 1 :])
+    names = started(monkeypatch)
+    capsys.readouterr()
+    compared(own, strategies=tuple(damage))
+    told = [line for line in capsys.readouterr().err.splitlines() if "made anew" in line]
+    assert sorted(names) == sorted(Cell(name, 0).folder for name in damage)
+    assert [line.split(": ")[0] for line in told] == [str(own / Cell(n, 0).folder / file) for n, file in damage.items()]
+    assert {name: results(own / Cell(name, 0).folder)["methods"] for name in damage} == before
+
+
+def test_a_damaged_job_of_a_former_comparison_is_named(out: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(out, tmp_path / "own"))
+    file = own / Cell(CONTROL, 0).folder / "job.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"^{file}: must be the job of a comparison; got "):
+        compared(own)
 
 
 def test_results_of_another_run_are_refused_by_what_differs_and_overwritten_if_asked_for(

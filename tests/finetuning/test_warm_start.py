@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import damaged
 from finetuning.small import same_state, write_folder
 
 import rl_det
@@ -44,11 +45,11 @@ def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def damaged_each(whole: bytes) -> list[bytes]:
-    """The file's bytes with one of many changed, then cut short, then none."""
+    """The file's bytes with one of many changed, with other damage, cut short, and none."""
     rng = random.Random(0)
     places = [rng.randrange(len(whole)) for _ in range(NUM_FLIPS // 2)] + list(range(0, 8 * NUM_FLIPS // 2, 8))
     flips = [whole[:place] + bytes([whole[place] ^ rng.randrange(1, 256)]) + whole[place + 1 :] for place in places]
-    return [*flips, whole[:-1], whole[:100], b""]
+    return [*flips, *(damaged(whole, rng) for _ in range(NUM_FLIPS // 2)), whole[:-1], whole[:100], b""]
 
 
 def test_every_damaged_warm_start_is_made_anew_and_told_in_one_line(
@@ -59,8 +60,8 @@ def test_every_damaged_warm_start_is_made_anew_and_told_in_one_line(
     file = warm_start(first, data, recipe_for(data))
     whole, wanted = file.read_bytes(), first.plain().state_dict()
     capsys.readouterr()
-    for number, damaged in enumerate(damaged_each(whole), start=2):
-        file.write_bytes(damaged)
+    for number, content in enumerate(damaged_each(whole), start=2):
+        file.write_bytes(content)
         detector = copy.deepcopy(untrained)
         assert warm_start(detector, data, recipe_for(data)) == file
         told = capsys.readouterr().err.splitlines()

@@ -1,6 +1,5 @@
 """Runs of seconds whose pages are looked at: on scenes whose classes have hostile names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import rl_det
 from rl_det.data.splits import Splits
 from rl_det.finetuning.results import load_results, read_detections, read_truths
 from rl_det.finetuning.run_page import run_page
+from rl_det.storage.checksums import read_sealed, write_sealed
 
 HOSTILE = {3: "<script>alert(1)</script>", 7: '$\\frac{" onload="alert(2)'}
 """Class names that would run as a program, end an attribute, or be read as mathematics."""
@@ -33,10 +33,15 @@ def make_run(folder: Path, data: Splits, *, seed: int = 0, baselines: bool = Tru
 def chosen(folder: Path, row: str) -> Path:
     """The folder after validation has chosen this row."""
     file = folder / "results.json"
-    told: dict[str, Any] = json.loads(file.read_text())
+    told = read_sealed(file, "results")
     told["validation_AP"] = {name: float(name == row) for name in told["validation_AP"]}
-    file.write_text(json.dumps({**told, "best_on_validation": row}))
+    write_sealed(file, {**told, "best_on_validation": row})
     return folder
+
+
+def as_older(told: dict[str, Any]) -> dict[str, Any]:
+    """What a file of a run says, as versions wrote it that kept no checksums."""
+    return {name: value for name, value in told.items() if name not in ("checksum", "checksums")}
 
 
 def page_with_images(folder: Path, data: Splits) -> str:

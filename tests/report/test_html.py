@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from report.page_runs import HOSTILE, chosen, make_run, open_hostile, page_with_images
+from report.page_runs import HOSTILE, as_older, chosen, make_run, open_hostile, page_with_images
 
 from rl_det import cli
 from rl_det.data.splits import Splits
@@ -223,8 +223,10 @@ def test_a_run_without_baselines_says_that_there_is_nothing_to_compare(tmp_path:
 
 
 def test_a_run_of_an_older_version_has_no_sections_of_detections(tmp_path: Path, written: Path) -> None:
-    for file in ("results.json", "config.json", "metrics.jsonl"):
+    for file in ("config.json", "metrics.jsonl"):
         (tmp_path / file).write_bytes((written / file).read_bytes())
+    told = json.loads((written / "results.json").read_bytes())
+    (tmp_path / "results.json").write_text(json.dumps(as_older(told)))
     parsed = Parsed(page_of_folder(load_results(tmp_path)))
     assert [heading.attributes["id"] for heading in parsed.all("h2")] == ["table", "curves", "gain", "configuration"]
     assert "This run is of an older version" in parsed.text

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import damaged
 
 from rl_det.errors import PathError
 from rl_det.storage import checkpoint
@@ -53,28 +54,12 @@ def test_five_hundred_mutations_of_a_checkpoint_are_noticed_and_the_one_before_i
     sound, draw = file.read_bytes(), random.Random(0)
     for _ in range(500):
         told: list[str] = []
-        file.write_bytes(mutated(sound, draw))
+        file.write_bytes(damaged(sound, draw))
         with pytest.raises(DamagedError, match=r"toy\.pt: must be a .*checkpoint"):
             read_checkpoint(file)
         assert same(latest_checkpoint(file, told.append), STATE | {"update": 1})
         (line,) = told
         assert line.endswith("; the one before is used")
-
-
-def mutated(content: bytes, draw: random.Random) -> bytes:
-    """The bytes with one flipped, some cut off, some added, or some zeroed."""
-    place = draw.randrange(len(content))
-    match draw.randrange(4):
-        case 0:
-            return content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :]
-        case 1:
-            return content[:place]
-        case 2:
-            return content[:place] + draw.randbytes(draw.randint(1, 64)) + content[place:]
-        case _:
-            end = min(len(content), place + draw.randint(1, 4096))
-            zeroed = content[:place] + bytes(end - place) + content[end:]
-            return zeroed if zeroed != content else content + b"\0"
 
 
 def test_without_a_whole_one_the_newest_that_is_there_is_named_and_nothing_is_written(file: Path) -> None:

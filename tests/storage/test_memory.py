@@ -1,5 +1,8 @@
 """Pages of mapped files: they leave the process's memory when they are returned, and their contents stay."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from rl_det.storage import memory
-from rl_det.storage.memory import give_back, read_of_files, returns_pages
+from rl_det.storage.memory import MOST_PRIMITIVES, PRIMITIVES, give_back, read_of_files, returns_pages
 
 STATUS = Path("/proc/self/status")
 BYTES = 2**26
@@ -66,3 +69,39 @@ def test_a_file_that_is_closed_is_no_longer_known(file: Path) -> None:
     del array
     assert len(memory._maps) == before - 1
     give_back()
+
+
+SHAPES = """
+import sys
+import torch
+from rl_det.storage.memory import keep_few_kernels
+
+def held():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+if "few" in sys.argv:
+    keep_few_kernels()
+values = torch.randn(4, 2000)
+torch.nn.functional.gelu(values)
+before = held()
+for size in range(1, 700):
+    torch.nn.functional.gelu(values[:, : 2 * size].contiguous())
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux says what is held")
+def test_kernels_of_many_shapes_do_not_pile_up() -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    environment = {name: value for name, value in os.environ.items() if name != PRIMITIVES}
+    few, all_of_them = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", SHAPES, word], check=True, capture_output=True, env=environment
+            ).stdout
+        )
+        for word in ("few", "all")
+    )
+    assert all_of_them > 2 * few, f"{MOST_PRIMITIVES} kernels take {few} KiB, 700 take {all_of_them}"
