@@ -150,13 +150,13 @@ def test_the_losses_take_what_the_head_has_predicted_for_all_anchors(whole: OneS
     again = whole.loss(encoded, targets, without)
     assert runs == [1]
     hook.remove()
-    assert without.everywhere is None
+    assert without.for_losses is None
     assert all(torch.equal(loss, again[name]) for name, loss in losses.items())
 
 
 def test_what_is_left_out_has_no_part_in_the_losses(whole: OneStage) -> None:
     encoded = whole._everywhere(whole.encode(OF_ONE_SIZE[:1]))
-    dense = whole._head(encoded, everywhere=True).everywhere
+    dense = whole._head(encoded, for_losses=True).for_losses
     predicted = {name: values.detach().requires_grad_() for name, values in (dense or {}).items()}
     wanted = [{"boxes": TARGETS[0].boxes, "labels": TARGETS[0].labels}]
     matched = whole.match(encoded, wanted, [torch.zeros(0, 4)])

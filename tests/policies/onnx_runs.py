@@ -18,8 +18,6 @@ from rl_det.types import Detections
 
 NUM_CANDIDATES = 300
 """Nearly all pairs: where weights are random, several proposals often have one logit, and either may be left out."""
-BOX_TOLERANCE = 1e-4
-"""As a share of the image's longer side."""
 
 
 def smooth(height: int, width: int, seed: int = 0) -> Tensor:
@@ -56,16 +54,24 @@ def detected(run: onnxruntime.InferenceSession, image: Tensor) -> Detections:
 
 
 def assert_same(
-    run: onnxruntime.InferenceSession, policy: Policy, images: Sequence[Tensor], *, score_tolerance: float = 1e-5
+    run: onnxruntime.InferenceSession,
+    policy: Policy,
+    images: Sequence[Tensor],
+    *,
+    boxes: float = 1e-4,
+    scores: float = 1e-5,
 ) -> int:
-    """The same detections of each image, in the same order; returns how many there are in all."""
+    """The same detections of each image, in the same order; returns how many there are in all.
+
+    `boxes`, as a share of the longer side, and `scores` may differ by this much.
+    """
     count = 0
     for image in images:
         ((wanted,),) = next(detect_images([policy], [image], NUM_CANDIDATES))
         found = detected(run, image)
         assert found["labels"].tolist() == wanted["labels"].tolist()
         longer = max(image.shape)
-        torch.testing.assert_close(found["boxes"] / longer, wanted["boxes"] / longer, rtol=0, atol=BOX_TOLERANCE)
-        torch.testing.assert_close(found["scores"], wanted["scores"], rtol=0, atol=score_tolerance)
+        torch.testing.assert_close(found["boxes"] / longer, wanted["boxes"] / longer, rtol=0, atol=boxes)
+        torch.testing.assert_close(found["scores"], wanted["scores"], rtol=0, atol=scores)
         count += len(found["scores"])
     return count
