@@ -26,6 +26,7 @@ from rl_det.finetuning.request import DataFlags, Request
 from rl_det.finetuning.results import Results, load_results
 from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
 from rl_det.finetuning.tuned import load_tuned
+from rl_det.parallel import check_alone
 from rl_det.policies.build import PolicyName
 from rl_det.program import ProgramFlags, one_line, program
 from rl_det.progress import bar
@@ -420,6 +421,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags_type, run = COMMANDS[given[0]]
         resumes = "resume" in {f.name for f in dataclasses.fields(flags_type)}
         with program(again="--resume" if resumes else "", arguments=given):
+            if not issubclass(flags_type, RunFlags):
+                check_alone(f"rl-det {given[0]}")
             run(parse(flags_type, given[1:], prog=f"rl-det {given[0]}"))
         return
     commands = {name: _command(flags, run) for name, (flags, run) in COMMANDS.items()}

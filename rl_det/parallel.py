@@ -6,6 +6,7 @@ number of positives is always that of all processes. The *main* process, of rank
 lines.
 """
 
+import atexit
 import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ class LostError(UserError):
     """Another process that trains with this one has ended."""
 
 
+LOST = ("Connection closed", "Connection reset", "Broken pipe", "Timed out", "Connection refused")
+"""What gloo says if it no longer reaches a process."""
 LONGEST_WAIT = datetime.timedelta(hours=4)
 """How long a process waits for the others. One that has died is noticed at once, by its launcher."""
 
@@ -37,7 +40,7 @@ def world_size() -> int:
 
 def launched() -> int:
     """The number of processes that the launcher has started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
+    return int(os.environ.get("WORLD_SIZE", "1")) if {"RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
 
 
 def rank() -> int:
@@ -59,21 +62,25 @@ def own_device() -> torch.device:
     )
 
 
-@contextmanager
-def joined() -> Iterator[None]:
-    """A context in which the processes of this launch work together; in one process, and inside another, it changes nothing."""
+def join() -> None:
+    """Let the processes of this launch work together from now on; in one process, and a second time, it changes nothing.
+
+    They stay together until they end: a group that was left cannot be joined anew.
+    """
     if launched() == 1 or dist.is_initialized():
-        yield
         return
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(own_device())
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)
+
+
+def check_alone(what: str) -> None:
+    """Raise UserError if this process was launched with others, and `what` it does is the work of one."""
+    if launched() > 1:
+        raise UserError(f"{what} is the work of one process; start it alone, without torchrun or accelerate")
 
 
 def of_main(compute: Callable[[], Value]) -> Value:
@@ -133,6 +140,8 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)):
+            raise
         raise LostError(
             f"another of the {world_size()} processes has ended, so this one ends too; the launcher says which was the "
             f"first ({str(error).splitlines()[0]})"
@@ -143,6 +152,11 @@ def share_of(number: int) -> slice:
     """This process's part of so many things in a row; the parts differ by one at most, and stand in the order of the ranks."""
     start, end = (number * position // world_size() for position in (rank(), rank() + 1))
     return slice(start, end)
+
+
+def number_of_own(number: int) -> int:
+    """How many of so many things are this process's, if each takes every `world_size()`-th."""
+    return len(range(rank(), number, world_size()))
 
 
 def owners_of(number: int) -> Int[Tensor, " n"]:

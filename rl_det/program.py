@@ -58,8 +58,9 @@ def program(
     if "--traceback" in (sys.argv if arguments is None else arguments):
         os.environ[DEBUG] = "1"
     try:
-        with interruptible(), warnings.catch_warnings(), parallel.joined(), _written_by_main():
+        with interruptible(), warnings.catch_warnings(), _written_by_main():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+            parallel.join()
             yield
     except Interrupted as interrupted:
         command = shlex.join(_again(again)) if parallel.launched() == 1 else f"the same launch {again}"

@@ -48,7 +48,7 @@ def training_losses(
 def _weight(seen: int) -> float:
     """The number of processes times this one's share of what all have seen; libraries divide by 1 at least."""
     number = parallel.world_size()
-    return max(1, seen) * number / max(1.0, parallel.mean_of(seen) * number)
+    return max(1, seen) * number / max(1.0, parallel.mean_of(float(seen)) * number)
 
 
 @contextmanager
@@ -91,10 +91,13 @@ def _normed(layer: BatchNorm, inputs: Tensor) -> Tensor:
     kept = layer.running_mean, layer.running_var, layer.num_batches_tracked, layer.momentum
     if not layer.training or any(each is None for each in kept):
         return type(layer).forward(layer, inputs)
+    given, inputs = inputs.dtype, inputs if inputs.dtype == torch.float64 else inputs.float()
     axes = [axis for axis in range(inputs.ndim) if axis != 1]
-    sums = torch.cat([inputs.sum(axes), inputs.new_tensor([inputs.numel() // inputs.shape[1]])])
-    *_, number = whole = parallel.sum_of(sums)
-    mean = whole[:-1] / number
+    own = inputs.numel() // inputs.shape[1]
+    number = parallel.mean_of(float(own)) * parallel.world_size()
+    if number <= 1:
+        raise ValueError(f"batch normalisation in training needs more than one value of each channel; got {number:.0f}")
+    mean = parallel.sum_of(inputs.sum(axes)) / number
     each = (-1, *[1] * (inputs.ndim - 2))
     away = inputs - mean.view(each)
     variance = parallel.sum_of(away.square().sum(axes)) / number
@@ -107,7 +110,7 @@ def _normed(layer: BatchNorm, inputs: Tensor) -> Tensor:
     normed: Tensor = away * (scale if layer.weight is None else scale * layer.weight).view(each) + (
         0.0 if layer.bias is None else layer.bias.view(each)
     )
-    return normed
+    return normed.to(given)
 
 
 def _sizes_of_all(draw: Callable[[list[int]], int], num_images: int) -> Callable[[list[int]], int]:

@@ -57,10 +57,7 @@ def compare(
     `finetune`.
     """
     check_names(strategies)
-    if parallel.launched() > 1:
-        raise UserError(
-            "compare starts the processes of its jobs itself; start it alone, without torchrun or accelerate"
-        )
+    parallel.check_alone("a comparison, which starts its own processes,")
     check_tracker(request.track)
     if workers < 1:
         raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")

@@ -86,7 +86,6 @@ def finetune(
 
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
-    check_tracker(track)
     keep_few_kernels()
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
@@ -100,18 +99,19 @@ def finetune(
 
     def check() -> None:
         check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
+        check_tracker(track)
         if encodings is not None:
             check_writable(Path(encodings))
         plan.check_images()
 
-    with parallel.joined():
-        parallel.of_main(check)
-        with (
-            mirrored(folder, CONFIG, f"{CHECKPOINTS}/*.pt") as own,
-            Run(own, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run,
-        ):
-            watching = (*tracking(track, folder), *callbacks) if parallel.is_main() else ()
-            return _run(plan, run, watching)
+    parallel.join()
+    parallel.of_main(check)
+    with (
+        mirrored(folder, CONFIG, f"{CHECKPOINTS}/*.pt") as own,
+        Run(own, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run,
+    ):
+        watching = (*tracking(track, folder), *callbacks) if parallel.is_main() else ()
+        return _run(plan, run, watching)
 
 
 @dataclass(kw_only=True)
@@ -283,19 +283,19 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             "encodings": plan.cache.facts() if plan.encoded else {},
             "strategies": plan.identity["strategies"],
         },
-        folder=run.folder,
+        folder=plan.own_folder.parent,
     )
-    if parallel.is_main():
-        detections = {name: row.detections for name, row in found.items()}
-        findings = Findings(
-            results=results,
-            curves=curves,
-            detections=detections,
-            truths=pad_targets(targets),
-            test=plan.data.test,
-            run=run,
-        )
-        _write(findings, plan)
+    detections = {name: row.detections for name, row in found.items()}
+    findings = Findings(
+        results=results,
+        curves=curves,
+        detections=detections,
+        truths=pad_targets(targets),
+        test=plan.data.test,
+        run=run,
+    )
+    parallel.of_main(lambda: _write(findings, plan))
+    plan.remove_own_encodings()
     return results
 
 
@@ -312,7 +312,6 @@ def _write(findings: Findings, plan: Plan) -> None:
             shown.advance()
     make_pages(findings)
     run.write_results(results.to_json())
-    plan.remove_own_encodings()
     tell(
         f"the tuned detectors, the metrics and results.json are in {run.folder}; "
         f"best on validation: {run.folder / results.best.name}"

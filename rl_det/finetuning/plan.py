@@ -147,7 +147,7 @@ class Plan:
             started = time.perf_counter()
             images, on_disk = self.images(split), self.cache.place == "disk"
             kept = self.encodings or (self.own_folder if on_disk else None)
-            with bar(f"encode {split}", len(images)) as shown:
+            with bar(f"encode {split}", parallel.number_of_own(len(images))) as shown:
                 self.encoded[split] = encodings_by(
                     self.cache,
                     self.detector,

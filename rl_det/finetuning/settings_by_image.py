@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from rl_det import parallel
 from rl_det.ap.data_set import coco_figures
 from rl_det.ap.padding import pad_targets
 from rl_det.data import Split
@@ -101,6 +102,7 @@ def compare_settings(
     the budget's; `track` is as in `finetune`. Sets the global seeds, as SB3 does. Raises ValueError, with nothing written, for
     arguments that do not fit together.
     """
+    parallel.check_alone("tuning settings by image")
     check_reward(reward)
     check_tracker(track)
     share = budget_named(budget).warm_start_share

@@ -156,7 +156,7 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
     )
     tell(plan.told())
     on_disk = {split: folder / split if plan.place == "disk" else None for split in ("train", "val")}
-    with bar("encode", len(few) + len(val)) as shown:
+    with bar("encode", parallel.number_of_own(len(few)) + parallel.number_of_own(len(val))) as shown:
         encoded = encodings_by(plan, detector, few, folder=on_disk["train"], remake=True, on_batch=shown.advance)
         encoded_val = encodings_by(plan, detector, val, folder=on_disk["val"], remake=True, on_batch=shown.advance)
     second = LabelsLearner(
@@ -173,17 +173,17 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         validate_every=recipe.head_validate_every,
     )
     fit(second, config, name="warm start's head", callbacks=[Checkpoint(_checkpoint(file, 2)), ProgressBar()])
-    if parallel.is_main():
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _encoder(detector: Detector, val: Dataset, limits: CacheLimits) -> Callable[[], Encodings]:
     """A function that encodes the validation images as the detector then is: at once if they are small, else one by one."""
     encoded = detector.encode([val[0].image])
     each = sum(2 * level.numel() for level in encoded.features)
-    if detector.part != "all" and each * len(val) <= limits.memory_bytes() // VALIDATION_SHARE:
+    if detector.part != "all" and each * len(val) <= parallel.of_main(limits.memory_bytes) // VALIDATION_SHARE:
         return lambda: divided(partial(encode_dataset, detector), val)
-    in_the_loop = encode_in_the_loop(val, batch_size=images_in(BATCH_BYTES, encoded, most=ENCODED_TOGETHER))
+    batch_size = images_in(BATCH_BYTES, encoded, most=ENCODED_TOGETHER)
+    in_the_loop = divided(partial(encode_in_the_loop, batch_size=batch_size), val)
     return lambda: in_the_loop
 
 

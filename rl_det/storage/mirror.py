@@ -22,11 +22,10 @@ def mirrored(folder: Path, *patterns: str) -> Iterator[Path]:
             str(file.relative_to(folder)): file.read_bytes() for pattern in patterns for file in folder.glob(pattern)
         }
     )
-    if parallel.is_main():
-        yield folder
-        return
     with TemporaryDirectory() as own:
-        for name, content in files.items():
-            (Path(own) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(own) / name).write_bytes(content)
-        yield Path(own)
+        if not parallel.is_main():
+            for name, content in files.items():
+                (Path(own) / name).parent.mkdir(parents=True, exist_ok=True)
+                (Path(own) / name).write_bytes(content)
+        files.clear()  # all of a run's checkpoints
+        yield folder if parallel.is_main() else Path(own)

@@ -390,8 +390,10 @@ def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) ->
 
 def _goes_on(run: FitRun, pending: Pending) -> bool:
     """Whether there is another update, which all processes that train together decide alike, as the main one does."""
-    run.ending, pending.number = parallel.of_main(lambda: (run.ending, pending.number))
-    return run.ending is None and pending.number is None
+    run.ending, number = parallel.of_main(lambda: (run.ending, pending.number))
+    if number is not None:  # a signal that has come meanwhile stays pending, and counts after the next update
+        pending.number = number
+    return run.ending is None and number is None
 
 
 def _tell(run: FitRun, callbacks: Sequence[Callback], metrics: dict[str, float], *, validated: bool) -> None:

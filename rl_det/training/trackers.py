@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_det.errors import UserError
+from rl_det.progress import tell
 from rl_det.storage.files import as_json, write_whole
 from rl_det.storage.run import CONFIG, TENSORBOARD, TRACKERS, read_config
 from rl_det.training.loop import Callback, Ending, FitRun
@@ -185,9 +186,12 @@ class MlflowWriter:
 
     def close(self, *, failed: bool) -> None:
         """Write what is left, and end the run."""
-        for batch in self.told:
-            batch.wait()
-        self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
+        try:
+            for batch in self.told:
+                batch.wait()
+            self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
+        except importlib.import_module("mlflow.exceptions").MlflowException as error:  # what was trained is not lost
+            tell(f"warning: MLflow lacks some metrics, which metrics.jsonl has: {error}")
 
 
 def _library(name: Literal["wandb", "mlflow"]) -> Any:

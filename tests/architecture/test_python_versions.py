@@ -51,7 +51,8 @@ def test_every_module_compiles_under_each_version_of_this_machine(version: str, 
     told = faults(python, *(ROOT / name for name in PACKAGES), compiled=tmp_path)
     assert not told, f"{version}: {told}"
     modules = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
-    assert len(list(tmp_path.rglob("*.pyc"))) == len(modules)
+    own = tmp_path / ROOT.relative_to(ROOT.anchor)  # some interpreters compile their own library there too
+    assert len(list(own.rglob("*.pyc"))) == len(modules)
 
 
 @pytest.mark.parametrize("wrong", ["def broken(:\n", 'path = "\\d"\n'])

@@ -93,9 +93,9 @@ def main() -> None:
     """Write what the named strategies say."""
     file, *names = sys.argv[1:]
     torch.set_num_threads(1)
-    with parallel.joined():
-        found = {name: curves(name) for name in names}
-        Path(f"{file}.{parallel.rank()}").write_text(json.dumps(found))
+    parallel.join()
+    found = {name: curves(name) for name in names}
+    Path(f"{file}.{parallel.rank()}").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

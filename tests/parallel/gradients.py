@@ -65,9 +65,9 @@ def losses_and_gradients(name: str) -> dict[str, Tensor]:
 def main() -> None:
     """Write the losses and gradients of all detectors."""
     torch.set_num_threads(1)
-    with parallel.joined():
-        found = {name: losses_and_gradients(name) for name in MODELS}
-        torch.save(found, f"{sys.argv[1]}.{parallel.rank()}")
+    parallel.join()
+    found = {name: losses_and_gradients(name) for name in MODELS}
+    torch.save(found, f"{sys.argv[1]}.{parallel.rank()}")
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ def said_and_gradients(family: str) -> dict[str, Tensor]:
 def main() -> None:
     """Write what all families say."""
     torch.set_num_threads(1)
-    with parallel.joined():
-        torch.save({family: said_and_gradients(family) for family in FAMILIES}, f"{sys.argv[1]}.{parallel.rank()}")
+    parallel.join()
+    torch.save({family: said_and_gradients(family) for family in FAMILIES}, f"{sys.argv[1]}.{parallel.rank()}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from rl_det import parallel
 
 def main() -> None:
     """Print all ranks, which takes all processes."""
-    with parallel.joined():
-        ranks = parallel.of_all(parallel.rank())
-        if parallel.is_main():
-            print("ranks", ranks)
+    parallel.join()
+    ranks = parallel.of_all(parallel.rank())
+    if parallel.is_main():
+        print("ranks", ranks)
 
 
 if __name__ == "__main__":
