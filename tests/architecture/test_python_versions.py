@@ -50,8 +50,8 @@ def test_the_oldest_named_version_is_the_one_that_is_required_and_none_between_i
 def test_every_module_compiles_under_each_version_of_this_machine(version: str, python: str, tmp_path: Path) -> None:
     told = faults(python, *(ROOT / name for name in PACKAGES), compiled=tmp_path)
     assert not told, f"{version}: {told}"
-    compiled = tmp_path / ROOT.relative_to(ROOT.anchor)  # what an interpreter compiles of its own is beside the packages
-    for name in PACKAGES:
+    compiled = tmp_path / ROOT.relative_to(ROOT.anchor)
+    for name in PACKAGES:  # an interpreter may compile what is its own beside them
         modules = list((ROOT / name).rglob("*.py"))
         assert modules
         assert len(list((compiled / name).rglob("*.pyc"))) == len(modules)
