@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+Found = dict[str, dict[str, Tensor]]
+"""What a module of tests has found, by the names of its detectors and of their parts."""
+
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 
@@ -28,3 +34,9 @@ def launch(number: int, *arguments: object, **more: str) -> str:
     ended = subprocess.run(command(number, *arguments), capture_output=True, text=True, env=environment(**more))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
+
+
+def found_by_two(module: str, folder: Path) -> list[Found]:
+    """What each of two processes has found: `module FILE` writes it to FILE.RANK."""
+    launch(2, "--module", module, folder / "found")
+    return [torch.load(folder / f"found.{rank}", weights_only=True) for rank in (0, 1)]

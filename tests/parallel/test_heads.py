@@ -1,23 +1,16 @@
 """The head of every family, on a batch that two processes divide: output, losses and gradients are those of one process."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from contract.families import FAMILIES
 from parallel.heads import said_and_gradients
-from parallel.launching import launch
-from torch import Tensor
-
-Found = dict[str, dict[str, Tensor]]
+from parallel.launching import Found, found_by_two
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What each of two processes found."""
-    file = tmp_path_factory.mktemp("two") / "heads"
-    launch(2, "--module", "parallel.heads", file)
-    return [torch.load(Path(f"{file}.{rank}"), weights_only=True) for rank in (0, 1)]
+    return found_by_two("parallel.heads", tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,22 +1,15 @@
 """Two processes that train a whole detector, each on its part of a batch, have the losses and gradients of one."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from parallel.gradients import MODELS, losses_and_gradients
-from parallel.launching import launch
-from torch import Tensor
-
-Found = dict[str, dict[str, Tensor]]
+from parallel.launching import Found, found_by_two
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What each of two processes found."""
-    file = tmp_path_factory.mktemp("two") / "gradients"
-    launch(2, "--module", "parallel.gradients", file)
-    return [torch.load(Path(f"{file}.{rank}"), weights_only=True) for rank in (0, 1)]
+    return found_by_two("parallel.gradients", tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("name", MODELS)
