@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from rl_det.data.check import HAIR, LARGEST_AREA, DataError, Findings, Repair, brief
+from rl_det.data.files import digests
 from rl_det.data.images import ImageLimits, read_header, read_image
 from rl_det.data.listing import ListedBoxes, ListedImage, Listing
 from rl_det.data.splits import digest
@@ -63,12 +64,16 @@ class AnnotatedImages:
         return self.images[index].file
 
     def fingerprint(self) -> str:
-        """A hash of all boxes and classes, and of each image's path, size and modification time."""
+        """A hash of all boxes and classes, and of each image's id, path in the data set and bytes: a copy has the same.
+
+        The first call reads all files, which a bar shows; later ones in this process read those that have changed.
+        """
         root = self.path.parent
         columns = [column.tobytes() for column in (self.boxes, self.labels, self.area, self.iscrowd, self.ends)]
-        files = [(relative(own.file, root), own.image_id, own.file.stat()) for own in self.images]
-        stats = [(file, image_id, stat.st_size, stat.st_mtime_ns) for file, image_id, stat in files]
-        return digest([self.classes, self.category_ids, columns, stats])
+        with bar(f"contents of {self.path.name}", len(self.images), delay=SHORT_WORK) as shown:
+            contents = digests([own.file for own in self.images], on_file=shown.advance)
+        named = [(relative(own.file, root), own.image_id) for own in self.images]
+        return digest([self.classes, self.category_ids, columns, named, contents])
 
     def class_counts(self) -> dict[str, int]:
         """The number of boxes of each class, crowds included."""

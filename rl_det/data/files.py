@@ -1,8 +1,10 @@
 """Find the files that a data set's lists name, however a program has written the names, and never outside the folder."""
 
+import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
@@ -38,6 +40,33 @@ def read_file(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) 
         if isinstance(fault, DataError):
             raise
         raise DataError(path, entry, f"cannot be read ({fault})") from fault
+
+
+def digests(files: Sequence[Path], on_file: Callable[[], None] = lambda: None) -> list[str]:
+    """A hash of each file's bytes; a file that this process has read before, and that is not written since, is not read.
+
+    Raises DataError, which names the first file that cannot be read.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = []
+        for one in pool.map(_digest, files):
+            found.append(one)
+            on_file()
+    return found
+
+
+def _digest(file: Path) -> str:
+    try:
+        told = file.stat()
+        return _digest_of(file, told.st_size, told.st_mtime_ns)
+    except OSError as fault:
+        raise DataError(file, "the file", f"cannot be read ({fault.strerror})") from fault
+
+
+@cache
+def _digest_of(file: Path, size: int, modified: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def images_below(folder: Path) -> list[Path]:

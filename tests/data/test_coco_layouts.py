@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -372,6 +373,32 @@ def test_all_faults_are_counted_in_the_first_one(tmp_path: Path) -> None:
     (tmp_path / "images" / "train3.png").unlink()
     with pytest.raises(DataError, match=r"train3\.png: .* \(and 2 more faults; `rl-det check` lists all\)"):
         open_data(tmp_path)
+
+
+def test_a_copy_with_other_times_has_the_same_fingerprint_and_other_bytes_under_the_same_time_another(
+    tmp_path: Path,
+) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path / "a", split, f"{split}.json", "images")
+    before = open_data(tmp_path / "a").fingerprints()
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    picture = tmp_path / "b" / "images" / "val1.png"
+    os.utime(picture, (1, 1))
+    assert open_data(tmp_path / "b").fingerprints() == before
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    of_a, of_c = tmp_path / "a" / "images" / "val1.png", tmp_path / "c" / "images" / "val1.png"
+    of_c.write_bytes(of_c.read_bytes()[:-1] + b"!")
+    os.utime(of_c, ns=(of_a.stat().st_atime_ns, of_a.stat().st_mtime_ns))
+    assert {name for name, own in open_data(tmp_path / "c").fingerprints().items() if own != before[name]} == {"val"}
+
+
+def test_a_file_that_vanishes_is_named_when_its_contents_are_read(tmp_path: Path) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    data = open_data(tmp_path)
+    (tmp_path / "images" / "val1.png").unlink()
+    with pytest.raises(DataError, match=r"val1\.png: .* cannot be read \(No such file or directory\)"):
+        data.fingerprints()
 
 
 def test_a_changed_label_or_picture_changes_the_fingerprint(tmp_path: Path) -> None:
