@@ -27,15 +27,22 @@ def keep_few_kernels() -> None:
 
 
 def give_back() -> None:
-    """Make the C library return freed memory, if it is glibc, and return the pages of files that `returns_pages` knows.
+    """Return freed memory, and the pages of files that `returns_pages` knows.
+
+    Without this call, encoding 4,000 images, or a validation from time to time, would hold a gigabyte of unused memory.
+    """
+    return_freed()
+    _return_pages()
+
+
+def return_freed() -> None:
+    """Make the C library return freed memory, if it is glibc: some milliseconds.
 
     Small blocks that stay, between large ones that are freed, leave holes into which the next large block does not
-    quite fit. Without this call, encoding 4,000 images, or a validation from time to time, would hold a gigabyte of
-    unused memory.
+    quite fit; the more updates, the more holes.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # on Windows, no library has the name None
         ctypes.CDLL(None).malloc_trim(0)
-    _return_pages()
 
 
 def returns_pages(array: np.memmap) -> np.memmap:

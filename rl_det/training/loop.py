@@ -23,6 +23,7 @@ from rl_det.errors import NotFiniteError, UserError
 from rl_det.metrics.evaluation import LOWER_IS_BETTER, check_monitor
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.storage.memory import return_freed
 from rl_det.training.averaging import averaged, copied
 from rl_det.training.bounds import Watch
 from rl_det.training.descent import Descent
@@ -30,6 +31,8 @@ from rl_det.training.early_stopping import EarlyStopping
 from rl_det.training.interrupts import Interrupted, Pending, deferred
 from rl_det.training.schedules import ScheduleName
 
+RETURNED_EVERY = 10
+"""The updates after which freed memory is returned to the operating system."""
 PAID = "paid"
 """The validation figure of a learner whose reward is a metric: that metric. There is none without a reward."""
 Reason = Literal["budget", "patience", "collapse", "nothing to learn", "not finite", "stopped", "interrupted"]
@@ -384,6 +387,8 @@ def _update_all(run: FitRun, callbacks: Sequence[Callback], pending: Pending) ->
             if run.ending:
                 return
         run.descent.end_update()
+        if run.update % RETURNED_EVERY == 0:
+            return_freed()
         run.signal += abs(metrics.get("signal", metrics.get("grad_norm", 1.0)))
         _tell(run, callbacks, metrics, validated=run.config.is_due(run.update))
 
