@@ -72,9 +72,7 @@ def run(flags: Flags) -> None:
         seed=flags.seed,
         out=flags.out / f"seed{flags.seed}",
         encodings=flags.out / "encodings",
-        batch_size=flags.batch_size,
-        cache_memory=flags.cache_memory,
-        cache_disk=flags.cache_disk,
+        **flags.keywords(),
         resume=True,
     )
     for name, row in result.rows.items():

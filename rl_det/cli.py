@@ -84,10 +84,7 @@ class RunFlags(Request, ProgramFlags):
             resume=self.resume,
             overwrite=self.overwrite,
             baselines=baselines,
-            batch_size=self.batch_size,
-            cache_memory=self.cache_memory,
-            cache_disk=self.cache_disk,
-            track=self.track,
+            **self.keywords(),
         )
         print(results.table(), end="")
         return results

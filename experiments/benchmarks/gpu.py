@@ -3,6 +3,8 @@
     python experiments/benchmarks/gpu.py --json                                             # full size, on a GPU if any
     python experiments/benchmarks/gpu.py --json --image-size 128 --images 4 --batch-size 2  # tries it out on a CPU
 
+`--precision float32|mixed` and `--compile` say how the frozen part runs (by default mixed on CUDA, not compiled).
+
 A ResNet-50 and a MobileNetV2 Faster R-CNN, a RetinaNet and an RT-DETR with random weights, on images of noise with ten boxes
 each. For each detector:
 
@@ -24,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import rl_det_envs  # noqa: F401  (registers the environments)
@@ -35,9 +37,11 @@ from rl_det_envs.agent import Earned
 
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import Encodings, encode_dataset, encode_in_the_loop
+from rl_det.detectors.frozen import frozen_part
 from rl_det.detectors.loading import Device, device_named, of_model
 from rl_det.detectors.protocol import Part
 from rl_det.policies.build import POLICIES, build_policy, name_of
+from rl_det.precision import Precision
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.teaching import taught
@@ -66,6 +70,10 @@ class Config:
     """That are timed, after one that is not."""
     num_proposals: int = 300
     """The proposals that an encoding keeps."""
+    precision: Precision | Literal["auto"] = "auto"
+    """Of the frozen part: auto is mixed on CUDA, and else float32."""
+    compile: bool = False
+    """Compile the frozen part."""
     json: bool = False
 
 
@@ -208,12 +216,18 @@ def measured(name: str, config: Config) -> dict[str, float]:
     images, device = Noise(config.images, size), detector.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    detector.encode([images[0].image])
+    frozen = frozen_part(config.precision, compile=config.compile, part=config.part, device=device)
+    with frozen.of(detector):
+        detector.encode([images[place].image for place in range(min(len(images), config.batch_size, 8))])
     start = time.perf_counter()
-    cached = encode_dataset(detector, images, batch_size=min(config.batch_size, 8), num_proposals=config.num_proposals)
+    cached = encode_dataset(
+        detector, images, batch_size=min(config.batch_size, 8), num_proposals=config.num_proposals, frozen=frozen
+    )
     synchronize(device)
     encode = time.perf_counter() - start
-    in_the_loop = encode_in_the_loop(images, batch_size=config.batch_size, num_proposals=config.num_proposals)
+    in_the_loop = encode_in_the_loop(
+        images, batch_size=config.batch_size, num_proposals=config.num_proposals, frozen=frozen
+    )
     supervised, (rl, reward) = supervised_seconds(detector, cached, config), rl_seconds(detector, cached, config)
     looped, (rl_looped, _) = (
         supervised_seconds(detector, in_the_loop, config),
@@ -244,6 +258,8 @@ def main(config: Config) -> None:
         "device": shown,
         "cores": torch.get_num_threads(),
         "part": config.part,
+        "precision": config.precision,
+        "compile": config.compile,
         "batch_size": config.batch_size,
         **found,
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 from rl_det.data import Dataset
 from rl_det.data.augment import Views
 from rl_det.data.splits import Chosen, Fingerprinted, First, digest, fingerprint
+from rl_det.detectors.frozen import PLAIN, FrozenPart
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.reading import batches
 from rl_det.storage.weights import state_fingerprint
@@ -31,6 +32,7 @@ DIFFERENCES = {
     "part": "another trainable part",
     "num_images": "another number of images",
     "num_proposals": "another number of proposals",
+    "frozen": "another precision",
     "rl_det": "another version of rl_det",
     "format": "another format of encodings",
 }
@@ -42,7 +44,12 @@ def code_version() -> dict[str, object]:
 
 
 def identity(
-    detector: Detector, dataset: Dataset, *, num_images: int | None = None, num_proposals: int | None = None
+    detector: Detector,
+    dataset: Dataset,
+    *,
+    num_images: int | None = None,
+    num_proposals: int | None = None,
+    frozen: FrozenPart = PLAIN,
 ) -> dict[str, Any]:
     """All that a data set's encodings depend on, in JSON's types, by the names of `DIFFERENCES`."""
     return {
@@ -52,6 +59,7 @@ def identity(
         "part": detector.part,
         "num_images": len(dataset) if num_images is None else num_images,
         "num_proposals": num_proposals,
+        "frozen": vars(frozen),
         **code_version(),
     }
 

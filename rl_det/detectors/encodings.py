@@ -15,6 +15,7 @@ from rl_det.data.splits import Chosen
 from rl_det.detectors import encodings_on_disk
 from rl_det.detectors.contents import alike, difference, identity
 from rl_det.detectors.divided import Divided, said_by
+from rl_det.detectors.frozen import PLAIN, FrozenPart
 from rl_det.detectors.protocol import Detector
 from rl_det.detectors.reading import batches, read
 from rl_det.errors import NotFiniteError, UserError
@@ -72,6 +73,7 @@ class EncodedInTheLoop:
     targets: list[Target]
     batch_size: int
     num_proposals: int | None = None
+    frozen: FrozenPart = PLAIN
     said: Said = field(default_factory=Said, compare=False, repr=False)
     kept: ClassVar[bool] = False
 
@@ -81,7 +83,8 @@ class EncodedInTheLoop:
     def batch(self, images: Int[Tensor, " b"], detector: Detector) -> Encoded:
         """Encode some images by this detector, which must share its frozen part with every other that asks."""
         samples = read(self.source, images.tolist())
-        encoded = detector.encode([sample.image for sample in samples], self.num_proposals)
+        with self.frozen.of(detector):
+            encoded = detector.encode([sample.image for sample in samples], self.num_proposals)
         if detector.part == "all":
             return encoded
         return encoded.to(encoded.mask.device, torch.float16).to(encoded.mask.device, torch.float32)
@@ -240,6 +243,7 @@ def encode_dataset(
     num_images: int | None = None,
     batch_size: int = 16,
     num_proposals: int | None = None,
+    frozen: FrozenPart = PLAIN,
     folder: Path | None = None,
     remake: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
@@ -247,10 +251,10 @@ def encode_dataset(
     """Encode every image, or the first `num_images`, in order; `on_batch` is called with each batch's number of images.
 
     Worker processes read images ahead. `num_proposals` keeps each image's best proposals only
-    (`Detector.encode`). With a folder, the encodings are kept there instead of in memory, and the next call reuses them,
-    if they are of the same data, weights and code, and no byte of them has changed; a batch is encoded again to see
-    what these do not tell. Else it raises ValueError, which names the folder; with `remake`, it says so in one line, and
-    makes them anew.
+    (`Detector.encode`); `frozen` says how the frozen part runs. With a folder, the encodings are kept there instead of in
+    memory, and the next call reuses them, if they are of the same data, weights and code, and no byte of them has changed;
+    a batch is encoded again to see what these do not tell. Else it raises ValueError, which names the folder; with
+    `remake`, it says so in one line, and makes them anew.
     """
     end = len(dataset) if num_images is None else min(num_images, len(dataset))
 
@@ -258,17 +262,17 @@ def encode_dataset(
 
     def parts() -> Iterator[Encoded]:
         for samples in batches(dataset, range(end), batch_size):
-            yield _encoded(detector, samples, num_proposals)
+            yield _encoded(detector, samples, num_proposals, frozen)
             targets.extend(sample.target for sample in samples)
             give_back()
             on_batch(len(samples))
 
     if folder is None:
         return EncodedDataset(concatenate(parts(), end), targets, dataset)
-    about = identity(detector, dataset, num_images=end, num_proposals=num_proposals)
+    about = identity(detector, dataset, num_images=end, num_proposals=num_proposals, frozen=frozen)
     if folder.exists():
         try:
-            return _kept(folder, detector, dataset, about)
+            return _kept(folder, detector, dataset, about, frozen)
         except encodings_on_disk.KeptError as error:
             if not remake:
                 raise
@@ -283,6 +287,7 @@ def encode_in_the_loop(
     *,
     batch_size: int = 16,
     num_proposals: int | None = None,
+    frozen: FrozenPart = PLAIN,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> EncodedInTheLoop:
     """Read all targets now; read and encode images when they are asked for, at most `batch_size` at a time in validations."""
@@ -290,7 +295,7 @@ def encode_in_the_loop(
     for samples in batches(dataset, range(len(dataset)), batch_size):
         targets.extend(sample.target for sample in samples)
         on_batch(len(samples))
-    return EncodedInTheLoop(dataset, targets, batch_size, num_proposals)
+    return EncodedInTheLoop(dataset, targets, batch_size, num_proposals, frozen)
 
 
 def images_in(num_bytes: int, encoded: Encoded, *, most: int) -> int:
@@ -299,19 +304,22 @@ def images_in(num_bytes: int, encoded: Encoded, *, most: int) -> int:
     return max(1, min(most, num_bytes // max(each, 1)))
 
 
-def _encoded(detector: Detector, samples: list[Sample], num_proposals: int | None) -> Encoded:
+def _encoded(detector: Detector, samples: list[Sample], num_proposals: int | None, frozen: FrozenPart) -> Encoded:
     """Encode one batch, in half precision on the CPU."""
-    return detector.encode([sample.image for sample in samples], num_proposals).to("cpu", torch.float16)
+    with frozen.of(detector):
+        return detector.encode([sample.image for sample in samples], num_proposals).to("cpu", torch.float16)
 
 
-def _kept(folder: Path, detector: Detector, dataset: Dataset, about: dict[str, Any]) -> EncodedDataset:
+def _kept(
+    folder: Path, detector: Detector, dataset: Dataset, about: dict[str, Any], frozen: FrozenPart
+) -> EncodedDataset:
     """The encodings in this folder; KeptError if they are damaged, of something else, or not what the detector gives now.
 
     The first batch is encoded again, whole, as padding depends on all its images.
     """
     encoded, targets = _read(folder, about)
     first = range(min(encodings_on_disk.read_contents(folder)["batch_size"], len(targets)))
-    fresh = _encoded(detector, read(dataset, first), about["num_proposals"])
+    fresh = _encoded(detector, read(dataset, first), about["num_proposals"], frozen)
     if not alike(fresh[:CHECKED], encoded[: len(first)][:CHECKED]):
         raise _of_others(folder, about, len(targets), "other settings of the detector, or other code")
     return EncodedDataset(encoded, targets, dataset)

@@ -134,6 +134,11 @@ class Detector(Protocol):
         ...
 
     @property
+    def backbone(self) -> nn.Module:
+        """The part of `plain()` that sees the images first, most of the frozen part's work; it may give any nest of tensors."""
+        ...
+
+    @property
     def trainable(self) -> nn.Module:
         """The part that fine-tuning trains, as one module: a part of `plain()`, of which nothing else changes."""
         ...

@@ -34,6 +34,7 @@ from rl_det.detectors.encodings import (
     encode_in_the_loop,
     images_in,
 )
+from rl_det.detectors.frozen import PLAIN, FrozenPart
 from rl_det.detectors.reading import batches
 from rl_det.errors import UserError
 from rl_det.policies.detections import candidates_ap, joined
@@ -122,6 +123,7 @@ def plan_cache(
     folder: Path,
     num_candidates: int,
     chosen: Path,
+    frozen: FrozenPart = PLAIN,
 ) -> CachePlan:
     """Plan the encodings of these splits ("train", "val"); the file `chosen` keeps the number of proposals for later runs.
 
@@ -131,12 +133,13 @@ def plan_cache(
     """
     val, images = splits["val"], sum(len(dataset) for dataset in splits.values())
     first = [splits[name][0].image for name in splits]
-    encoded = detector.encode(first)  # allocates, and compiles what is compiled
+    with frozen.of(detector):
+        encoded = detector.encode(first)  # allocates, and compiles what is compiled
+        started = time.perf_counter()
+        detector.encode(first)
+        seconds = (time.perf_counter() - started) / len(first) * images
     of_proposals = encoded.mask.shape[1]
     together = images_in(BATCH_BYTES, encoded, most=ENCODED_TOGETHER)
-    started = time.perf_counter()
-    detector.encode(first)
-    seconds = (time.perf_counter() - started) / len(first) * images
     num_proposals = None
     if detector.part != "all":
         num_proposals = remembered(
@@ -176,6 +179,7 @@ def encodings_by(
     dataset: Dataset,
     *,
     folder: Path | None,
+    frozen: FrozenPart = PLAIN,
     remake: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> Encodings:
@@ -192,13 +196,18 @@ def encodings_by(
     def encode(images: Dataset) -> EncodedDataset | EncodedInTheLoop:
         if plan.place == "nowhere":
             return encode_in_the_loop(
-                images, batch_size=plan.batch_size, num_proposals=plan.num_proposals, on_batch=on_batch
+                images,
+                batch_size=plan.batch_size,
+                num_proposals=plan.num_proposals,
+                frozen=frozen,
+                on_batch=on_batch,
             )
         return encode_dataset(
             detector,
             images,
             batch_size=plan.batch_size,
             num_proposals=plan.num_proposals,
+            frozen=frozen,
             folder=folder,
             remake=remake,
             on_batch=on_batch,

@@ -119,10 +119,7 @@ def run(job: JobFile) -> None:
         resume=True,
         baselines=False,
         encodings=job.encodings,
-        batch_size=job.request.batch_size,
-        cache_memory=job.request.cache_memory,
-        cache_disk=job.request.cache_disk,
-        track=job.request.track,
+        **job.request.keywords(),
     )
 
 

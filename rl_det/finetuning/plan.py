@@ -21,6 +21,7 @@ from rl_det.data.images import ImageLimits
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
+from rl_det.detectors.frozen import PLAIN, FrozenPart
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
@@ -54,6 +55,8 @@ class Plan:
     seed: int
     baselines: bool
     identity: dict[str, Any]
+    frozen: FrozenPart = PLAIN
+    """How the frozen part runs over training images; validation images are always encoded in single precision."""
     limits: CacheLimits = field(default_factory=CacheLimits)
     encodings: Path | None = None
     """The folder that keeps encodings for other runs; None: they go where the limits allow."""
@@ -128,6 +131,7 @@ class Plan:
                 folder=folder,
                 num_candidates=self.budget.validated_candidates,
                 chosen=folder / PROPOSALS,
+                frozen=self.frozen,
             )
         )
         tell(plan.told())
@@ -153,6 +157,7 @@ class Plan:
                     self.detector,
                     images,
                     folder=None if kept is None else kept / split,
+                    frozen=self.frozen if split == "train" else PLAIN,
                     remake=self.encodings is None or self.remake,
                     on_batch=shown.advance,
                 )
@@ -204,6 +209,7 @@ def plan_run(
     seed: int,
     *,
     baselines: bool,
+    frozen: FrozenPart = PLAIN,
 ) -> Plan:
     """Make the plan; check that all fits together, before any image is decoded."""
     _check_kinds(detector, strategies)
@@ -220,6 +226,7 @@ def plan_run(
             "trainable": detector.part,
             "weights": state_fingerprint(detector.plain()),
         },
+        "frozen": vars(frozen),
         "strategies": [_settings(strategy, detector) for strategy in strategies],
         "budget": vars(budget),
         "recipe": vars(recipe),
@@ -235,6 +242,7 @@ def plan_run(
         seed=seed,
         baselines=baselines,
         identity=identity,
+        frozen=frozen,
     )
 
 

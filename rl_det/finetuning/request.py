@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from rl_det.data.images import ImageLimits
 from rl_det.data.open import digit_scenes, open_data
@@ -10,6 +11,7 @@ from rl_det.detectors import Detector, load_detector
 from rl_det.detectors.loading import Device, OtherClasses, device_named
 from rl_det.detectors.protocol import Part
 from rl_det.finetuning.budget import BudgetName
+from rl_det.precision import Precision
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings
 from rl_det.training.trackers import TrackerName
@@ -73,6 +75,11 @@ class Request(DataFlags):
     """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
     cache_disk: float | None = None
     """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
+    precision: Precision | Literal["auto"] = "auto"
+    """The precision of the frozen part on training images: mixed is float16 on CUDA and bfloat16 on a CPU; auto is mixed on
+    CUDA, and else float32."""
+    compile: bool = False
+    """Compile the frozen part by torch.compile."""
     track: TrackerName = "tensorboard"
     """Where metrics are shown while a run goes on: TensorBoard's files in its folder, Weights & Biases, MLflow, or nowhere;
     metrics.jsonl has them in any case."""
@@ -86,6 +93,11 @@ class Request(DataFlags):
             cache_disk=at_least(0),
         )
         device_named(self.device)
+
+    def keywords(self) -> dict[str, Any]:
+        """The flags that `finetune` has as keywords, for whichever strategies."""
+        own = ("batch_size", "cache_memory", "cache_disk", "precision", "compile", "track")
+        return {name: getattr(self, name) for name in own}
 
     def open_folder(self, path: Path) -> Splits:
         """The splits of a folder."""

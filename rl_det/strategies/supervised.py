@@ -23,6 +23,7 @@ from rl_det.metrics.evaluation import check_monitor, quick_evaluate
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_dataset
 from rl_det.policies.policy import Policy
+from rl_det.precision import Precision
 from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies.strategy import Task, given
 from rl_det.training.descent import Descent
@@ -53,7 +54,7 @@ class Supervised:
     """AdamW's weight decay."""
     max_grad_norm: float = 5.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
-    precision: Literal["float32", "mixed"] = "float32"
+    precision: Precision = "float32"
     """mixed: float16 with a scaled loss on CUDA, bfloat16 on a CPU, for the operations that torch considers safe."""
     ema: float = 0.99
     """The decay of the weights' running mean, which is then validated and kept; 0: none, 0.99 to 0.9998 is usual."""

@@ -9,13 +9,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from rl_det import parallel
 from rl_det.errors import NotFiniteError
+from rl_det.precision import running_in
 from rl_det.training.schedules import SCHEDULES, ScheduleName
 
 
 class Descent:
     """AdamW on a model's parameters; an update of the loop makes one step or several.
 
-    `mixed` is float16 with a scaled loss on CUDA and bfloat16 on a CPU, for the operations that torch considers safe.
+    With float16, which `mixed` is on CUDA, the loss is scaled.
     """
 
     def __init__(
@@ -41,8 +42,7 @@ class Descent:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context in which a forward pass runs, with this precision."""
-        half = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=half, enabled=self.mixed)
+        return running_in("mixed" if self.mixed else "float32", self.device)
 
     def step(self, loss: Tensor) -> float:
         """Make one optimiser step; return the gradient's norm before clipping.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rl_det.candidates import nms
 from rl_det.detectors.protocol import Part
-from rl_det.detectors.transformers.query import QueryDetector
+from rl_det.detectors.transformers.query import QueryDetector, relative
 from rl_det.types import Detections, Encoded, HeadOutput, concatenate
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="transformers is not installed")
@@ -189,7 +189,7 @@ def test_the_loss_is_the_librarys_own_of_the_last_layer(
     encoded = detector.encode(IMAGES[:1])
     (ours,) = detector.loss(encoded, targets()[:1], detector.head(encoded)).values()
     one = targets()[0]
-    labels = [detector._labels(one.boxes, one.labels, (48.0, 48.0))]
+    labels = [relative(one.boxes, one.labels, torch.tensor([48.0, 48.0]))]
     given = detector.processor(images=IMAGES[:1], do_rescale=False, return_tensors="pt")
     with torch.no_grad():
         own = detector.plain()(**given, labels=labels).loss

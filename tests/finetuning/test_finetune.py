@@ -18,6 +18,7 @@ from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import encode_dataset, encode_in_the_loop
+from rl_det.errors import UserError
 from rl_det.finetuning.results import read_detections
 from rl_det.metrics.operating_point import f1_by_class_thresholds, operating_point
 from rl_det.metrics.outcomes import outcomes
@@ -76,6 +77,38 @@ def test_a_detector_that_comes_as_trained_and_finds_nothing_is_warned_of(
     detector.is_trained = False
     rl_det.finetune(detector, data, votes, budget=BUDGET, out=tmp_path / "c", baselines=False)
     assert warning not in capsys.readouterr().err
+
+
+def test_the_frozen_parts_precision_is_of_training_images_alone_and_belongs_to_the_run(
+    data: Splits, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[torch.dtype, int]] = []
+    encode = type(detector).encode
+
+    def watched(self: Detector, images: Any, num_proposals: int | None = None) -> Any:
+        layer = next(module for module in self.backbone.modules() if isinstance(module, torch.nn.Conv2d))
+        with layer.register_forward_hook(lambda _, __, output: ran.append((output.dtype, len(images)))):
+            return encode(self, images, num_proposals)
+
+    def tuned(folder: str, precision: Any, *, resume: bool = False) -> rl_det.Results:
+        labels = rl_det.Labels(name="labels")
+        run = {"budget": BUDGET, "baselines": False, "resume": resume, "out": tmp_path / folder}
+        return rl_det.finetune(detector, data, labels, precision=precision, **run)
+
+    monkeypatch.setattr(type(detector), "encode", watched)
+    tuned("plain", "auto")
+    assert {dtype for dtype, _ in ran} == {torch.float32}
+    ran.clear()
+    tuned("mixed", "mixed")
+    halves = [number for dtype, number in ran if dtype == torch.bfloat16]
+    assert sum(halves[-len(halves) + 2 :]) == len(data.train)  # the first two measure the seconds
+    assert (torch.float32, len(data.val)) in ran
+    with pytest.raises(UserError, match="precision"):
+        tuned("mixed", "float32", resume=True)
+    whole = rl_det.load_detector(own_model(), data, trainable="all")
+    with pytest.raises(UserError, match="nothing is frozen"):
+        rl_det.finetune(whole, data, rl_det.Labels(), precision="mixed", out=tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
 
 
 def test_labels_are_the_control_itself(data: Splits, detector: Detector, tmp_path: Path) -> None:

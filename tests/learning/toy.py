@@ -24,6 +24,7 @@ class ToyDetector:
     device = torch.device("cpu")
     part: Part = "head"
     overlapping_proposals, moves_boxes = True, True
+    backbone = nn.Identity()
 
     def __init__(self) -> None:
         self.scores = nn.Linear(NUM_FEATURES, 1)

@@ -130,6 +130,12 @@ class OneStage(ABC):
         return max(layer.in_channels for layer in self.last_layers()[SCORES])
 
     @property
+    def backbone(self) -> nn.Module:
+        """The model's own."""
+        backbone: nn.Module = self.model.backbone
+        return backbone
+
+    @property
     def trainable(self) -> nn.Module:
         """The last convolutions; beyond them the head; beyond it the backbone. Layers that the user froze stay as they are."""
         if self._on_windows:

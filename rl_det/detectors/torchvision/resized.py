@@ -27,13 +27,30 @@ def original_boxes(boxes: Float[Tensor, "B P C 4"], encoded: Encoded) -> Float[T
 
 def resized_targets(encoded: Encoded, targets: Sequence[Target]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     """The objects of each image in torchvision's form, and the boxes of its crowds, both in resized pixels."""
-    objects, crowds = [], []
-    for target, scale in zip(targets, xyxy(encoded.input_size / encoded.image_size), strict=True):
-        target = target.to(scale.device)
-        boxes = target.boxes * scale
-        objects.append({"boxes": boxes[~target.iscrowd], "labels": target.labels[~target.iscrowd]})
-        crowds.append(boxes[target.iscrowd])
-    return objects, crowds
+    scales = xyxy(encoded.input_size / encoded.image_size)
+    boxes, labels, crowds = objects_and_crowds(targets, scales.device)
+    objects = [
+        {"boxes": own * scale, "labels": classes} for own, classes, scale in zip(boxes, labels, scales, strict=True)
+    ]
+    return objects, [own * scale for own, scale in zip(crowds, scales, strict=True)]
+
+
+def objects_and_crowds(
+    targets: Sequence[Target], device: torch.device
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The boxes and the labels of each image's objects, and the boxes of its crowds, on the device.
+
+    All images go there together, as each way to a device waits for it.
+    """
+    is_crowd = torch.cat([target.iscrowd for target in targets])
+    boxes, labels = torch.cat([target.boxes for target in targets]), torch.cat([target.labels for target in targets])
+    num_crowds = torch.stack([target.iscrowd.sum() for target in targets]).tolist()
+    num_objects = [len(target.labels) - crowds for target, crowds in zip(targets, num_crowds, strict=True)]
+    return (
+        boxes[~is_crowd].to(device).split(num_objects),
+        labels[~is_crowd].to(device).split(num_objects),
+        boxes[is_crowd].to(device).split(num_crowds),
+    )
 
 
 def assign_objects(

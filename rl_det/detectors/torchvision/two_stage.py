@@ -154,6 +154,12 @@ class TwoStage:
         return {"loss_classifier": classifier, "loss_box_reg": box}
 
     @property
+    def backbone(self) -> nn.Module:
+        """The model's own."""
+        backbone: nn.Module = self.model.backbone
+        return backbone
+
+    @property
     def trainable(self) -> nn.Module:
         """`box_predictor`; beyond it `box_head`; beyond it the backbone. Layers that the user froze stay as they are."""
         heads = self.model.roi_heads
@@ -209,7 +215,7 @@ class TwoStage:
 
     def _pooled(self, maps: dict[str, Tensor], encoded: Encoded) -> Float[Tensor, "B P C h w"]:
         """The proposals' RoI features, zeros on padding."""
-        proposals = [own[real] for own, real in zip(encoded.reference, encoded.mask, strict=True)]
+        proposals = list(encoded.reference[encoded.mask].split(encoded.mask.sum(1).tolist()))
         sizes = [(int(height), int(width)) for height, width in encoded.input_size.tolist()]
         real = self.model.roi_heads.box_roi_pool(maps, proposals, sizes)
         pooled: Tensor = real.new_zeros(*encoded.mask.shape, *real.shape[1:])

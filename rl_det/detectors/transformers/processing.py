@@ -1,5 +1,6 @@
 """Images as a model of transformers takes them in, by the library's own image processors."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from PIL.Image import Resampling
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rl_det.detectors.interpolation import interpolated
 from rl_det.detectors.transformers.anatomy import Anatomy
@@ -103,3 +105,19 @@ def largest_size(processor: Any) -> tuple[int, int] | None:
     """Sides that bound those of every resized image; None if all images have one size, or any."""
     size = processor.size
     return (size.shortest_edge, size.longest_edge) if size.shortest_edge and size.longest_edge else None
+
+
+def batches(pixels: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+    """The images of each size as one batch, and their places."""
+    for shape in dict.fromkeys(image.shape for image in pixels):
+        places = [place for place, image in enumerate(pixels) if image.shape == shape]
+        yield places, torch.stack([pixels[place] for place in places])
+
+
+def padded(pixels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """All images as one batch, padded at the right and the bottom, and a mask that is 1 on the images."""
+    height, width = (max(image.shape[axis] for image in pixels) for axis in (1, 2))
+    margins = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in pixels]
+    batch = torch.stack([pad(image, margin) for image, margin in zip(pixels, margins, strict=True)])
+    ones = [torch.ones_like(image[0], dtype=torch.long) for image in pixels]
+    return batch, torch.stack([pad(one, margin) for one, margin in zip(ones, margins, strict=True)])

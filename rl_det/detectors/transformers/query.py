@@ -28,13 +28,15 @@ from torchvision.ops import box_convert
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold, mean_of
-from rl_det.detectors.torchvision.resized import xyxy
+from rl_det.detectors.torchvision.resized import objects_and_crowds, xyxy
 from rl_det.detectors.torchvision.traced import alone
 from rl_det.detectors.torchvision.two_stage import log_odds
 from rl_det.detectors.transformers.anatomy import ANATOMIES, Predictions, Seen, known_class
 from rl_det.detectors.transformers.processing import (
+    batches,
     fixed_size,
     largest_size,
+    padded,
     processor_of,
     resized,
     resized_by_tensors,
@@ -145,8 +147,8 @@ class QueryDetector:
             features=tuple(features),
             reference=kept.new_zeros(*kept.shape, 4, dtype=torch.float32),
             mask=torch.ones_like(kept, dtype=torch.bool),
-            input_size=torch.tensor([image.shape[1:] for image in pixels], dtype=torch.float32, device=self.device),
-            image_size=torch.tensor([image.shape[1:] for image in images], dtype=torch.float32, device=self.device),
+            input_size=self._sizes(pixels),
+            image_size=self._sizes(images),
             exact=tuple(torch.stack([row[name] for row in rows]) for name in exact),
         )
 
@@ -283,8 +285,11 @@ class QueryDetector:
         self, images: Sequence[Tensor], pixels: Sequence[Tensor], labels: Sequence[dict[str, Tensor]]
     ) -> tuple[Any, Seen]:
         """One pass in training mode: the library's output, and what the last layer and the predictors took in."""
-        sizes = [(float(image.shape[1]), float(image.shape[2])) for image in images]
-        given = [self._labels(label["boxes"], label["labels"], size) for label, size in zip(labels, sizes, strict=True)]
+        sizes = self._sizes(images)
+        given = [
+            relative(label["boxes"].to(self.device), label["labels"].to(self.device), size)
+            for label, size in zip(labels, sizes, strict=True)
+        ]
         self.model.train()
         output, seen = self.anatomy.look(*padded(pixels), labels=given)
         self.plain()
@@ -298,8 +303,8 @@ class QueryDetector:
             exact=tuple(seen[name] for name in self._names()[1]) if of_predictor else (),
             reference=torch.zeros(*seen["kept"].shape, 4, device=self.device),
             mask=torch.ones_like(seen["kept"], dtype=torch.bool),
-            input_size=torch.tensor([image.shape[1:] for image in pixels], dtype=torch.float32, device=self.device),
-            image_size=torch.tensor([image.shape[1:] for image in images], dtype=torch.float32, device=self.device),
+            input_size=self._sizes(pixels),
+            image_size=self._sizes(images),
         )
 
     @torch.no_grad()
@@ -330,10 +335,8 @@ class QueryDetector:
         the softmax's last column. If the output was computed without gradients, the head runs again.
         """
         predicted = output.for_losses or self._predictions(encoded)._asdict()
-        labels = []
-        for target, (height, width) in zip(targets, encoded.image_size.tolist(), strict=True):
-            real = ~target.iscrowd
-            labels.append(self._labels(target.boxes[real], target.labels[real], (height, width)))
+        boxes, classes, _ = objects_and_crowds(targets, self.device)
+        labels = [relative(*own) for own in zip(boxes, classes, encoded.image_size, strict=True)]
         config = copy.copy(self.model.config)
         config.auxiliary_loss = False
         loss, *_ = self.model.loss_function(
@@ -341,12 +344,11 @@ class QueryDetector:
         )
         return {"loss": loss}
 
-    def _labels(self, boxes: Tensor, labels: Tensor, size: tuple[float, float]) -> dict[str, Tensor]:
-        """Objects in the library's form: classes from 0, boxes by center and sides, relative to the image."""
-        height, width = size
-        scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=self.device)
-        relative = box_convert(boxes.to(self.device).float().reshape(-1, 4) / scale, "xyxy", "cxcywh")
-        return {"class_labels": labels.to(self.device).long() - 1, "boxes": relative}
+    @property
+    def backbone(self) -> nn.Module:
+        """The model's own, without the encoder."""
+        backbone: nn.Module = self.model.model.backbone
+        return backbone
 
     @property
     def trainable(self) -> nn.Module:
@@ -378,21 +380,15 @@ class QueryDetector:
     def _resized(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [resized(self.processor, image.to(self.device)) for image in images]
 
-
-def batches(pixels: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
-    """The images of each size as one batch, and their places."""
-    for shape in dict.fromkeys(image.shape for image in pixels):
-        places = [place for place, image in enumerate(pixels) if image.shape == shape]
-        yield places, torch.stack([pixels[place] for place in places])
+    def _sizes(self, images: Sequence[Tensor]) -> Float[Tensor, "B 2"]:
+        """The images' heights and widths."""
+        return torch.tensor([image.shape[1:] for image in images], dtype=torch.float32, device=self.device)
 
 
-def padded(pixels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """All images as one batch, padded at the right and the bottom, and a mask that is 1 on the images."""
-    height, width = (max(image.shape[axis] for image in pixels) for axis in (1, 2))
-    margins = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in pixels]
-    batch = torch.stack([pad(image, margin) for image, margin in zip(pixels, margins, strict=True)])
-    ones = [torch.ones_like(image[0], dtype=torch.long) for image in pixels]
-    return batch, torch.stack([pad(one, margin) for one, margin in zip(ones, margins, strict=True)])
+def relative(boxes: Float[Tensor, "G 4"], labels: Tensor, size: Float[Tensor, " 2"]) -> dict[str, Tensor]:
+    """An image's objects in the library's form: classes from 0, boxes by center and sides, relative to the image."""
+    parts = box_convert(boxes.float() / xyxy(size[None])[0], "xyxy", "cxcywh")
+    return {"class_labels": labels.long() - 1, "boxes": parts}
 
 
 def alike(shapes: Tensor) -> Iterator[tuple[tuple[tuple[int, int], ...], Tensor]]:

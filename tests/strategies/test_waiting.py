@@ -1,0 +1,140 @@
+"""An update waits for the device a few times, however many images, samples and candidates it has.
+
+On CUDA, each of these operations makes the processor wait until the device has done all that came before. They are counted
+on the CPU, where they cost nothing, so the test holds on every machine; where CUDA is, torch counts the waits itself.
+"""
+
+import warnings
+from collections import Counter
+from typing import Any
+
+import gymnasium
+import pytest
+import rl_det_envs  # noqa: F401  (registers the environments)
+import torch
+from strategies.scenes import shipped
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rl_det.data.digit_scenes import DigitScenes
+from rl_det.detectors import Detector
+from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.policies.build import POLICIES, build_policy, name_of
+from rl_det.strategies.labels import LabelsLearner, supervised_loss
+from rl_det.strategies.ppo import PPO, PpoLearner
+from rl_det.strategies.teaching import taught
+from rl_det.training.loop import FitRun, Learner, LoopConfig
+
+aten = torch.ops.aten
+WAITS = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.equal.default,
+    aten._unique2.default,
+    aten.unique_consecutive.default,
+    aten.unique_dim.default,
+}
+NUM_SCENES = 8
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result the processor must know before it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        indexed = func is aten.index.Tensor and any(
+            each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
+        )
+        if func in WAITS or indexed:
+            self.seen[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def data() -> EncodedDataset:
+    return encode_dataset(shipped(), DigitScenes("train", num_scenes=NUM_SCENES))
+
+
+def labels_learner(data: EncodedDataset, detector: Detector, images: int, samples: int) -> Learner:
+    return LabelsLearner(
+        build_policy("rescore", detector),
+        data,
+        lambda *batch: {"supervised": supervised_loss(*batch)},
+        batch_size=images,
+        generator=torch.Generator().manual_seed(0),
+        validate=lambda: 0.0,
+    )
+
+
+def ppo_learner(data: EncodedDataset, detector: Detector, images: int, samples: int) -> Learner:
+    policy = build_policy(None, detector)
+    ppo = PPO(samples_per_image=samples, num_epochs=1, num_candidates=16 * samples)
+    envs: Any = gymnasium.make_vec(
+        POLICIES[name_of(policy)].environment,
+        num_envs=images * samples,
+        vectorization_mode="vector_entry_point",
+        detector=policy.detector,
+        dataset=data,
+        samples_per_image=samples,
+        pool_images=images,
+        num_candidates=ppo.num_candidates,
+        context_candidates=ppo.context_candidates,
+        device=policy.detector.device,
+        **policy.environment_options,
+    )
+    envs.reset(seed=0)
+    return PpoLearner(
+        policy,
+        envs,
+        ppo,
+        generator=torch.Generator().manual_seed(0),
+        validate=lambda: 0.0,
+        supervised=taught(None, policy, data),
+    )
+
+
+LEARNERS = {"labels": labels_learner, "ppo": ppo_learner}
+
+
+def waits_of_an_update(learner: Learner) -> Counter[str]:
+    """The waits of the second update; the first one fills what is kept."""
+    run = FitRun(learner, LoopConfig(num_updates=4, learning_rate=1e-6), "run")
+    learner.update(1, run.descent)
+    with Waits() as waits:
+        learner.update(2, run.descent)
+    return waits.seen
+
+
+def cuda_waits_of_an_update(learner: Learner) -> Counter[str]:
+    """The same, as torch tells them by their places in the code."""
+    run = FitRun(learner, LoopConfig(num_updates=4, learning_rate=1e-6), "run")
+    learner.update(1, run.descent)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            learner.update(2, run.descent)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return Counter(f"{one.filename}:{one.lineno}" for one in told if "synchronizing" in str(one.message))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_update_waits_no_more_often_with_more_images_and_samples(name: str, data: EncodedDataset) -> None:
+    few, many = (waits_of_an_update(LEARNERS[name](data, shipped(), *size)) for size in ((2, 2), (NUM_SCENES, 4)))
+    assert few
+    assert few == many
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", LEARNERS)
+def test_cuda_waits_no_more_often_with_more_images_and_samples(name: str) -> None:
+    detector = shipped()
+    detector.plain().cuda()
+    data = encode_dataset(detector, DigitScenes("train", num_scenes=NUM_SCENES))
+    few, many = (cuda_waits_of_an_update(LEARNERS[name](data, detector, *size)) for size in ((2, 2), (NUM_SCENES, 4)))
+    assert few
+    assert few == many
