@@ -1,4 +1,4 @@
-"""A run of seconds through the front door: `python -m parallel.small_run FOLDER [--resume]`, alone or launched with others."""
+"""A run of seconds through the front door: `python -m parallel.small_run FOLDER... [--resume]`, alone or launched."""
 
 import sys
 from dataclasses import replace
@@ -22,11 +22,12 @@ def run(folder: Path, *, resume: bool = False) -> Results:
 
 
 def main() -> None:
-    """Run, and print the table."""
+    """Run, in one folder after the other, and print the tables."""
     with program():
-        results = run(Path(sys.argv[1]), resume="--resume" in sys.argv)
-        print(parallel.world_size(), "processes")
-        print(results.table(), end="")
+        for folder in [Path(name) for name in sys.argv[1:] if name != "--resume"]:
+            results = run(folder, resume="--resume" in sys.argv)
+            print(parallel.world_size(), "processes")
+            print(results.table(), end="")
 
 
 if __name__ == "__main__":

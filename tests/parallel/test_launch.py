@@ -40,6 +40,14 @@ def test_two_processes_write_what_one_writes_and_print_it_once(alone: Path, tmp_
         assert two["methods"][name] == pytest.approx(one["methods"][name], abs=1e-3), name
 
 
+def test_a_launch_may_tune_twice(alone: Path, tmp_path: Path) -> None:
+    printed = launch(2, *RUN, tmp_path / "first", tmp_path / "second")
+    assert printed.count("2 processes") == 2
+    first, second = results(tmp_path / "first"), results(tmp_path / "second")
+    assert first["methods"] == second["methods"]
+    assert second["methods"]["ppo"] == pytest.approx(results(alone)["methods"]["ppo"], abs=1e-3)
+
+
 def _logs(folder: Path) -> set[str]:
     return {name for name in files(folder) if "tensorboard" in name}
 
