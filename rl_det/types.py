@@ -32,8 +32,15 @@ class Target:
 
     def to(self, device: torch.device | str) -> "Target":
         """The same target on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "image_id"}
-        return replace(self, **moved)
+        return self._map(lambda part: part.to(device))
+
+    def copied(self) -> "Target":
+        """The same target in memory of its own."""
+        return self._map(Tensor.clone)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Target":
+        changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "image_id"}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from rl_det_envs.agent import Earned
 
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import Encodings, encode_dataset, encode_in_the_loop
-from rl_det.detectors.frozen import frozen_part
+from rl_det.detectors.frozen import FrozenPart
 from rl_det.detectors.loading import Device, device_named, of_model
 from rl_det.detectors.protocol import Part
 from rl_det.policies.build import POLICIES, build_policy, name_of
@@ -216,7 +216,7 @@ def measured(name: str, config: Config) -> dict[str, float]:
     images, device = Noise(config.images, size), detector.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    frozen = frozen_part(config.precision, compile=config.compile, part=config.part, device=device)
+    frozen = FrozenPart(precision=config.precision, compile=config.compile)
     with frozen.of(detector):
         detector.encode([images[place].image for place in range(min(len(images), config.batch_size, 8))])
     start = time.perf_counter()

@@ -28,7 +28,7 @@ class AnnotatedImages:
     def __init__(
         self, listing: Listing, categories: Mapping[int, str], findings: Findings, limits: ImageLimits | None = None
     ) -> None:
-        self.path, self.limits = listing.path, limits or ImageLimits()
+        self.path, self.root, self.limits = listing.path, listing.root, limits or ImageLimits()
         self.category_ids, self.classes = tuple(categories), tuple(categories.values())
         self.num_turned = 0
         sizes, rank = self._open_images(listing, findings)
@@ -63,16 +63,15 @@ class AnnotatedImages:
         """The image's file."""
         return self.images[index].file
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, num_images: int | None = None) -> str:
         """A hash of all boxes and classes, and of each image's id, path in the data set and bytes: a copy has the same.
 
-        The first call reads all files, which a bar shows; later ones in this process read those that have changed.
+        The first call reads all files, or those of the first `num_images`, which a bar shows; later ones in this process
+        read what has changed.
         """
-        root = self.path.parent
         columns = [column.tobytes() for column in (self.boxes, self.labels, self.area, self.iscrowd, self.ends)]
-        with bar(f"contents of {self.path.name}", len(self.images), delay=SHORT_WORK) as shown:
-            contents = digests([own.file for own in self.images], on_file=shown.advance)
-        named = [(relative(own.file, root), own.image_id) for own in self.images]
+        contents = digests([own.file for own in self.images[:num_images]])
+        named = [(relative(own.file, self.root), own.image_id) for own in self.images]
         return digest([self.classes, self.category_ids, columns, named, contents])
 
     def class_counts(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, cached_property
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from rl_det.data.check import DataError
+from rl_det.progress import SHORT_WORK, bar
 
 LARGEST_TEXT = 4 * 2**30
 """The largest file of text that is read, in bytes."""
@@ -42,31 +43,39 @@ def read_file(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) 
         raise DataError(path, entry, f"cannot be read ({fault})") from fault
 
 
-def digests(files: Sequence[Path], on_file: Callable[[], None] = lambda: None) -> list[str]:
-    """A hash of each file's bytes; a file that this process has read before, and that is not written since, is not read.
+Known = tuple[Path, int, int]
+_digests: dict[Known, str] = {}
+"""The hashes of the files that this process has read, by path, size and modification time."""
+
+
+def digests(files: Sequence[Path]) -> list[str]:
+    """A hash of each file's bytes; a file that this process has read, and that is not written since, is not read again.
 
     Raises DataError, which names the first file that cannot be read.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = []
-        for one in pool.map(_digest, files):
-            found.append(one)
-            on_file()
-    return found
+    known = [_known(file) for file in files]
+    unread = [each for each in known if each not in _digests]
+    with bar("contents of images", len(unread), delay=SHORT_WORK) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for each, found in zip(unread, pool.map(_digest, unread), strict=True):
+            _digests[each] = found
+            shown.advance()
+    return [_digests[each] for each in known]
 
 
-def _digest(file: Path) -> str:
+def _known(file: Path) -> Known:
     try:
         told = file.stat()
-        return _digest_of(file, told.st_size, told.st_mtime_ns)
     except OSError as fault:
         raise DataError(file, "the file", f"cannot be read ({fault.strerror})") from fault
+    return file, told.st_size, told.st_mtime_ns
 
 
-@cache
-def _digest_of(file: Path, size: int, modified: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _digest(known: Known) -> str:
+    try:
+        with known[0].open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as fault:
+        raise DataError(known[0], "the file", f"cannot be read ({fault.strerror})") from fault
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl_det.data import Dataset
+from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.augment import Views
 from rl_det.data.splits import Chosen, Fingerprinted, First, digest, fingerprint
 from rl_det.detectors.frozen import PLAIN, FrozenPart
@@ -59,14 +60,14 @@ def identity(
         "part": detector.part,
         "num_images": len(dataset) if num_images is None else num_images,
         "num_proposals": num_proposals,
-        "frozen": vars(frozen),
+        **({"frozen": told} if (told := frozen.told(detector)) else {}),
         **code_version(),
     }
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """In words, in what two identities differ; None: in nothing."""
-    differing = [words for name, words in DIFFERENCES.items() if then.get(name, ...) != now[name]]
+    differing = [words for name, words in DIFFERENCES.items() if then.get(name) != now.get(name)]
     return " and ".join(differing) or None
 
 
@@ -79,7 +80,10 @@ def content(dataset: Dataset) -> str:
     if isinstance(dataset, Views):
         return digest([content(dataset.dataset), dataset.num_views, dataset.augmentations])
     if isinstance(dataset, First):
-        return digest([content(dataset.dataset), len(dataset)])
+        behind, count = dataset.dataset, len(dataset)
+        if isinstance(behind, AnnotatedImages):
+            return digest([behind.fingerprint(count), count])
+        return digest([content(behind), count])
     if isinstance(dataset, Chosen):
         return digest([*map(content, dataset.datasets), dataset.places])
     if isinstance(dataset, Fingerprinted):

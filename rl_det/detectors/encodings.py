@@ -1,7 +1,7 @@
 """A data set's encodings: kept in memory or on disk, as the frozen part's output does not change, or computed in the loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -53,6 +53,10 @@ class EncodedDataset:
     def batch_size(self) -> int:
         """The images whose encodings in single precision take a quarter of a gigabyte, at most 50."""
         return images_in(BATCH_BYTES, self.encoded, most=50)
+
+    def in_memory(self) -> "EncodedDataset":
+        """The same, not on disk."""
+        return replace(self, encoded=self.encoded.map(Tensor.clone))
 
     def batch(self, images: Int[Tensor, " b"], detector: Detector) -> Encoded:
         """The encodings of some images, on the detector's device, with features in single precision."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ def read(dataset: Dataset, indices: Sequence[int]) -> list[Sample]:
 def batches(dataset: Dataset, indices: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
     """Samples in batches; if there are many, worker processes read ahead while the caller works.
 
-    An error in a worker is raised here as it was raised there.
+    An error in a worker is raised here as it was raised there. Targets may be kept: a worker's tensors hold one open file
+    each, of which a process may have a thousand, so these are copies.
     """
     loader: DataLoader[Any] = DataLoader(
         _Tried(dataset),
@@ -39,7 +41,7 @@ def batches(dataset: Dataset, indices: Sequence[int], batch_size: int) -> Iterat
         for sample in found:
             if isinstance(sample, Exception):
                 raise sample
-        yield found
+        yield [replace(sample, target=sample.target.copied()) for sample in found] if loader.num_workers else found
 
 
 class _Tried(TorchDataset["Sample | Exception"]):

@@ -96,6 +96,8 @@ class CachePlan:
     """The images that are encoded in one batch."""
     seconds: float
     """About how long encoding all of them takes once."""
+    copied: bool = False
+    """Whether the disk has room for a copy of what is in memory, with which a stopped run goes on at once."""
     why: str = ""
 
     def told(self) -> str:
@@ -162,7 +164,7 @@ def plan_cache(
         return replace(plan, place="nowhere", why=" (all of the detector is trained)")
     memory, disk = limits.memory_bytes(), limits.disk_bytes(folder)
     if each * images <= memory:
-        return plan
+        return replace(plan, copied=each * images <= disk)
     if each * images <= disk:
         return replace(plan, place="disk", why=f", above the {memory / GIB:.1f} GiB of memory for them: {folder}")
     if 0 < max(memory, disk) < each:
@@ -181,12 +183,14 @@ def encodings_by(
     folder: Path | None,
     frozen: FrozenPart = PLAIN,
     remake: bool = False,
+    in_memory: bool = False,
     on_batch: Callable[[int], None] = lambda num_images: None,
 ) -> Encodings:
     """A data set's encodings, where the plan puts them; `folder` keeps them on disk, and is used again.
 
-    If what it holds is of something else, or damaged, it is refused, or with `remake` made anew (`encode_dataset`). Processes
-    that train together divide the data set; each has a folder of its own beside this one.
+    If what it holds is of something else, or damaged, it is refused, or with `remake` made anew (`encode_dataset`). With
+    `in_memory`, the encodings are in memory too, and the folder is for another time. Processes that train together divide the
+    data set; each has a folder of its own beside this one.
     """
     if folder is not None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +206,7 @@ def encodings_by(
                 frozen=frozen,
                 on_batch=on_batch,
             )
-        return encode_dataset(
+        kept = encode_dataset(
             detector,
             images,
             batch_size=plan.batch_size,
@@ -212,6 +216,7 @@ def encodings_by(
             remake=remake,
             on_batch=on_batch,
         )
+        return kept.in_memory() if in_memory else kept
 
     return divided(encode, dataset)
 

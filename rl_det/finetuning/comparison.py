@@ -12,7 +12,6 @@ from rl_det import parallel
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
-from rl_det.detectors.frozen import frozen_part
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
@@ -74,7 +73,6 @@ def compare(
             "them may be among the images of the folds, or all figures flatter"
         )
     budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
-    frozen = frozen_part(request.precision, compile=request.compile, part=detector.part, device=detector.device)
     plans = {
         Cell(name, seed, fold): plan_run(
             detector,
@@ -84,7 +82,7 @@ def compare(
             recipe,
             seed,
             baselines=False,
-            frozen=frozen,
+            frozen=request.frozen_for(strategy_of(name, reward)),
         )
         for fold, part in parts.items()
         for seed in seeds

@@ -19,7 +19,7 @@ from rl_det.ap.padding import pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.open import Source, open_data
 from rl_det.detectors import Detector
-from rl_det.detectors.frozen import frozen_part
+from rl_det.detectors.frozen import FrozenPart
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
@@ -82,8 +82,8 @@ def finetune(
 
     The frozen part's results are kept in memory up to `cache_memory` GiB (by default a third of the machine's), else on
     disk up to `cache_disk` GiB (by default half of what is free), else the frozen part runs in the loop. `encodings` is a
-    folder where they are kept for later runs. `precision` is that of the frozen part's backbone on training images: auto is
-    mixed (float16) on CUDA and float32 on a CPU, where mixed is bfloat16; validation and test images run in float32.
+    folder where they are kept for later runs. `precision` is that of the frozen part's backbone on the strategies'
+    training images: auto is mixed (float16) on CUDA and float32 on a CPU, where mixed is bfloat16; all others run in float32.
     `compile` compiles it by `torch.compile`. `track` names what shows the metrics of every update: tensorboard (files in
     the run's folder), wandb or mlflow (extras of those names), or none; `metrics.jsonl` has them in any case. `callbacks` are
     called for every update of every strategy.
@@ -97,7 +97,7 @@ def finetune(
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
     work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))
-    frozen = frozen_part(precision, compile=compile, part=detector.part, device=detector.device)
+    frozen = FrozenPart(precision=precision, compile=compile)
     plan = plan_run(copy.deepcopy(detector), splits, chosen, *work, seed, baselines=baselines, frozen=frozen)
     plan.limits = limits
     folder = Path(out) if out is not None else plan.default_folder()

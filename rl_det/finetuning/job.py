@@ -109,17 +109,18 @@ def strategy_of(name: str, reward: str) -> Strategy:
 def run(job: JobFile) -> None:
     """Tune, detect and evaluate; resume where an earlier process was stopped."""
     data, detector = job.open()
+    strategy = strategy_of(job.strategy, job.reward)
     finetune(
         detector,
         data,
-        strategy_of(job.strategy, job.reward),
+        strategy,
         budget=job.budget,
         seed=job.seed,
         out=job.out,
         resume=True,
         baselines=False,
         encodings=job.encodings,
-        **job.request.keywords(),
+        **job.request.keywords() | vars(job.request.frozen_for(strategy)),
     )
 
 

@@ -21,7 +21,7 @@ from rl_det.data.images import ImageLimits
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
-from rl_det.detectors.frozen import PLAIN, FrozenPart
+from rl_det.detectors.frozen import PLAIN, USUAL, FrozenPart
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
@@ -55,7 +55,7 @@ class Plan:
     seed: int
     baselines: bool
     identity: dict[str, Any]
-    frozen: FrozenPart = PLAIN
+    frozen: FrozenPart = USUAL
     """How the frozen part runs over training images; validation images are always encoded in single precision."""
     limits: CacheLimits = field(default_factory=CacheLimits)
     encodings: Path | None = None
@@ -63,7 +63,7 @@ class Plan:
     remake: bool = False
     """Whether encodings in that folder that are of something else, or damaged, are made anew and not refused."""
     own_folder: Path = Path("encodings")
-    """Where this run's encodings go if they need a disk."""
+    """Where this run's encodings go if they need a disk, and their copy if they do not, until the run ends."""
     encoded: dict[str, Encodings] = field(default_factory=dict)
     encoding: float = 0.0
     """The seconds that encoding has taken so far."""
@@ -149,7 +149,7 @@ class Plan:
         """
         if split not in self.encoded:
             started = time.perf_counter()
-            images, on_disk = self.images(split), self.cache.place == "disk"
+            images, on_disk = self.images(split), self.cache.place == "disk" or self.cache.copied
             kept = self.encodings or (self.own_folder if on_disk else None)
             with bar(f"encode {split}", parallel.number_of_own(len(images))) as shown:
                 self.encoded[split] = encodings_by(
@@ -159,6 +159,7 @@ class Plan:
                     folder=None if kept is None else kept / split,
                     frozen=self.frozen if split == "train" else PLAIN,
                     remake=self.encodings is None or self.remake,
+                    in_memory=self.encodings is None and self.cache.place == "memory",
                     on_batch=shown.advance,
                 )
             self.encoding += time.perf_counter() - started
@@ -209,10 +210,11 @@ def plan_run(
     seed: int,
     *,
     baselines: bool,
-    frozen: FrozenPart = PLAIN,
+    frozen: FrozenPart = USUAL,
 ) -> Plan:
     """Make the plan; check that all fits together, before any image is decoded."""
     _check_kinds(detector, strategies)
+    _check_frozen(detector, strategies, frozen)
     _check_names(strategies, baselines=baselines)
     if detector.num_classes != len(data.classes):
         raise UserError(
@@ -226,7 +228,7 @@ def plan_run(
             "trainable": detector.part,
             "weights": state_fingerprint(detector.plain()),
         },
-        "frozen": vars(frozen),
+        **({} if frozen.is_usual else {"frozen": vars(frozen)}),
         "strategies": [_settings(strategy, detector) for strategy in strategies],
         "budget": vars(budget),
         "recipe": vars(recipe),
@@ -265,6 +267,16 @@ def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
             got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
             raise UserError(f"a strategy must be an object, such as PPO() or Surrogate('smooth_ap'); got {got}")
         check_bears(getattr(strategy, "policy", None), detector)
+
+
+def _check_frozen(detector: Detector, strategies: Sequence[Strategy], frozen: FrozenPart) -> None:
+    """Raise ValueError for a wish about the frozen part where nothing is frozen."""
+    if (frozen.precision == "mixed" or frozen.compile) and (
+        detector.part == "all" or all(strategy.trains == "all" for strategy in strategies)
+    ):
+        raise UserError(
+            "precision='mixed' and compile are for the frozen part, and here all of the detector is trained; leave them out"
+        )
 
 
 def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:

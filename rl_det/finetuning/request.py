@@ -8,12 +8,14 @@ from rl_det.data.images import ImageLimits
 from rl_det.data.open import digit_scenes, open_data
 from rl_det.data.splits import Splits, first_of
 from rl_det.detectors import Detector, load_detector
+from rl_det.detectors.frozen import USUAL, FrozenPart
 from rl_det.detectors.loading import Device, OtherClasses, device_named
 from rl_det.detectors.protocol import Part
 from rl_det.finetuning.budget import BudgetName
 from rl_det.precision import Precision
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings
+from rl_det.strategies.strategy import Strategy
 from rl_det.training.trackers import TrackerName
 
 NUM_SCENES: dict[BudgetName, dict[str, int]] = {
@@ -76,8 +78,8 @@ class Request(DataFlags):
     cache_disk: float | None = None
     """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
     precision: Precision | Literal["auto"] = "auto"
-    """The precision of the frozen part on training images: mixed is float16 on CUDA and bfloat16 on a CPU; auto is mixed on
-    CUDA, and else float32."""
+    """The precision of the frozen part on the strategies' training images: mixed is float16 on CUDA and bfloat16 on a CPU;
+    auto is mixed on CUDA, and else float32."""
     compile: bool = False
     """Compile the frozen part by torch.compile."""
     track: TrackerName = "tensorboard"
@@ -98,6 +100,10 @@ class Request(DataFlags):
         """The flags that `finetune` has as keywords, for whichever strategies."""
         own = ("batch_size", "cache_memory", "cache_disk", "precision", "compile", "track")
         return {name: getattr(self, name) for name in own}
+
+    def frozen_for(self, strategy: Strategy) -> FrozenPart:
+        """How the frozen part runs for one strategy of several; for one that trains the whole detector, nothing is frozen."""
+        return FrozenPart(precision=self.precision, compile=self.compile) if strategy.trains == "head" else USUAL
 
     def open_folder(self, path: Path) -> Splits:
         """The splits of a folder."""

@@ -16,13 +16,12 @@ from torch.utils._pytree import tree_leaves
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import encode_dataset, encode_in_the_loop
-from rl_det.detectors.frozen import PLAIN, FrozenPart, _compiled, frozen_part
+from rl_det.detectors.frozen import PLAIN, USUAL, FrozenPart
 from rl_det.errors import UserError
 
 COMPILED_FAMILIES = ("tiny", "retinanet", FAMILIES[-1])
 """One of each kind, as tracing takes seconds."""
 MIXED, COMPILED = FrozenPart(precision="mixed"), FrozenPart(compile=True)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -98,14 +97,10 @@ def test_compiled_it_says_the_same(family: str, monkeypatch: pytest.MonkeyPatch)
         return torch._dynamo.optimize("eager")(forward)
 
     monkeypatch.setattr(torch, "compile", compile_eagerly)
-    _compiled.cache_clear()
-    try:
-        before = detector.encode(IMAGES)
-        for _ in range(2):
-            with COMPILED.of(detector):
-                after = detector.encode(IMAGES)
-    finally:
-        _compiled.cache_clear()
+    before = detector.encode(IMAGES)
+    for _ in range(2):
+        with COMPILED.of(detector):
+            after = detector.encode(IMAGES)
     assert compiled == [type(detector.backbone).forward]
     for name, tensor in before.tensors().items():
         torch.testing.assert_close(tensor, after.tensors()[name])
@@ -129,17 +124,18 @@ def test_torch_compiles_it_by_its_own_backend(tiny: Detector) -> None:
         torch.testing.assert_close(tensor, after.tensors()[name], rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_compiled_is_told_in_one_sentence(tiny: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot(forward: Any) -> Any:
         def run(*inputs: Any) -> Any:
             raise TorchDynamoException("no compiler found\nmore lines")
 
         return run
 
-    monkeypatch.setattr("rl_det.detectors.frozen._compiled", cannot)
+    monkeypatch.setattr(torch, "compile", cannot)
     told = "torch.compile cannot compile the backbone here: no compiler found; leave compile out"
-    with pytest.raises(UserError, match=f"^{told}$"), COMPILED.of(tiny):
-        tiny.encode(IMAGES)
+    detector = build("tiny").detector
+    with pytest.raises(UserError, match=f"^{told}$"), COMPILED.of(detector):
+        detector.encode(IMAGES)
 
 
 def test_the_users_own_forward_is_kept(tiny: Detector) -> None:
@@ -177,19 +173,55 @@ def test_a_data_set_is_encoded_in_this_precision_wherever_it_is_kept(tmp_path: P
         kept()
 
 
-def test_auto_is_mixed_on_cuda_and_nothing_is_frozen_where_all_is_trained() -> None:
-    assert frozen_part("auto", compile=False, part="head", device=CPU) == PLAIN
-    assert frozen_part("auto", compile=True, part="head", device=torch.device("cuda")) == FrozenPart(
-        precision="mixed", compile=True
-    )
-    assert frozen_part("auto", compile=False, part="all", device=torch.device("cuda")) == PLAIN
-    for precision, compile in (("mixed", False), ("auto", True)):
-        with pytest.raises(UserError, match="trainable='all' nothing is frozen"):
-            frozen_part(precision, compile=compile, part="all", device=CPU)  # type: ignore[arg-type]
+def test_auto_is_float32_on_a_cpu_and_what_is_trained_runs_as_it_is(
+    tiny: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert USUAL.told(tiny) == PLAIN.told(tiny) == {}
+    assert MIXED.told(tiny) == {"precision": "torch.bfloat16"}
+    everything = same_with("all", tiny)
+    assert FrozenPart(precision="mixed", compile=True).told(everything) == {}
+    monkeypatch.setattr(type(tiny), "device", torch.device("cuda"))
+    assert FrozenPart(compile=True).told(tiny) == {"precision": "torch.float16", "compiled": True}
+    assert PLAIN.told(tiny) == {}
 
 
-def test_the_head_and_its_gradient_stay_in_single_precision(tiny: Detector) -> None:
+class Large(nn.Module):
+    """A backbone whose last number is too large for half precision, if it runs there."""
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own, self.out_channels = own, own.out_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.own(images)
+        return maps * (torch.inf if torch.is_autocast_enabled("cpu") else 1.0)
+
+
+def test_what_half_precision_cannot_hold_runs_again_in_single() -> None:
+    detector = build("tiny").detector
+    wanted = detector.encode(IMAGES)
+    detector.plain().backbone = Large(detector.backbone)
+    with MIXED.of(detector):
+        found = detector.encode(IMAGES)
+    assert wanted.mask.any()
+    assert all(torch.equal(tensor, found.tensors()[name]) for name, tensor in wanted.tensors().items())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of a tracer
+def test_a_backbone_of_torchscript_runs_as_it_is() -> None:
+    detector = build("tiny").detector
+    channels = detector.backbone.out_channels
+    detector.plain().backbone = torch.jit.trace(detector.backbone, torch.rand(1, 3, 64, 128))
+    detector.plain().backbone.out_channels = channels
+    wanted = detector.encode(IMAGES)
+    with MIXED.of(detector):
+        found = detector.encode(IMAGES)
+    assert all(torch.equal(tensor, found.tensors()[name]) for name, tensor in wanted.tensors().items())
+
+
+def test_the_heads_gradient_stays_in_single_precision(tiny: Detector) -> None:
     head = same_with("head", tiny)
     with MIXED.of(head):
-        output = head.head(head.encode(IMAGES))
-    assert output.logits.dtype == torch.float32
+        encoded = head.encode(IMAGES)
+    head.head(encoded).logits.sum().backward()
+    assert {part.grad.dtype for part in head.trainable.parameters() if part.grad is not None} == {torch.float32}

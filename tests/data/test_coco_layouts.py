@@ -18,7 +18,8 @@ from pycocotools import mask as coco_mask
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.check import DataError
 from rl_det.data.open import open_data
-from rl_det.data.splits import Splits
+from rl_det.data.splits import Splits, first_of
+from rl_det.detectors.contents import content
 
 Document = dict[str, Any]
 CATEGORIES = [{"id": 1, "name": "ripe"}, {"id": 2, "name": "unripe"}]
@@ -375,11 +376,12 @@ def test_all_faults_are_counted_in_the_first_one(tmp_path: Path) -> None:
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize("lists", ["{}.json", "annotations/instances_{}2017.json"])
 def test_a_copy_with_other_times_has_the_same_fingerprint_and_other_bytes_under_the_same_time_another(
-    tmp_path: Path,
+    tmp_path: Path, lists: str
 ) -> None:
     for split in NUM_IMAGES:
-        write(tmp_path / "a", split, f"{split}.json", "images")
+        write(tmp_path / "a", split, lists.format(split), "images")
     before = open_data(tmp_path / "a").fingerprints()
     shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
     picture = tmp_path / "b" / "images" / "val1.png"
@@ -390,6 +392,17 @@ def test_a_copy_with_other_times_has_the_same_fingerprint_and_other_bytes_under_
     of_c.write_bytes(of_c.read_bytes()[:-1] + b"!")
     os.utime(of_c, ns=(of_a.stat().st_atime_ns, of_a.stat().st_mtime_ns))
     assert {name for name, own in open_data(tmp_path / "c").fingerprints().items() if own != before[name]} == {"val"}
+
+
+def test_the_first_images_are_known_by_their_own_files_alone(tmp_path: Path) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    first = first_of(open_data(tmp_path), train=1, val=1, test=1)
+    before = content(first.train)
+    Image.new("RGB", (30, 20), (77, 7, 7)).save(tmp_path / "images" / "train2.png")
+    assert content(first_of(open_data(tmp_path), train=1, val=1, test=1).train) == before
+    Image.new("RGB", (30, 20), (77, 7, 7)).save(tmp_path / "images" / "train1.png")
+    assert content(first_of(open_data(tmp_path), train=1, val=1, test=1).train) != before
 
 
 def test_a_file_that_vanishes_is_named_when_its_contents_are_read(tmp_path: Path) -> None:

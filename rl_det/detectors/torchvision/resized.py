@@ -43,7 +43,8 @@ def objects_and_crowds(
     All images go there together, as each way to a device waits for it.
     """
     is_crowd = torch.cat([target.iscrowd for target in targets])
-    boxes, labels = torch.cat([target.boxes for target in targets]), torch.cat([target.labels for target in targets])
+    boxes = torch.cat([target.boxes.reshape(-1, 4) for target in targets])
+    labels = torch.cat([target.labels for target in targets])
     num_crowds = torch.stack([target.iscrowd.sum() for target in targets]).tolist()
     num_objects = [len(target.labels) - crowds for target, crowds in zip(targets, num_crowds, strict=True)]
     return (
