@@ -1,61 +1,22 @@
 """COCO's JSON as programs leave it: where files lie, how images are named, what stands in for boxes, missing splits."""
 
-import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data.coco_documents import CATEGORIES, LAYOUTS, NUM_IMAGES, Document, document, write
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.check import DataError
 from rl_det.data.open import open_data
-from rl_det.data.splits import Splits, first_of
-from rl_det.detectors.contents import content
-
-Document = dict[str, Any]
-CATEGORIES = [{"id": 1, "name": "ripe"}, {"id": 2, "name": "unripe"}]
-NUM_IMAGES = {"train": 5, "val": 4, "test": 3}
-
-
-def document(split: str, names: Callable[[str], str] = str) -> Document:
-    """As many images as the split has, with two boxes each."""
-    images, annotations = [], []
-    for k in range(1, NUM_IMAGES[split] + 1):
-        images.append({"id": k, "file_name": names(f"{split}{k}.png"), "width": 30, "height": 20})
-        for label in (1, 2):
-            box = [k, 2 * label, 8 + label, 6]
-            annotations.append({"id": len(annotations), "image_id": k, "category_id": label, "bbox": box})
-    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
-
-
-def write(root: Path, split: str, file: str, folder: str, told: Document | None = None) -> None:
-    """The split's JSON at `file`, its pictures in `folder`; every picture is another one."""
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    (root / file).write_text(json.dumps(told or document(split)))
-    for k in range(1, NUM_IMAGES[split] + 1):
-        Image.new("RGB", (30, 20), (k, len(split), ord(split[1]))).save(root / folder / f"{split}{k}.png")
-
-
-LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
-    "of this project": {split: (f"{split}.json", "images") for split in NUM_IMAGES},
-    "COCO's own": {split: (f"annotations/instances_{split}2017.json", f"{split}2017") for split in NUM_IMAGES},
-    "COCO's own under images": {
-        split: (f"annotations/instances_{split}2017.json", f"images/{split}2017") for split in NUM_IMAGES
-    },
-    "Roboflow's": {split: (f"{there}/_annotations.coco.json", there) for split, there in
-                   (("train", "train"), ("val", "valid"), ("test", "test"))},
-    "annotations of splits": {split: (f"annotations/{split}.json", f"images/{split}") for split in NUM_IMAGES},
-}  # fmt: skip
+from rl_det.data.splits import Splits
 
 
 def same(one: Splits, other: Splits) -> None:
@@ -374,55 +335,3 @@ def test_all_faults_are_counted_in_the_first_one(tmp_path: Path) -> None:
     (tmp_path / "images" / "train3.png").unlink()
     with pytest.raises(DataError, match=r"train3\.png: .* \(and 2 more faults; `rl-det check` lists all\)"):
         open_data(tmp_path)
-
-
-@pytest.mark.parametrize("lists", ["{}.json", "annotations/instances_{}2017.json"])
-def test_a_copy_with_other_times_has_the_same_fingerprint_and_other_bytes_under_the_same_time_another(
-    tmp_path: Path, lists: str
-) -> None:
-    for split in NUM_IMAGES:
-        write(tmp_path / "a", split, lists.format(split), "images")
-    before = open_data(tmp_path / "a").fingerprints()
-    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
-    picture = tmp_path / "b" / "images" / "val1.png"
-    os.utime(picture, (1, 1))
-    assert open_data(tmp_path / "b").fingerprints() == before
-    shutil.copytree(tmp_path / "a", tmp_path / "c")
-    of_a, of_c = tmp_path / "a" / "images" / "val1.png", tmp_path / "c" / "images" / "val1.png"
-    of_c.write_bytes(of_c.read_bytes()[:-1] + b"!")
-    os.utime(of_c, ns=(of_a.stat().st_atime_ns, of_a.stat().st_mtime_ns))
-    assert {name for name, own in open_data(tmp_path / "c").fingerprints().items() if own != before[name]} == {"val"}
-
-
-def test_the_first_images_are_known_by_their_own_files_alone(tmp_path: Path) -> None:
-    for split in NUM_IMAGES:
-        write(tmp_path, split, f"{split}.json", "images")
-    first = first_of(open_data(tmp_path), train=1, val=1, test=1)
-    before = content(first.train)
-    Image.new("RGB", (30, 20), (77, 7, 7)).save(tmp_path / "images" / "train2.png")
-    assert content(first_of(open_data(tmp_path), train=1, val=1, test=1).train) == before
-    Image.new("RGB", (30, 20), (77, 7, 7)).save(tmp_path / "images" / "train1.png")
-    assert content(first_of(open_data(tmp_path), train=1, val=1, test=1).train) != before
-
-
-def test_a_file_that_vanishes_is_named_when_its_contents_are_read(tmp_path: Path) -> None:
-    for split in NUM_IMAGES:
-        write(tmp_path, split, f"{split}.json", "images")
-    data = open_data(tmp_path)
-    (tmp_path / "images" / "val1.png").unlink()
-    with pytest.raises(DataError, match=r"val1\.png: .* cannot be read \(No such file or directory\)"):
-        data.fingerprints()
-
-
-def test_a_changed_label_or_picture_changes_the_fingerprint(tmp_path: Path) -> None:
-    for split in NUM_IMAGES:
-        write(tmp_path, split, f"{split}.json", "images")
-    before = open_data(tmp_path).fingerprints()
-    told = document("train")
-    told["annotations"][0]["category_id"], told["annotations"][1]["category_id"] = 2, 1
-    (tmp_path / "train.json").write_text(json.dumps(told))
-    Image.new("RGB", (30, 20), (77, 7, 7)).save(tmp_path / "images" / "val1.png")
-    after = open_data(tmp_path).fingerprints()
-    assert before["train"] != after["train"]
-    assert before["val"] != after["val"]
-    assert before["test"] == after["test"]

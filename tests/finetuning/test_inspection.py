@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.test_coco_layouts import NUM_IMAGES, document, write
+from data.coco_documents import NUM_IMAGES, document, write
 from PIL import Image
 
 import rl_det
