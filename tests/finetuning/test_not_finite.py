@@ -26,8 +26,8 @@ def break_features(monkeypatch: pytest.MonkeyPatch, brightest: Sample) -> None:
     """From here on, the frozen part gives NaN for this one image."""
     encode = encodings._encoded
 
-    def broken(detector: Any, samples: list[Sample], num_proposals: int | None) -> Encoded:
-        encoded = encode(detector, samples, num_proposals)
+    def broken(detector: Any, samples: list[Sample], *how: Any) -> Encoded:
+        encoded = encode(detector, samples, *how)
         for row, sample in enumerate(samples):
             if torch.equal(sample.image, brightest.image):
                 for part in encoded.features:
