@@ -270,12 +270,17 @@ def _check_kinds(detector: Detector, strategies: Sequence[Strategy]) -> None:
 
 
 def _check_frozen(detector: Detector, strategies: Sequence[Strategy], frozen: FrozenPart) -> None:
-    """Raise ValueError for a wish about the frozen part where nothing is frozen."""
-    if (frozen.precision == "mixed" or frozen.compile) and (
-        detector.part == "all" or all(strategy.trains == "all" for strategy in strategies)
-    ):
+    """Raise ValueError for a wish about the frozen part that comes to nothing."""
+    if frozen.precision != "mixed" and not frozen.compile:
+        return
+    if detector.part == "all" or all(strategy.trains == "all" for strategy in strategies):
         raise UserError(
             "precision='mixed' and compile are for the frozen part, and here all of the detector is trained; leave them out"
+        )
+    if not frozen.told(detector):
+        raise UserError(
+            "precision='mixed' and compile need a backbone of torch's modules; this one is TorchScript, which runs as it is; "
+            "leave them out"
         )
 
 

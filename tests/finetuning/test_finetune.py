@@ -18,6 +18,7 @@ from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
 from rl_det.detectors import Detector, encodings_on_disk
 from rl_det.detectors.encodings import encode_dataset, encode_in_the_loop
+from rl_det.detectors.frozen import FrozenPart
 from rl_det.errors import UserError
 from rl_det.finetuning.results import read_detections
 from rl_det.metrics.operating_point import f1_by_class_thresholds, operating_point
@@ -107,6 +108,10 @@ def test_the_frozen_parts_precision_is_of_training_images_alone_and_belongs_to_t
         tuned("mixed", "float32", resume=True)
     with pytest.raises(UserError, match="here all of the detector is trained"):
         rl_det.finetune(detector, data, rl_det.Supervised(), compile=True, out=tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(FrozenPart, "told", lambda *_: {})
+        with pytest.raises(UserError, match="this one is TorchScript"):
+            rl_det.finetune(detector, data, rl_det.Labels(), precision="mixed", out=tmp_path / "whole")
     whole = rl_det.load_detector(own_model(), data, trainable="all")
     with pytest.raises(UserError, match="here all of the detector is trained"):
         rl_det.finetune(whole, data, rl_det.Labels(), precision="mixed", out=tmp_path / "whole")

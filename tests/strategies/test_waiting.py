@@ -6,23 +6,20 @@ on the CPU, where they cost nothing, so the test holds on every machine; where C
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-import gymnasium
 import pytest
-import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
-from strategies.scenes import shipped
+from strategies.scenes import NUM_SCENES, a_task, shipped, train_data
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rl_det.data.digit_scenes import DigitScenes
 from rl_det.detectors import Detector
-from rl_det.detectors.encodings import EncodedDataset, encode_dataset
-from rl_det.policies.build import POLICIES, build_policy, name_of
-from rl_det.strategies.labels import LabelsLearner, supervised_loss
-from rl_det.strategies.ppo import PPO, PpoLearner
-from rl_det.strategies.teaching import taught
-from rl_det.training.loop import FitRun, Learner, LoopConfig
+from rl_det.detectors.encodings import EncodedDataset
+from rl_det.strategies.labels import Labels
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.strategy import Strategy
+from rl_det.training.loop import Ending, FitRun, Learner, LoopConfig
 from rl_det.types import Target
 
 aten = torch.ops.aten
@@ -37,7 +34,6 @@ WAITS = {
 }
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 """These wait if they must first count what a mask chooses."""
-NUM_SCENES = 8
 
 
 class Waits(TorchDispatchMode):
@@ -60,48 +56,29 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def data() -> EncodedDataset:
-    return encode_dataset(shipped(), DigitScenes("train", num_scenes=NUM_SCENES))
+    return train_data()
 
 
-def labels_learner(data: EncodedDataset, detector: Detector, images: int, samples: int) -> Learner:
-    return LabelsLearner(
-        build_policy("rescore", detector),
-        data,
-        lambda *batch: {"supervised": supervised_loss(*batch)},
-        batch_size=images,
-        generator=torch.Generator().manual_seed(0),
-        validate=lambda: 0.0,
-    )
+STRATEGIES: dict[str, Callable[[int], Strategy]] = {
+    "labels": lambda samples: Labels(),
+    "ppo": lambda samples: PPO(samples_per_image=samples, num_candidates=16 * samples, taught_by=None),
+    "ppo taught by smooth-AP": lambda samples: PPO(samples_per_image=samples, num_candidates=16 * samples),
+}
 
 
-def ppo_learner(data: EncodedDataset, detector: Detector, images: int, samples: int) -> Learner:
-    policy = build_policy(None, detector)
-    ppo = PPO(samples_per_image=samples, num_epochs=1, num_candidates=16 * samples)
-    envs: Any = gymnasium.make_vec(
-        POLICIES[name_of(policy)].environment,
-        num_envs=images * samples,
-        vectorization_mode="vector_entry_point",
-        detector=policy.detector,
-        dataset=data,
-        samples_per_image=samples,
-        pool_images=images,
-        num_candidates=ppo.num_candidates,
-        context_candidates=ppo.context_candidates,
-        device=policy.detector.device,
-        **policy.environment_options,
-    )
-    envs.reset(seed=0)
-    return PpoLearner(
-        policy,
-        envs,
-        ppo,
-        generator=torch.Generator().manual_seed(0),
-        validate=lambda: 0.0,
-        supervised=taught(None, policy, data),
-    )
+def learner_of(name: str, data: EncodedDataset, detector: Detector, images: int, samples: int) -> Learner:
+    """The learner that a strategy gives to the loop, with a batch of so many images."""
+    learners: list[Learner] = []
 
+    def keep(learner: Learner, config: LoopConfig) -> Ending:
+        learners.append(learner)
+        return Ending(reason="budget")
 
-LEARNERS = {"labels": labels_learner, "ppo": ppo_learner}
+    task = a_task(data, batch_size=images, validation_ap=lambda: 0.0)
+    task.fit = keep
+    strategy = STRATEGIES[name](samples)
+    strategy.tune(strategy.start(detector), task)
+    return learners[0]
 
 
 def waits_of_an_update(learner: Learner) -> Counter[str]:
@@ -127,22 +104,22 @@ def cuda_waits_of_an_update(learner: Learner) -> Counter[str]:
     return Counter(f"{one.filename}:{one.lineno}" for one in told if "synchronizing" in str(one.message))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_an_update_waits_no_more_often_with_more_images_and_samples(
     name: str, data: EncodedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(Target, "to")  # image by image, they would wait; on a CPU nobody would see it
-    few, many = (waits_of_an_update(LEARNERS[name](data, shipped(), *size)) for size in ((2, 2), (NUM_SCENES, 4)))
+    few, many = (waits_of_an_update(learner_of(name, data, shipped(), *size)) for size in ((2, 2), (NUM_SCENES, 4)))
     assert few
     assert few == many
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_cuda_waits_no_more_often_with_more_images_and_samples(name: str) -> None:
     detector = shipped()
     detector.plain().cuda()
-    data = encode_dataset(detector, DigitScenes("train", num_scenes=NUM_SCENES))
-    few, many = (cuda_waits_of_an_update(LEARNERS[name](data, detector, *size)) for size in ((2, 2), (NUM_SCENES, 4)))
+    data = train_data(detector)
+    few, many = (cuda_waits_of_an_update(learner_of(name, data, detector, *size)) for size in ((2, 2), (NUM_SCENES, 4)))
     assert few
     assert few == many
