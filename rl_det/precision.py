@@ -7,6 +7,8 @@ import torch
 
 Precision = Literal["float32", "mixed"]
 """mixed: half precision (`half_of`) for the operations that torch considers safe; float32 for all others."""
+WantedPrecision = Precision | Literal["auto"]
+"""auto: mixed on CUDA, and else float32."""
 
 
 def half_of(device: torch.device) -> torch.dtype:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import rl_det_envs  # noqa: F401  (registers the environments)
@@ -41,7 +41,7 @@ from rl_det.detectors.frozen import FrozenPart
 from rl_det.detectors.loading import Device, device_named, of_model
 from rl_det.detectors.protocol import Part
 from rl_det.policies.build import POLICIES, build_policy, name_of
-from rl_det.precision import Precision
+from rl_det.precision import WantedPrecision
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.teaching import taught
@@ -70,7 +70,7 @@ class Config:
     """That are timed, after one that is not."""
     num_proposals: int = 300
     """The proposals that an encoding keeps."""
-    precision: Precision | Literal["auto"] = "auto"
+    precision: WantedPrecision = "auto"
     """Of the frozen part: auto is mixed on CUDA, and else float32."""
     compile: bool = False
     """Compile the frozen part."""

@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
-from rl_det.precision import Precision, half_of, running_in
+from rl_det.precision import Precision, WantedPrecision, half_of, running_in
 from rl_det.settings import check_settings
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -24,7 +24,7 @@ _compiled: "weakref.WeakKeyDictionary[nn.Module, Callable[..., Any]]" = weakref.
 class FrozenPart:
     """How the backbone runs, where it is frozen; proposals, boxes, scores and losses stay in single precision."""
 
-    precision: Precision | Literal["auto"] = "auto"
+    precision: WantedPrecision = "auto"
     """mixed: float16 on CUDA, bfloat16 on a CPU; auto: mixed on CUDA, and else float32."""
     compile: bool = False
     """Whether `torch.compile` makes it faster, which takes a minute or more before the first batch."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -32,7 +31,7 @@ from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
-from rl_det.precision import Precision
+from rl_det.precision import WantedPrecision
 from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
@@ -67,7 +66,7 @@ def finetune(
     batch_size: int | None = None,
     cache_memory: float | None = None,
     cache_disk: float | None = None,
-    precision: Precision | Literal["auto"] = "auto",
+    precision: WantedPrecision = "auto",
     compile: bool = False,
     track: TrackerName = "tensorboard",
     callbacks: Sequence[Callback] = (),

@@ -159,7 +159,7 @@ class Plan:
                     folder=None if kept is None else kept / split,
                     frozen=self.frozen if split == "train" else PLAIN,
                     remake=self.encodings is None or self.remake,
-                    in_memory=self.encodings is None and self.cache.place == "memory",
+                    in_memory=self.encodings is None and self.cache.copied,
                     on_batch=shown.advance,
                 )
             self.encoding += time.perf_counter() - started

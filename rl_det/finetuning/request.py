@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rl_det.data.images import ImageLimits
 from rl_det.data.open import digit_scenes, open_data
@@ -12,7 +12,7 @@ from rl_det.detectors.frozen import USUAL, FrozenPart
 from rl_det.detectors.loading import Device, OtherClasses, device_named
 from rl_det.detectors.protocol import Part
 from rl_det.finetuning.budget import BudgetName
-from rl_det.precision import Precision
+from rl_det.precision import WantedPrecision
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_settings
 from rl_det.strategies.strategy import Strategy
@@ -77,7 +77,7 @@ class Request(DataFlags):
     """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
     cache_disk: float | None = None
     """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
-    precision: Precision | Literal["auto"] = "auto"
+    precision: WantedPrecision = "auto"
     """The precision of the frozen part on the strategies' training images: mixed is float16 on CUDA and bfloat16 on a CPU;
     auto is mixed on CUDA, and else float32."""
     compile: bool = False
