@@ -34,7 +34,7 @@ from rl_det.policies.voting import VotingPolicy
 from rl_det.precision import WantedPrecision
 from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
-from rl_det.storage.checkpoint import latest_checkpoint, remove_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import has_checkpoint, latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
@@ -187,7 +187,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
     if parallel.is_main():
         around += [MetricsLog(run), *callbacks, ProgressBar()]
     clock = plan.clock()
-    ending = strategy.tune(policy, plan.task(name, around))
+    ending = strategy.tune(policy, plan.task(name, around, goes_on=has_checkpoint(unfinished)))
     seconds = clock()
     write_checkpoint(
         done,

@@ -170,8 +170,11 @@ class Plan:
         self.encoded.clear()
         shutil.rmtree(self.own_folder, ignore_errors=True)
 
-    def task(self, name: str = "", callbacks: Sequence[Callback] = ()) -> Task:
-        """The task for a strategy, whose learner runs in the loop under this name and with these callbacks."""
+    def task(self, name: str = "", callbacks: Sequence[Callback] = (), *, goes_on: bool = False) -> Task:
+        """The task for a strategy, whose learner runs in the loop under this name and with these callbacks.
+
+        `goes_on` says that they resume a stopped run.
+        """
         budget, recipe, num_images = self.budget, self.recipe, len(self.images("train"))
         updates, each = budget.updates(num_images), budget.epochs_per_update
         supervised_steps = min(
@@ -198,6 +201,7 @@ class Plan:
             ),
             seed=self.seed,
             fit=partial(fit, name=name, callbacks=callbacks),
+            goes_on=goes_on,
         )
 
 

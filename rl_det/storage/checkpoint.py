@@ -74,6 +74,11 @@ def latest_checkpoint(path: Path, warn: Callable[[str], Any]) -> dict[str, Any] 
     return None
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Whether a checkpoint, or the one before it, is at `path`; it may be damaged."""
+    return path.exists() or former(path).exists()
+
+
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint, and the one before it."""
     for file in (path, former(path), _beside(path, "next")):

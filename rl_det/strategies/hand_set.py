@@ -148,8 +148,8 @@ def check_votes(begin: Begin | None, policy: Policy) -> None:
 
 
 def begin_at(begin: Begin | None, policy: Policy, task: Task) -> None:
-    """Give a voting policy its hand-set votes, unless it is to begin at the warm start."""
-    if begin != "warm_start" and isinstance(policy, VotingPolicy):
+    """Give a voting policy its hand-set votes, unless it is to begin at the warm start, or has begun before."""
+    if begin != "warm_start" and isinstance(policy, VotingPolicy) and not task.goes_on:
         set_best_votes(policy, task.validation_ap)
 
 

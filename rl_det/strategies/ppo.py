@@ -307,13 +307,16 @@ class PpoLearner:
         return {"AP": self.validation_ap()} | ({} if self.paid is None else {PAID: self.paid()})
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the next draws: the noise of the actions, and the environment's images."""
-        return {"generator": self.generator.get_state(), "environment": self.envs.state_dict()}
+        """The state of the next draws (the noise of the actions, and the environment's images), and where training began."""
+        state = {"generator": self.generator.get_state(), "environment": self.envs.state_dict()}
+        return state if self.reference is None else {**state, "reference": self.reference.trainable.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
         self.generator.set_state(state["generator"])
         self.envs.load_state_dict(state["environment"])
+        if self.reference is not None:
+            self.reference.trainable.load_state_dict(state["reference"])
 
 
 def moved_away(move: Move, log_ratio: Tensor) -> Float[Tensor, ""]:

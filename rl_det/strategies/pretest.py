@@ -67,9 +67,9 @@ def best_of_samples(
 def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
     """Tell the best of the strategy's samples on some training images, where candidates have credit and act once.
 
-    It has an environment and a generator of its own, so training does not depend on it.
+    A run that goes on has told it before. It has an environment and a generator of its own, so training does not depend on it.
     """
-    if config.advantage != "counterfactual":
+    if config.advantage != "counterfactual" or task.goes_on:
         return
     counted = None if isinstance(config.reward, str | Reward) else Counted(config.reward)
     paying = config if counted is None else replace(config, reward=counted)  # type: ignore[type-var]

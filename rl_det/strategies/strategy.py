@@ -72,6 +72,9 @@ class Task:
     from_labels: FromLabels
     seed: int
     fit: Fit
+    goes_on: bool = False
+    """Whether `fit` resumes a stopped run. It then restores all that is trained, so a strategy need not search again for
+    where to begin."""
 
     @cached_property
     def train(self) -> Encodings:

@@ -44,15 +44,18 @@ class MetricsLog(Callback):
 
 
 class Checkpoint(Callback):
-    """The file from which a run resumes: written at each validation, sometimes in between, and on an interrupt.
+    """The file from which a run resumes: written at each validation, in between, and on an interrupt.
+
+    In between, writing takes at most this share of the time: a small head is written every second or so, a large one
+    every few minutes. What a kill costs stays about the same share of a run's time.
 
     If the file exists, the run resumes from it; ValueError, which names the file, if its configuration differs. The one
     before it is kept too, and used if the newest is damaged. Each holds the best weights so far. List this callback
     before those that need to know where the run begins.
     """
 
-    def __init__(self, path: Path, *, every_seconds: float = 60.0) -> None:
-        self.path, self.every_seconds, self.written = path, every_seconds, time.monotonic()
+    def __init__(self, path: Path, *, share: float = 0.01) -> None:
+        self.path, self.share, self.written, self.seconds = path, share, time.monotonic(), 0.0
 
     def on_start(self, run: FitRun) -> None:
         state = latest_checkpoint(self.path, tell)
@@ -61,7 +64,7 @@ class Checkpoint(Callback):
             run.load_state_dict(state)
 
     def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
-        if time.monotonic() - self.written > self.every_seconds:
+        if self.share * (time.monotonic() - self.written) > self.seconds:
             self.save(run)
 
     def on_validation(self, run: FitRun, figures: Mapping[str, float]) -> None:
@@ -73,6 +76,8 @@ class Checkpoint(Callback):
 
     def save(self, run: FitRun) -> None:
         """Write the file, whole or not at all; of processes that train together, the main one does."""
+        started = time.monotonic()
         if parallel.is_main():
             write_checkpoint(self.path, run.state_dict())
         self.written = time.monotonic()
+        self.seconds = self.written - started

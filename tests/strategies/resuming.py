@@ -25,6 +25,8 @@ INPUT_SIZE = 64
 """Small, as what is learned does not matter here."""
 FIGURES = [0.1, 0.3, 0.2]
 """Of the start, of update 2, and of update 4."""
+OF_VOTES = [0.1, 0.1, 0.4, 0.1]
+"""Of the hand-set votes among which a strategy that begins there chooses; a run that goes on does not ask again."""
 
 
 class KilledError(Exception):
@@ -64,7 +66,8 @@ def outcome(
     if after is None:
         torch.manual_seed(1)
     steps = UPDATES * (2 if isinstance(strategy, PPO) else 1)
-    told_figures = iter(figures)
+    chooses = getattr(strategy, "begin", None) == "hand_set_votes" and after is None
+    told_figures = iter([*OF_VOTES, *figures] if chooses else figures)
     task = a_task(
         data,
         num_steps=steps,
@@ -72,6 +75,7 @@ def outcome(
         validate_every=EVERY * steps // UPDATES,
         callbacks=[*callbacks, told],
         validation_ap=told_figures.__next__,
+        goes_on=after is not None,
     )
     ending = None
     with pytest.MonkeyPatch.context() as patched, contextlib.suppress(KilledError):
@@ -96,7 +100,7 @@ def assert_it_repeats_itself_and_changes_something(strategy: Strategy, data: Enc
 def assert_it_resumes(folder: Path, strategy: Strategy, data: EncodedDataset, whole: Outcome, killed_at: int) -> None:
     """Killed, and gone on with from its last validation, it ends as the whole run has."""
     file = folder / "run.pt"
-    killed = outcome(strategy, data, Checkpoint(file, every_seconds=1e9), KillAt(killed_at))
+    killed = outcome(strategy, data, Checkpoint(file, share=0.0), KillAt(killed_at))
     kept = (killed_at - 1) // EVERY * EVERY
     resumed = outcome(strategy, data, Checkpoint(file), figures=FIGURES[kept // EVERY + 1 :], after=kept)
     assert killed.ending is None

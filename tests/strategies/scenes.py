@@ -40,6 +40,7 @@ def a_task(
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
     validation_ap: Callable[[], float] | None = None,
+    goes_on: bool = False,
 ) -> Task:
     """Encodings of the same images for training and validation; the validation may be told beforehand."""
     scenes = DigitScenes("train", num_scenes=NUM_SCENES)
@@ -67,6 +68,7 @@ def a_task(
         ),
         seed=seed,
         fit=lambda learner, config: fit(learner, config, name="run", callbacks=callbacks),
+        goes_on=goes_on,
     )
     if validation_ap is not None:
         ap: Any = validation_ap

@@ -21,6 +21,7 @@ from rl_det.strategies.strategy import Strategy
 LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 12, "context_candidates": 8}
 STRATEGIES: dict[str, Strategy] = {
     "ppo": PPO(**LITTLE, begin="warm_start", num_updates=4, kl_weight=0.1),
+    "ppo from votes": PPO(**LITTLE, begin="hand_set_votes", num_updates=4, kl_weight=0.1, learning_rate=1e-4),
     "reinforce": Reinforce(policy="context", **LITTLE),
 }
 

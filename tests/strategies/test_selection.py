@@ -123,7 +123,7 @@ def test_the_weights_are_the_best_by_what_is_paid_and_a_killed_run_ends_the_same
     assert len(lines) == 3
     assert all("val_AP" in line for line in lines)
     assert whole.best == max(line["val_paid"] for line in lines)
-    assert tuned(Checkpoint(tmp_path / "run.pt", every_seconds=1e9), KillAt())[0] is None
+    assert tuned(Checkpoint(tmp_path / "run.pt", share=0.0), KillAt())[0] is None
     resumed, again, _ = tuned(Checkpoint(tmp_path / "run.pt"))
     assert resumed == whole
     assert all((again[name] == value).all() for name, value in weights.items())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from training.toy import StopAt, ToyLearner, Watch, config
 import rl_det.progress
 from rl_det.storage.checkpoint import former, remove_checkpoint
 from rl_det.storage.run import Run
+from rl_det.training import callbacks
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
 from rl_det.training.loop import Callback, Ending, FitRun, LoopConfig, fit
 
@@ -60,7 +62,7 @@ def test_killed_at_any_update_and_resumed_it_ends_as_if_it_had_never_been_stoppe
     loop, file = VARIANTS[name], tmp_path / "toy.pt"
     figures = [0.2, 0.5, 0.4, 0.3] if name == "no start" else FIGURES
     whole = outcome(loop, figures)
-    killed = outcome(loop, figures, Checkpoint(file, every_seconds=1e9), StopAt(killed_at, kill))
+    killed = outcome(loop, figures, Checkpoint(file, share=0.0), StopAt(killed_at, kill))
     done = len(killed[3])
     if killed[0] is not None:  # it had ended before
         assert killed == whole
@@ -87,9 +89,45 @@ def test_a_run_that_has_ended_does_not_begin_again(tmp_path: Path) -> None:
 
 def test_between_validations_it_is_written_when_enough_time_has_gone(tmp_path: Path) -> None:
     file = tmp_path / "toy.pt"
-    outcome(LOOP, FIGURES, Checkpoint(file, every_seconds=0.0), StopAt(3, kill))
+    outcome(LOOP, FIGURES, Checkpoint(file, share=math.inf), StopAt(3, kill))
     assert outcome(LOOP, FIGURES[2:], Checkpoint(file))[3][0][0] == 4
     assert sorted(tmp_path.iterdir()) == [former(file), file]
+
+
+@pytest.mark.parametrize(("takes", "saved"), [(0.15, [1, *range(3, 13, 2)]), (0.35, [1, 5, 9]), (9.9, [1])])
+def test_between_validations_writing_takes_its_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, saved: list[int]
+) -> None:
+    clock, written, file = Clock(), list[int](), tmp_path / "toy.pt"
+
+    def write(path: Path, state: dict[str, Any]) -> None:
+        written.append(state["update"])
+        clock.now += takes
+
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(callbacks, "write_checkpoint", write)
+    long = config(num_updates=12, validate_every=12, validate_start=False)
+    outcome(long, [0.5], Ticking(clock), Checkpoint(file, share=0.1))
+    assert written == [*saved, 12]
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Ticking(Callback):
+    """An update takes a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
+        self.clock.now += 1.0
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_signal_during_an_update_lets_it_end_saves_and_is_raised_and_the_run_g
     learner.before = lambda number: send(signal.SIGTERM) if number == 2 else None
     file = tmp_path / "toy.pt"
     with pytest.raises(Interrupted) as raised:
-        fit(learner, loop, name="toy", callbacks=[Checkpoint(file, every_seconds=1e9), watch])
+        fit(learner, loop, name="toy", callbacks=[Checkpoint(file, share=0.0), watch])
     assert raised.value.exit_code == 143
     assert watch.events[-2:] == [("step", 2), ("end", 2)]
     assert watch.ending is not None
