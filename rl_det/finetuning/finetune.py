@@ -105,11 +105,12 @@ def finetune(
         plan.encodings = Path(encodings)
 
     def check() -> None:
-        check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
+        goes_on = check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
         check_tracker(track)
         if encodings is not None:
             check_writable(Path(encodings))
-        plan.check_images()
+        if not goes_on:  # else the same images were checked when the run began
+            plan.check_images()
 
     parallel.join()
     parallel.of_main(check)

@@ -98,18 +98,18 @@ class Run:
         return path
 
 
-def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError for a folder that is not writable, or holds a run that may be neither resumed nor replaced.
+def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+    """Whether the folder holds this same run, which goes on.
 
-    A run may be resumed if `resume` is set and its identity is the same. It may be replaced if `overwrite` is set. Both
-    at once are refused.
+    Raises ValueError for a folder that is not writable, or holds a run that may be neither resumed nor replaced. A run may be
+    resumed if `resume` is set and its identity is the same. It may be replaced if `overwrite` is set. Both at once are refused.
     """
     if resume and overwrite:
         raise UserError("resume goes on with a run, overwrite replaces it; give one of the two")
     check_writable(folder)
     file = folder / CONFIG
     if not file.exists():
-        return
+        return False
     if resume:
         check_same_run(folder, identity)
     elif not overwrite:
@@ -117,6 +117,7 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
             f"{folder}: holds a run already; resume (--resume) goes on with it, overwrite (--overwrite) replaces it, "
             "and another folder (--out) leaves it alone"
         )
+    return resume
 
 
 def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -20,7 +20,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from cmaes import CMA
 from jaxtyping import Float64, Int64
 
 from rl_det.candidates.postprocessing import PostProcessingSettings
@@ -204,6 +203,8 @@ def fit(
     on_evaluations: Callable[[int], None] = lambda count: None,
 ) -> Float64[np.ndarray, " numbers"]:
     """The mean of CMA-ES's distribution after so many evaluations, the last generation completed, in units."""
+    from cmaes import CMA  # slow to import
+
     begin = np.clip(numbers_of(max(starts(how), key=worth)), *BOUNDS.T)
     search = CMA(mean=begin, sigma=SPREAD_AT_FIRST, bounds=BOUNDS, seed=seed)
     for done in range(0, num_evaluations, search.population_size):

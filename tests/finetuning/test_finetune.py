@@ -20,10 +20,12 @@ from rl_det.detectors import Detector, encodings_on_disk
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset, encode_in_the_loop
 from rl_det.detectors.frozen import FrozenPart
 from rl_det.errors import UserError
+from rl_det.finetuning.plan import Plan
 from rl_det.finetuning.results import read_detections
 from rl_det.metrics.operating_point import f1_by_class_thresholds, operating_point
 from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import candidates_ap, candidates_of
+from rl_det.strategies import hand_set, pretest
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +128,12 @@ class Break(rl_det.Callback):
             raise OSError("the power is gone")
 
 
-def test_a_run_that_was_broken_off_finds_its_encodings_and_clears_them_away_at_its_end(
+def test_a_run_that_was_broken_off_repeats_nothing_and_clears_its_encodings_away_at_its_end(
     data: Splits, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tuned(folder: str, **more: Any) -> rl_det.Results:
-        labels = rl_det.Labels(name="labels")
-        return rl_det.finetune(detector, data, labels, budget=BUDGET, baselines=False, out=tmp_path / folder, **more)
+        ppo = rl_det.PPO(samples_per_image=2, num_candidates=8)
+        return rl_det.finetune(detector, data, ppo, budget=BUDGET, baselines=False, out=tmp_path / folder, **more)
 
     tuned("whole")
     with pytest.raises(OSError, match="the power is gone"):
@@ -139,6 +141,8 @@ def test_a_run_that_was_broken_off_finds_its_encodings_and_clears_them_away_at_i
     assert {file.name for file in (tmp_path / "broken" / "encodings").iterdir()} == {"train", "val"}
     with monkeypatch.context() as patched:
         patched.delattr(encodings_on_disk, "write")
+        for room, done in ((Plan, "check_images"), (hand_set, "set_best_votes"), (pretest, "best_of_samples")):
+            patched.delattr(room, done)
         resumed = tuned("broken", resume=True)
     assert resumed.folder == tmp_path / "broken"
     assert results(tmp_path / "broken")["methods"] == results(tmp_path / "whole")["methods"]
