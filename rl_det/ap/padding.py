@@ -38,12 +38,12 @@ def pad_targets(targets: Sequence[Target]) -> TruthBatch:
     )
 
 
-def candidate_relations(candidates: Candidates, targets: Sequence[Target], *, num_classes: int) -> Relations:
+def candidate_relations(candidates: Candidates, truths: TruthBatch, *, num_classes: int) -> Relations:
     """The relations of B images' candidates to each other and to their images' true boxes, on the host."""
     boxes, labels, mask = (
         _widened(part).numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask)
     )  # fmt: skip
-    return relations(boxes, labels, mask, pad_targets(targets), num_classes=num_classes)
+    return relations(boxes, labels, mask, truths, num_classes=num_classes)
 
 
 def _padded(rows: list[Tensor]) -> np.ndarray:

@@ -61,7 +61,7 @@ def candidates_ap(
     if not how.is_hard:
         return ranked_ap(candidates, how, targets, num_classes=num_classes)
     candidates = voted(candidates, how.votes)
-    related = candidate_relations(candidates, targets, num_classes=num_classes)
+    related = candidate_relations(candidates, pad_targets(targets), num_classes=num_classes)
     scores = candidates.logits.double().numpy()
     found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=how.nms_iou).mean_ap
     give_back()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rl_det.ap.batch import TruthBatch
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.options import IOU_THRESHOLDS
 from rl_det.ap.padding import candidate_relations, pad_targets
@@ -43,7 +44,8 @@ def match_candidates(
     moved = Candidates(
         boxes=boxes, labels=candidates.labels, logits=logits, mask=candidates.mask, index=candidates.index
     )
-    related = candidate_relations(moved, targets, num_classes=num_classes)
+    truths = pad_targets(targets)
+    related = candidate_relations(moved, truths, num_classes=num_classes)
     scores = np.ascontiguousarray(logits.double().numpy(force=True))
     matches = CandidatePool(related, scores, nms_iou=nms_iou).matches
     image, place = np.nonzero(np.arange(logits.shape[1]) < matches.starts[:, -1:])
@@ -57,7 +59,7 @@ def match_candidates(
     )
     threshold = np.arange(len(IOU_THRESHOLDS)).reshape(-1, 1, 1, 1)
     right, ignored = (torch.from_numpy((bits >> threshold & 1).astype(np.bool_)).to(boxes.device)).unbind(1)
-    iou, object_box = nearest_objects(boxes, candidates, targets)
+    iou, object_box = nearest_objects(boxes, candidates, truths)
     return MatchedCandidates(
         labels=candidates.labels,
         kept=torch.from_numpy(kept).to(boxes.device),
@@ -70,10 +72,9 @@ def match_candidates(
 
 
 def nearest_objects(
-    boxes: Float[Tensor, "B N 4"], candidates: Candidates, targets: Sequence[Target]
+    boxes: Float[Tensor, "B N 4"], candidates: Candidates, truths: TruthBatch
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N 4"]]:
     """Each candidate's IoU with the nearest non-crowd true box of its class, and that box; else 0 and its own box."""
-    truths = pad_targets(targets)
     if not truths.mask.size:
         return torch.zeros_like(boxes[..., 0]), boxes
     wanted = torch.from_numpy(truths.mask & ~truths.iscrowd).to(boxes.device)

@@ -69,7 +69,9 @@ def test_candidates_of_any_precision_have_relations(dtype: torch.dtype) -> None:
         boxes=BOXES[None].to(dtype), labels=ONES[None], logits=torch.zeros(1, 2, dtype=dtype),
         mask=torch.ones(1, 2, dtype=torch.bool), index=ONES[None],
     )  # fmt: skip
-    assert candidate_relations(candidates, [target(dtype)], num_classes=1).partners.tolist() == [[[0], [1]]]
+    assert candidate_relations(candidates, pad_targets([target(dtype)]), num_classes=1).partners.tolist() == [
+        [[0], [1]]
+    ]
 
 
 @pytest.mark.parametrize("field", ["boxes", "scores"])

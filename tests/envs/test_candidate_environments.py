@@ -9,7 +9,7 @@ import torch
 from contract.environments import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_vector, random_actions
 
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.padding import candidate_relations
+from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.boxes import moved
 from rl_det.candidates import SHIFT_OF_ONE
 from rl_det.detectors import Detector
@@ -43,7 +43,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
     indices = info["indices"].tolist()
     candidates = detector.propose(data.batch(torch.tensor(indices), detector), NUM_CANDIDATES)
     targets = [data.targets[index] for index in indices]
-    related = candidate_relations(candidates, targets, num_classes=detector.num_classes)
+    related = candidate_relations(candidates, pad_targets(targets), num_classes=detector.num_classes)
     logits = candidates.logits.numpy()  # float32, as the environment adds its actions in float32
     before = CandidatePool(related, logits.astype(float), nms_iou=nms_iou).mean_ap
     actions = random_actions(env_id, 4, 2)
@@ -56,7 +56,7 @@ def test_reward_and_credit_are_what_a_whole_evaluation_says(
         scores[row] = scores_after(env_id, logits[row], action.numpy())
         boxes[row] = boxes_after(env_id, boxes[row], action)
         edited = replace(candidates, boxes=boxes)
-        related = candidate_relations(edited, targets, num_classes=detector.num_classes)
+        related = candidate_relations(edited, pad_targets(targets), num_classes=detector.num_classes)
         return CandidatePool(related, scores, nms_iou=nms_iou).mean_ap
 
     for row in range(4):

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.padding import candidate_relations
+from rl_det.ap.padding import candidate_relations, pad_targets
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.check import Findings
 from rl_det.data.coco import read_coco
@@ -76,7 +76,7 @@ def pool_ap(found: list[Detections], targets: list[Target]) -> float:
     candidates = Candidates(
         boxes=parts["boxes"], labels=parts["labels"], logits=parts["scores"], mask=mask, index=parts["labels"]
     )
-    related = candidate_relations(candidates, targets, num_classes=NUM_CLASSES)
+    related = candidate_relations(candidates, pad_targets(targets), num_classes=NUM_CLASSES)
     return CandidatePool(related, parts["scores"].double().numpy(), nms_iou=0.9).mean_ap
 
 

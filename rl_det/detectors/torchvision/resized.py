@@ -67,7 +67,9 @@ def assign_objects(
         row = torch.full_like(mask, BACKGROUND, dtype=torch.long)
         if len(target["boxes"]):  # the matcher refuses an image without
             row = matcher(box_iou(target["boxes"], reference))
-        row[(row == BACKGROUND) & within(reference, crowd) | ~mask] = LEFT_OUT
+        if len(crowd):
+            row[(row == BACKGROUND) & within(reference, crowd)] = LEFT_OUT
+        row[~mask] = LEFT_OUT
         rows.append(row)
     return torch.stack(rows)
 

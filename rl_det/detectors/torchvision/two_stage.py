@@ -223,13 +223,13 @@ class TwoStage:
         return pooled
 
     def _embedded(self, pooled: Float[Tensor, "B P C h w"]) -> Float[Tensor, "B P D"]:
-        """The box head's output."""
-        embeddings: Tensor = self.plain().roi_heads.box_head(pooled.flatten(0, 1).float())
+        """The box head's output; the model must be in eval mode."""
+        embeddings: Tensor = self.model.roi_heads.box_head(pooled.flatten(0, 1).float())
         return embeddings.reshape(*pooled.shape[:2], -1)
 
     def _output(self, encoded: Encoded, embeddings: Float[Tensor, "B P D"]) -> HeadOutput:
-        """The predictor's output."""
-        heads, shape = self.plain().roi_heads, encoded.mask.shape
+        """The predictor's output; the model must be in eval mode."""
+        heads, shape = self.model.roi_heads, encoded.mask.shape
         scores, deltas = heads.box_predictor(embeddings.flatten(0, 1))
         boxes = heads.box_coder.decode(deltas, [encoded.reference.flatten(0, 1)])
         return HeadOutput(
