@@ -148,6 +148,11 @@ def test_boxes_are_in_the_users_pixels_and_inside_the_image(detector: Detector, 
         assert found[:, [1, 3]].max() > 0.9 * height
 
 
+def test_padding_has_no_area_so_it_votes_on_nothing(detector: Detector, encoded: Encoded) -> None:
+    boxes = detector.head(encoded).boxes[~encoded.mask]
+    assert (boxes[..., 2:] == boxes[..., :2]).all()
+
+
 def test_it_proposes_the_best_pairs_of_all_in_falling_order(detector: Detector, encoded: Encoded) -> None:
     num_candidates = 40
     candidates = detector.propose(encoded, num_candidates)

@@ -368,9 +368,10 @@ class OneStage(ABC):
         return predicted, seen[SCORES][..., high // 2, wide // 2]
 
     def _output(self, encoded: Encoded, predicted: dict[str, Tensor], embeddings: Float[Tensor, "B P D"]) -> HeadOutput:
-        """The predictions for the kept anchors as a HeadOutput."""
+        """The predictions for the kept anchors as a HeadOutput; the boxes of padding have no area, so they overlap nothing."""
         boxes = self.decode(predicted[DELTAS].flatten(0, 1), encoded.reference.flatten(0, 1))
         boxes = original_boxes(boxes.unflatten(0, encoded.mask.shape)[:, :, None], encoded)
+        boxes = boxes.where(encoded.mask[..., None, None], 0.0)
         return HeadOutput(
             logits=self.log_odds(predicted), boxes=boxes.expand(-1, -1, self.num_classes, -1), embeddings=embeddings
         )
