@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rl_det.cli import parse
-from rl_det.finetuning.request import Request
+from rl_det.finetuning.request import Opening
 from rl_det.finetuning.settings_by_image import SEARCHES, compare_settings, settings_text
 from rl_det.program import ProgramFlags, program
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Request, ProgramFlags):
+class Flags(Opening, ProgramFlags):
     """Choose post-processing settings by a grid, and image by image."""
 
     seed: int = 0

@@ -52,8 +52,8 @@ class DataFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(DataFlags):
-    """The flags that every command has."""
+class Opening(DataFlags):
+    """The data, the detector and the budget: flags that every program has."""
 
     data: Path | None = None
     """A folder in COCO's, YOLO's or Pascal VOC's layout, or an annotation file; left out: digit scenes."""
@@ -63,47 +63,25 @@ class Request(DataFlags):
     """A file of weights, a torchvision name, or none (random weights); left out: the best weights available."""
     image_size: int | None = None
     """The shorter side to which the detector resizes images, in pixels; left out: the detector's own."""
-    trainable: Part = "head"
-    """The part that strategies train: the predictor, the head, or all of the detector."""
     other_classes: OtherClasses = "refuse"
     """What is done with a detector of other classes than the data's, but as many: refuse it, or replace its predictor."""
     budget: BudgetName = "full"
     """The time on two CPU cores: within a minute (smoke), about six (short) or a quarter of an hour (full)."""
     device: Device = "auto"
     """The device of the networks."""
-    batch_size: int | None = None
-    """The images of a batch, in the warm start and in every strategy; left out: by the budget and the recipe."""
-    cache_memory: float | None = None
-    """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
-    cache_disk: float | None = None
-    """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
-    precision: WantedPrecision = "auto"
-    """The precision of the frozen part on the strategies' training images: mixed is float16 on CUDA and bfloat16 on a CPU;
-    auto is mixed on CUDA, and else float32."""
-    compile: bool = False
-    """Compile the frozen part by torch.compile."""
     track: TrackerName = "tensorboard"
     """Where metrics are shown while a run goes on: TensorBoard's files in its folder, Weights & Biases, MLflow, or nowhere;
     metrics.jsonl has them in any case."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(
-            self,
-            **dict.fromkeys(("image_size", "batch_size"), at_least(1)),
-            cache_memory=at_least(0),
-            cache_disk=at_least(0),
-        )
+        check_settings(self, image_size=at_least(1))
         device_named(self.device)
 
-    def keywords(self) -> dict[str, Any]:
-        """The flags that `finetune` has as keywords, for whichever strategies."""
-        own = ("batch_size", "cache_memory", "cache_disk", "precision", "compile", "track")
-        return {name: getattr(self, name) for name in own}
-
-    def frozen_for(self, strategy: Strategy) -> FrozenPart:
-        """How the frozen part runs for one strategy of several; for one that trains the whole detector, nothing is frozen."""
-        return FrozenPart(precision=self.precision, compile=self.compile) if strategy.trains == "head" else USUAL
+    @property
+    def trained_part(self) -> Part:
+        """The part of the detector that is trained, if one is."""
+        return "head"
 
     def open_folder(self, path: Path) -> Splits:
         """The splits of a folder."""
@@ -126,7 +104,44 @@ class Request(DataFlags):
             splits,
             weights=self.weights,
             image_size=self.image_size,
-            trainable=self.trainable,
+            trainable=self.trained_part,
             other_classes=self.other_classes,
             device=self.device,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Opening):
+    """The flags of every program in which strategies train the detector."""
+
+    trainable: Part = "head"
+    """The part that strategies train: the predictor, the head, or all of the detector."""
+    batch_size: int | None = None
+    """The images of a batch, in the warm start and in every strategy; left out: by the budget and the recipe."""
+    cache_memory: float | None = None
+    """The most memory for the frozen part's results, in GiB; left out: a third of the machine's. Beyond it: disk."""
+    cache_disk: float | None = None
+    """The most disk for them, in GiB; left out: half of what is free. Beyond it, the frozen part runs in the loop."""
+    precision: WantedPrecision = "auto"
+    """The precision of the frozen part on the strategies' training images: mixed is float16 on CUDA and bfloat16 on a CPU;
+    auto is mixed on CUDA, and else float32."""
+    compile: bool = False
+    """Compile the frozen part by torch.compile."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(self, batch_size=at_least(1), cache_memory=at_least(0), cache_disk=at_least(0))
+
+    @property
+    def trained_part(self) -> Part:
+        """The part that strategies train."""
+        return self.trainable
+
+    def keywords(self) -> dict[str, Any]:
+        """The flags that `finetune` has as keywords, for whichever strategies."""
+        own = ("batch_size", "cache_memory", "cache_disk", "precision", "compile", "track")
+        return {name: getattr(self, name) for name in own}
+
+    def frozen_for(self, strategy: Strategy) -> FrozenPart:
+        """How the frozen part runs for one strategy of several; for one that trains the whole detector, nothing is frozen."""
+        return FrozenPart(precision=self.precision, compile=self.compile) if strategy.trains == "head" else USUAL

@@ -112,7 +112,8 @@ def test_settings_and_actions_are_each_others_inverse() -> None:
 
 
 def test_what_it_cannot_do_and_an_unknown_reward_are_refused_before_any_work(tmp_path: Path, refused: Refusals) -> None:
-    for flag, value in (("--policy", "select"), ("--limits.num-updates", "3"), ("--recipe.num-steps", "3")):
+    training = (("--trainable", "all"), ("--precision", "mixed"), ("--cache-memory", "1"), ("--batch-size", "4"))
+    for flag, value in (("--policy", "select"), ("--limits.num-updates", "3"), ("--recipe.num-steps", "3"), *training):
         assert f"Unrecognized options: {flag}" in refused(flag, value)
     assert "Unrecognized options: --resume" in refused("--resume", "--out", tmp_path / "run")
     assert "num_steps must be at least 1; got 0" in refused("--num-steps", 0, "--out", tmp_path / "run")
