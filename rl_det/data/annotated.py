@@ -66,8 +66,8 @@ class AnnotatedImages:
     def fingerprint(self, num_images: int | None = None) -> str:
         """A hash of all boxes and classes, and of each image's id, path in the data set and bytes: a copy has the same.
 
-        The first call reads all files, or those of the first `num_images`, which a bar shows; later ones in this process
-        read what has changed.
+        The first call reads all files, or those of the first `num_images`, which a bar shows; later ones, of large data
+        sets in later processes too, read what has changed.
         """
         columns = [column.tobytes() for column in (self.boxes, self.labels, self.area, self.iscrowd, self.ends)]
         contents = digests([own.file for own in self.images[:num_images]])

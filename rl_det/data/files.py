@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from rl_det.data.check import DataError
 from rl_det.progress import SHORT_WORK, bar
+from rl_det.storage.kept_digests import Stamp, keep, recalled, stamp_of
 
 LARGEST_TEXT = 4 * 2**30
 """The largest file of text that is read, in bytes."""
@@ -43,39 +44,47 @@ def read_file(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) 
         raise DataError(path, entry, f"cannot be read ({fault})") from fault
 
 
-Known = tuple[Path, int, int]
-_digests: dict[Known, str] = {}
-"""The hashes of the files that this process has read, by path, size and modification time."""
+WORTH_KEEPING = 2**27
+"""The hashes of so many bytes take about a second to compute again, so they are kept for later processes."""
+_digests: dict[Stamp, str] = {}
+"""The hashes of the files that this process has read or recalled."""
 
 
 def digests(files: Sequence[Path]) -> list[str]:
-    """A hash of each file's bytes; a file that this process has read, and that is not written since, is not read again.
+    """A hash of each file's bytes; a file that was read before, and that is not written since, is not read again.
 
-    Raises DataError, which names the first file that cannot be read.
+    "Before" is in this process, or, of large data sets, in any that had the same cache folder. Raises DataError, which
+    names the first file that cannot be read.
     """
-    known = [_known(file) for file in files]
-    unread = [each for each in known if each not in _digests]
+    stamps = [_stamp(file) for file in files]
+    unread = {stamp: file for stamp, file in zip(stamps, files, strict=True) if stamp not in _digests}
+    if are_many := sum(stamp.size for stamp in unread) >= WORTH_KEEPING:
+        _digests.update(recalled(list(unread)))
+        unread = {stamp: file for stamp, file in unread.items() if stamp not in _digests}
+    found = dict[Stamp, str]()
     with bar("contents of images", len(unread), delay=SHORT_WORK) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for each, found in zip(unread, pool.map(_digest, unread), strict=True):
-            _digests[each] = found
+        for stamp, digest in zip(unread, pool.map(_digest, unread.values()), strict=True):
+            found[stamp] = digest
             shown.advance()
-    return [_digests[each] for each in known]
+    if are_many:
+        keep(found)
+    _digests.update(found)
+    return [_digests[stamp] for stamp in stamps]
 
 
-def _known(file: Path) -> Known:
+def _stamp(file: Path) -> Stamp:
     try:
-        told = file.stat()
+        return stamp_of(file)
     except OSError as fault:
         raise DataError(file, "the file", f"cannot be read ({fault.strerror})") from fault
-    return file, told.st_size, told.st_mtime_ns
 
 
-def _digest(known: Known) -> str:
+def _digest(file: Path) -> str:
     try:
-        with known[0].open("rb") as opened:
+        with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as fault:
-        raise DataError(known[0], "the file", f"cannot be read ({fault.strerror})") from fault
+        raise DataError(file, "the file", f"cannot be read ({fault.strerror})") from fault
 
 
 def images_below(folder: Path) -> list[Path]:
