@@ -316,6 +316,10 @@ class PpoLearner:
         self.generator.set_state(state["generator"])
         self.envs.load_state_dict(state["environment"])
         if self.reference is not None:
+            if "reference" not in state:
+                raise UserError(
+                    f"{self.config.name}: the run was stopped by an older version, and cannot go on in this one"
+                )
             self.reference.trainable.load_state_dict(state["reference"])
 
 

@@ -74,7 +74,7 @@ class Task:
     fit: Fit
     goes_on: bool = False
     """Whether `fit` resumes a stopped run. It then restores all that is trained, so a strategy need not search again for
-    where to begin."""
+    where to begin. Who gives a task another `fit` says so here too."""
 
     @cached_property
     def train(self) -> Encodings:

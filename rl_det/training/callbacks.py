@@ -1,7 +1,6 @@
 """The callbacks of a run: progress bar, metrics on disk, checkpoints; trackers are in `trackers.py`."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from rl_det import parallel
@@ -43,11 +42,15 @@ class MetricsLog(Callback):
         self.folder.log(run.update, run.name, metrics)
 
 
-class Checkpoint(Callback):
-    """The file from which a run resumes: written at each validation, in between, and on an interrupt.
+LONGEST = 600.0
+"""The most seconds between two checkpoints."""
 
-    In between, writing takes at most this share of the time: a small head is written every second or so, a large one
-    every few minutes. What a kill costs stays about the same share of a run's time.
+
+class Checkpoint(Callback):
+    """The file from which a run resumes: written after each validation, in between, and on an interrupt.
+
+    In between, writing takes at most this share of the time, or happens every ten minutes: a small head is written every
+    second or so, a large one every few minutes. All other callbacks have then done their part of the update.
 
     If the file exists, the run resumes from it; ValueError, which names the file, if its configuration differs. The one
     before it is kept too, and used if the newest is damaged. Each holds the best weights so far. List this callback
@@ -63,12 +66,10 @@ class Checkpoint(Callback):
             check_same(self.path, state.get("config", {}), run.state_dict()["config"])
             run.load_state_dict(state)
 
-    def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
-        if self.share * (time.monotonic() - self.written) > self.seconds:
+    def on_complete(self, run: FitRun, *, validated: bool) -> None:
+        since = time.monotonic() - self.written
+        if validated or self.share * since > min(self.seconds, self.share * LONGEST):
             self.save(run)
-
-    def on_validation(self, run: FitRun, figures: Mapping[str, float]) -> None:
-        self.save(run)
 
     def on_end(self, run: FitRun, ending: Ending) -> None:
         if ending.reason == "interrupted":

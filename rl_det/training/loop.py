@@ -178,7 +178,10 @@ class Callback:
         """Called after update `run.update` (0 is the start); the metrics include a validation's figures, as val_NAME."""
 
     def on_validation(self, run: "FitRun", figures: Mapping[str, float]) -> None:
-        """Called after a validation and its `on_step`, when the loop's state is complete."""
+        """Called after a validation and its `on_step`."""
+
+    def on_complete(self, run: "FitRun", *, validated: bool) -> None:
+        """Called when all callbacks have done what there was to do after an update (0 is the start), and its validation."""
 
     def on_end(self, run: "FitRun", ending: Ending) -> None:
         """Called after the last update."""
@@ -411,3 +414,5 @@ def _tell(run: FitRun, callbacks: Sequence[Callback], metrics: dict[str, float],
     if validated:
         for callback in callbacks:
             callback.on_validation(run, figures)
+    for callback in callbacks:
+        callback.on_complete(run, validated=validated)

@@ -97,11 +97,13 @@ def assert_it_repeats_itself_and_changes_something(strategy: Strategy, data: Enc
     assert any(not torch.equal(whole.weights[name], value) for name, value in start.items())
 
 
-def assert_it_resumes(folder: Path, strategy: Strategy, data: EncodedDataset, whole: Outcome, killed_at: int) -> None:
-    """Killed, and gone on with from its last validation, it ends as the whole run has."""
+def assert_it_resumes(
+    folder: Path, strategy: Strategy, data: EncodedDataset, whole: Outcome, killed_at: int, *, share: float
+) -> None:
+    """Killed, and gone on with from its last validation (share 0) or the update before (infinite), it ends as the whole."""
     file = folder / "run.pt"
-    killed = outcome(strategy, data, Checkpoint(file, share=0.0), KillAt(killed_at))
-    kept = (killed_at - 1) // EVERY * EVERY
+    killed = outcome(strategy, data, Checkpoint(file, share=share), KillAt(killed_at))
+    kept = killed_at - 1 if share else (killed_at - 1) // EVERY * EVERY
     resumed = outcome(strategy, data, Checkpoint(file), figures=FIGURES[kept // EVERY + 1 :], after=kept)
     assert killed.ending is None
     assert killed.lines == whole.lines[:killed_at]

@@ -1,5 +1,6 @@
 """Reinforcement learning that is killed and goes on from its checkpoint ends exactly as if it had never been stopped."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def test_a_run_is_the_same_again_and_says_something(strategy: Strategy, data: En
     assert_it_repeats_itself_and_changes_something(strategy, data, whole)
 
 
-@pytest.mark.parametrize("killed_at", [1, 4])
+@pytest.mark.parametrize(("killed_at", "share"), [(1, 0.0), (4, 0.0), (4, math.inf)])
 def test_killed_and_resumed_it_ends_as_if_it_had_never_been_stopped(
-    tmp_path: Path, strategy: Strategy, data: EncodedDataset, whole: Outcome, killed_at: int
+    tmp_path: Path, strategy: Strategy, data: EncodedDataset, whole: Outcome, killed_at: int, share: float
 ) -> None:
-    assert_it_resumes(tmp_path, strategy, data, whole, killed_at)
+    assert_it_resumes(tmp_path, strategy, data, whole, killed_at, share=share)

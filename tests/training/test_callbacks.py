@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +91,44 @@ def test_a_run_that_has_ended_does_not_begin_again(tmp_path: Path) -> None:
 
 def test_between_validations_it_is_written_when_enough_time_has_gone(tmp_path: Path) -> None:
     file = tmp_path / "toy.pt"
-    outcome(LOOP, FIGURES, Checkpoint(file, share=math.inf), StopAt(3, kill))
+    outcome(LOOP, FIGURES, Checkpoint(file, share=math.inf), StopAt(4, kill))
     assert outcome(LOOP, FIGURES[2:], Checkpoint(file))[3][0][0] == 4
     assert sorted(tmp_path.iterdir()) == [former(file), file]
 
 
-@pytest.mark.parametrize(("takes", "saved"), [(0.15, [1, *range(3, 13, 2)]), (0.35, [1, 5, 9]), (9.9, [1])])
+def test_what_other_callbacks_do_after_an_update_is_done_before_it_is_written(tmp_path: Path) -> None:
+    file, whole = tmp_path / "toy.pt", outcome(LOOP, FIGURES, StopAt(3))
+    assert whole[0].reason == "stopped"
+    always = partial(Checkpoint, file, share=math.inf)
+    for last, begins in ((StopAt(3, kill), 3), (Ended(kill), None)):
+        remove_checkpoint(file)
+        assert outcome(LOOP, FIGURES, always(), *(() if begins else (StopAt(3),)), last)[0] is None
+        resumed = outcome(LOOP, FIGURES[2:], always(), StopAt(3))
+        assert resumed[:3] == whole[:3]
+        assert [update for update, _ in resumed[3]] == ([begins] if begins else [])
+
+
+class Ended(Callback):
+    """Acts when a run has ended, before anything is made of its end."""
+
+    def __init__(self, act: Callable[[FitRun], None]) -> None:
+        self.act = act
+
+    def on_end(self, run: FitRun, ending: Ending) -> None:
+        self.act(run)
+
+
+def test_a_validation_is_written_once_so_the_one_before_is_older(tmp_path: Path) -> None:
+    file, updates = tmp_path / "toy.pt", list[int]()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(callbacks, "write_checkpoint", lambda path, state: updates.append(state["update"]))
+        outcome(LOOP, FIGURES, Checkpoint(file, share=math.inf))
+    assert updates == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("takes", "saved"), [(0.15, [1, *range(3, 13, 2)]), (0.35, [1, 5, 9]), (0.65, [1, 7]), (99.0, [1, 7])]
+)
 def test_between_validations_writing_takes_its_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, saved: list[int]
 ) -> None:
@@ -105,6 +139,7 @@ def test_between_validations_writing_takes_its_share_of_the_time(
         clock.now += takes
 
     monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(callbacks, "LONGEST", 5.5)
     monkeypatch.setattr(callbacks, "write_checkpoint", write)
     long = config(num_updates=12, validate_every=12, validate_start=False)
     outcome(long, [0.5], Ticking(clock), Checkpoint(file, share=0.1))
@@ -208,7 +243,7 @@ def test_a_bar_of_a_run_that_goes_on_begins_where_the_run_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "toy.pt"
-    outcome(LOOP, FIGURES, Checkpoint(file), StopAt(5, kill))
+    outcome(LOOP, FIGURES, Checkpoint(file, share=0.0), StopAt(5, kill))
     capsys.readouterr()
     outcome(LOOP, FIGURES[3:], Checkpoint(file), ProgressBar())
     assert "4/8" in capsys.readouterr().err
