@@ -17,24 +17,20 @@ from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
-from rl_det.finetuning.compared import compared_seeds, have_truths
 from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.inspection import inspect
 from rl_det.finetuning.processes import On
+from rl_det.finetuning.reporting import report
 from rl_det.finetuning.request import DataFlags, Request
-from rl_det.finetuning.results import Results, load_results
-from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
+from rl_det.finetuning.results import Results
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.parallel import check_alone
 from rl_det.policies.build import PolicyName
 from rl_det.program import ProgramFlags, one_line, program
 from rl_det.progress import bar
-from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
-from rl_det.report.tables import markdown_table
 from rl_det.settings import at_least, check_settings, within
-from rl_det.storage.files import write_whole
 from rl_det.storage.run import CONFIG
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -306,25 +302,7 @@ def run_check(flags: CheckFlags) -> None:
 
 def run_report(flags: ReportFlags) -> None:
     """`rl-det report`."""
-    if not flags.folders:
-        raise UserError("report needs a folder at least")
-    runs = [load_results(folder) for folder in flags.folders]
-    kept = have_truths(flags.folders)
-    needing = {"--picture": flags.picture, "--html": flags.html if len(runs) > 1 else None}
-    if wanted := [name for name, file in needing.items() if file is not None and not kept]:
-        raise UserError(
-            f"a run of an older version has not kept the true boxes, which a picture needs; leave out {' and '.join(wanted)}"
-        )
-    compared = compared_seeds(flags.folders) if kept and (len(runs) > 1 or flags.picture) else None
-    if flags.html is not None:
-        page = page_of_folder(runs[0]) if len(runs) == 1 or compared is None else page_of_seeds(compared, flags.folders)
-        write_whole(flags.html, page)
-    if flags.picture is not None and compared is not None:
-        draw_comparison(compared, flags.picture)
-    if len(runs) == 1:
-        print(runs[0].table(), end="")
-    else:
-        print(markdown(compared) if compared else markdown_table([run.to_json() for run in runs]))
+    print(report(flags.folders, html=flags.html, picture=flags.picture), end="")
     if flags.html is not None:
         print(f"the page is {flags.html}")
 

@@ -1,0 +1,37 @@
+"""What finished runs have found: one table, joined over seeds, and the page and the picture if they are wanted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl_det.errors import UserError
+from rl_det.finetuning.compared import compared_seeds, have_truths
+from rl_det.finetuning.results import load_results
+from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
+from rl_det.report.comparison import draw_comparison, markdown
+from rl_det.report.tables import markdown_table
+from rl_det.storage.files import write_whole
+
+
+def report(folders: Sequence[Path], *, html: Path | None = None, picture: Path | None = None) -> str:
+    """The table of one run, or of runs that differ in their seeds, as text; `html` and `picture` are files to write.
+
+    Raises ValueError for folders that hold no finished run, and for a file that needs true boxes where a run has none.
+    """
+    if not folders:
+        raise UserError("report needs a folder at least")
+    runs = [load_results(folder) for folder in folders]
+    kept = have_truths(folders)
+    needing = {"--picture": picture, "--html": html if len(runs) > 1 else None}
+    if wanted := [name for name, file in needing.items() if file is not None and not kept]:
+        raise UserError(
+            f"a run of an older version has not kept the true boxes, which a picture needs; leave out {' and '.join(wanted)}"
+        )
+    compared = compared_seeds(folders) if kept and (len(runs) > 1 or picture) else None
+    if html is not None:
+        page = page_of_folder(runs[0]) if len(runs) == 1 or compared is None else page_of_seeds(compared, folders)
+        write_whole(html, page)
+    if picture is not None and compared is not None:
+        draw_comparison(compared, picture)
+    if len(runs) == 1:
+        return runs[0].table()
+    return (markdown(compared) if compared else markdown_table([run.to_json() for run in runs])) + "\n"
