@@ -26,11 +26,15 @@ class Readings:
         monkeypatch.setattr(kept_digests, "SETTLED_NS", -1)
 
     @property
+    def names(self) -> Sequence[str]:
+        return sorted(file.name for file in self.files)
+
+    @property
     def kept(self) -> Path:
         return self.cache / "digests.sqlite"
 
     def read(self) -> Sequence[str]:
-        """The names of the files that a new process reads; all hashes must be right."""
+        """The names of the files that a new process reads, sorted; all hashes must be right."""
         read, hashed = list[str](), files._digest
 
         def noted(file: Path) -> str:
@@ -41,7 +45,7 @@ class Readings:
             patched.setattr(files, "_digests", {})
             patched.setattr(files, "_digest", noted)
             assert digests(self.files) == [sha256(file.read_bytes()).hexdigest() for file in self.files]
-        return read
+        return sorted(read)
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Readings:
 
 
 def test_a_later_process_reads_nothing_again(readings: Readings) -> None:
-    assert readings.read() == [file.name for file in readings.files]
+    assert readings.read() == readings.names
     assert readings.read() == []
 
 
@@ -118,4 +122,4 @@ def test_without_a_cache_folder_that_can_be_written_to_files_are_read(
     readings: Readings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings.cache.write_text("a file in place of the folder")
-    assert readings.read() == readings.read() == [file.name for file in readings.files]
+    assert readings.read() == readings.read() == readings.names
