@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -45,7 +46,8 @@ def read_file(path: Path, entry: str = "the file", largest: int = LARGEST_TEXT) 
 
 
 WORTH_KEEPING = 2**27
-"""The hashes of so many bytes take about a second to compute again, so they are kept for later processes."""
+"""The hashes of so many bytes are kept for later processes. They take 0.2 s where the system has the files in memory
+(experiments/benchmarks/README.md), and longer from a disk."""
 _digests: dict[Stamp, str] = {}
 """The hashes of the files that this process has read or recalled."""
 
@@ -61,13 +63,13 @@ def digests(files: Sequence[Path]) -> list[str]:
     if are_many := sum(stamp.size for stamp in unread) >= WORTH_KEEPING:
         _digests.update(recalled(list(unread)))
         unread = {stamp: file for stamp, file in unread.items() if stamp not in _digests}
-    found = dict[Stamp, str]()
+    found, started = dict[Stamp, str](), time.time_ns()
     with bar("contents of images", len(unread), delay=SHORT_WORK) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
         for stamp, digest in zip(unread, pool.map(_digest, unread.values()), strict=True):
             found[stamp] = digest
             shown.advance()
     if are_many:
-        keep(found)
+        keep(found, since=started)
     _digests.update(found)
     return [_digests[stamp] for stamp in stamps]
 

@@ -8,7 +8,6 @@ kept: it may be written again in the same tick of a coarse clock.
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -54,9 +53,9 @@ def recalled(stamps: Sequence[Stamp]) -> dict[Stamp, str]:
     return _asked(found) or {}
 
 
-def keep(digests: Mapping[Stamp, str]) -> None:
-    """Keep the hashes of files that were read just now; not if the cache folder cannot be written to."""
-    settled = time.time_ns() - SETTLED_NS
+def keep(digests: Mapping[Stamp, str], since: int) -> None:
+    """Keep the hashes of files that were read since this time, in nanoseconds; not if the cache folder cannot be written to."""
+    settled = since - SETTLED_NS
     rows = [
         (*stamp, digest, _seal(stamp, digest))
         for stamp, digest in digests.items()

@@ -90,6 +90,16 @@ def test_files_written_just_now_and_small_data_sets_are_not_kept(
     assert not readings.kept.exists()
 
 
+@pytest.mark.parametrize(("after", "kept"), [(1, True), (0, False)])
+def test_a_file_is_kept_if_its_reading_began_when_its_last_change_was_long_ago(
+    readings: Readings, monkeypatch: pytest.MonkeyPatch, after: int, kept: bool
+) -> None:
+    monkeypatch.setattr(kept_digests, "SETTLED_NS", 10**12)  # however long the reading itself takes
+    stamp = kept_digests.stamp_of(readings.files[0])
+    kept_digests.keep({stamp: "a hash"}, since=max(stamp.modified, stamp.changed) + 10**12 + after)
+    assert kept_digests.recalled([stamp]) == ({stamp: "a hash"} if kept else {})
+
+
 def test_a_row_that_was_changed_is_not_believed(readings: Readings) -> None:
     readings.read()
     with sqlite3.connect(readings.kept) as opened:
