@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ DEBUG = "RL_DET_DEBUG"
 """The environment variable that keeps the traceback of a user's mistake, for this program and its processes."""
 FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What a file system answers that refuses the user, or is full."""
+MAIN_FIRST = 5.0
+"""Seconds in which the main process may tell a mistake that all of a launch have found: it ends, and its launcher ends the others."""
 
 
 class UsageError(UserError):
@@ -71,7 +74,10 @@ def program(
         is_users = isinstance(error, UserError) or error.errno in FAULTS_OF_THE_MACHINE
         if not is_users or (os.environ.get(DEBUG) and not isinstance(error, UsageError)):
             raise
-        who = "" if parallel.is_main() else f"process {parallel.rank()}: "
+        who = ""
+        if not parallel.is_main():
+            time.sleep(MAIN_FIRST)
+            who = f"process {parallel.rank()}: "
         print(f"{who}error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -88,6 +88,19 @@ def test_mistakes_are_one_line_and_nothing_is_written(alone: Path) -> None:
     assert "Traceback" not in ended.stderr.split("torch/distributed")[0]
 
 
+@pytest.mark.parametrize(
+    ("ranks", "line"),
+    [((0, 1), "error: found by (0, 1)"), ((1,), "process 1: error: found by (1,)")],
+    ids=["by_all", "by_another"],
+)
+def test_a_mistake_is_told_once_whoever_is_first_to_find_it(ranks: tuple[int, ...], line: str) -> None:
+    ended = subprocess.run(
+        command(2, "--module", "parallel.mistaken", *ranks), capture_output=True, text=True, env=environment()
+    )
+    assert ended.returncode != 0
+    assert [told for told in ended.stderr.splitlines() if "error: found by" in told] == [line]
+
+
 def test_a_comparison_starts_its_processes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
