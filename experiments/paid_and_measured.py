@@ -34,6 +34,7 @@ from rl_det.report.bootstrap import interval, mean_ap, redrawn
 from rl_det.rewards import Cost, count_error, f1, lrp
 from rl_det.rewards.tallied import Tallied
 from rl_det.rewards.thresholds import best_threshold, tallies_at, worth_of
+from rl_det.strategies.strategy import given
 
 METRICS: dict[str, CocoOptions | Tallied] = {
     "mAP": COCO,
@@ -52,6 +53,8 @@ class Flags(Request, ProgramFlags):
     rewards: tuple[str, ...] = ("pool_ap", "ap50", "pool_f1", "lrp", "pool_cost", "count_error")
     """What is paid, one PPO each."""
     seed: int = 0
+    num_updates: int | None = None
+    """The updates of each row; left out: the budget's."""
     out: Path = Path("runs/paid_and_measured")
     table: bool = False
     """Print the table of all runs in the folder instead."""
@@ -64,11 +67,12 @@ class Flags(Request, ProgramFlags):
 def run(flags: Flags) -> None:
     """One seed: the control and one PPO a reward; the rows' detections on validation are kept beside the run."""
     data, detector = flags.open()
+    budget = budget_named(flags.budget)
     result = rl_det.finetune(
         detector,
         data,
         *(rl_det.PPO(name=reward, reward=reward) for reward in flags.rewards),
-        budget=replace(budget_named(flags.budget), fit_evaluations=0),
+        budget=replace(budget, num_updates=given(flags.num_updates, budget.num_updates), fit_evaluations=0),
         seed=flags.seed,
         out=flags.out / f"seed{flags.seed}",
         encodings=flags.out / "encodings",

@@ -1,5 +1,6 @@
 """What is paid beside what is measured, in small: it runs, and its table is what the detections are worth."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ def test_the_table_has_a_row_for_each_reward_and_the_control_and_a_column_for_ea
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--budget", "smoke", "--device", "cpu", "--out", tmp_path, "--rewards", "pool_ap", "pool_f1")
-    run_script(SCRIPT, *flags, monkeypatch=monkeypatch)
+    run_script(SCRIPT, *flags, "--num-updates", "3", monkeypatch=monkeypatch)
     told = results(tmp_path / "seed0")
+    assert json.loads((tmp_path / "seed0" / "config.json").read_text())["run"]["budget"]["num_updates"] == 3
     assert list(told["methods"]) == ROWS
     capsys.readouterr()
     run_script(SCRIPT, *flags, "--table", "--draws", "5", monkeypatch=monkeypatch)
