@@ -1,12 +1,9 @@
 """Export a tuned policy to files that work without rl_det: a torchvision state_dict, and the policy's module if it has one."""
 
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from rl_det.detectors.loading import DETECTOR
 from rl_det.detectors.transformers.pretrained import WEIGHTS, save_pretrained
@@ -14,9 +11,9 @@ from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.head import HeadWithModule
 from rl_det.policies.policy import Policy
+from rl_det.policies.programs import write_program
 from rl_det.policies.refine import RefinePolicy
 from rl_det.policies.voting import VotingPolicy
-from rl_det.storage.files import write_with
 from rl_det.storage.weights import save_state
 
 MODULE = "module.safetensors"
@@ -66,7 +63,7 @@ def _export_context(policy: ContextPolicy, num_candidates: int, file: Path) -> P
         torch.ones(size, dtype=torch.bool),
         torch.zeros(*size, policy.module.embedding.in_features),
     )
-    return _export_module(policy.module, example, ({0: Dim("images")},) * 5, file)
+    return write_program(policy.module, example, ({0: Dim("images")},) * 5, file)
 
 
 def _export_voting(policy: VotingPolicy | RefinePolicy, file: Path) -> Path:
@@ -77,17 +74,4 @@ def _export_voting(policy: VotingPolicy | RefinePolicy, file: Path) -> Path:
     example = (boxes.flatten(1, 2)[:, index[0]], torch.zeros(2, 4), index, boxes, logits)
     images, candidates, proposals = Dim("images"), Dim("candidates"), Dim("proposals")
     ours, all_of_them = {0: images, 1: candidates}, {0: images, 1: proposals}
-    return _export_module(policy.module, example, (ours, ours, ours, all_of_them, all_of_them), file)
-
-
-def _export_module(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: tuple[Any, ...], file: Path) -> Path:
-    own = deepcopy(module).cpu().eval()  # the policy may go on training, on its device
-    program = torch.export.export(own, example, dynamic_shapes=dynamic_shapes)
-    write_with(file, lambda beside: _save(program, beside))
-    return file
-
-
-def _save(program: ExportedProgram, file: Path) -> None:
-    """Save the program through an open file, because torch refuses names that do not end in .pt2."""
-    with file.open("wb") as opened:
-        torch.export.save(program, opened)
+    return write_program(policy.module, example, (ours, ours, ours, all_of_them, all_of_them), file)

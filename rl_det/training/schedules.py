@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 WARM_UP_SHARE, FEWEST_WARM_UP_STEPS = 0.05, 5
-"""The warm-up is this share of the steps, but not fewer; all of a course that is shorter. Adam's first step moves each weight by
-the whole rate, however small its gradient: in a run of few steps, it alone can spoil a trained head."""
+"""The warm-up is this share of the steps, but not fewer; all of a course that is shorter. Adam's first step moves each weight
+by the whole rate, however small its gradient: in a run of few steps, it alone can spoil a trained head."""
 DROPS = (2 / 3, 8 / 9)
 """The shares of the training after which the rate drops: steps 60,000 and 80,000 of Detectron's 90,000."""
 DROP = 0.1
