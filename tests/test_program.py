@@ -1,15 +1,13 @@
 """What a program prints of an error: one line for a user's mistake, and the traceback of any other."""
 
 import errno
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import EXPERIMENTS, run_script
 
 from rl_det import cli
 from rl_det.errors import PathError, UserError
@@ -95,10 +93,10 @@ def test_every_command_has_the_flag(command: str, capsys: pytest.CaptureFixture[
     assert "--traceback" in capsys.readouterr().out
 
 
-def test_every_script_has_the_flag() -> None:
-    root = Path(__file__).parents[1]
-    for script in sorted((root / "experiments").glob("*.py")):
-        ended = subprocess.run(
-            [sys.executable, script, "--help"], capture_output=True, text=True, check=False, env=dict(os.environ)
-        )
-        assert "--traceback" in ended.stdout, script.name + ended.stderr
+@pytest.mark.parametrize("script", sorted(file.name for file in EXPERIMENTS.glob("*.py")))
+def test_every_script_has_the_flag(
+    script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        run_script(script, "--help", monkeypatch=monkeypatch)
+    assert "--traceback" in capsys.readouterr().out
