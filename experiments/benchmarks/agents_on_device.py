@@ -24,7 +24,8 @@ from rl_det.detectors.encodings import encode_dataset
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.policies.build import POLICIES, PolicyName, build_policy
 from rl_det.strategies.ppo import PPO, PpoLearner
-from rl_det.training.loop import FitRun, LoopConfig
+from rl_det.training.loop import FitRun
+from rl_det.training.loop_config import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

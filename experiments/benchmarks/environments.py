@@ -54,7 +54,8 @@ from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import REWARDS, Edits, Reward, Step, reward_named  # noqa: E402
 from rl_det.strategies import ppo  # noqa: E402
 from rl_det.strategies.teaching import Supervised, taught  # noqa: E402
-from rl_det.training.loop import Ending, LoopConfig, fit  # noqa: E402
+from rl_det.training.loop import Ending, fit  # noqa: E402
+from rl_det.training.loop_config import LoopConfig  # noqa: E402
 
 RESCORE, SELECT, TUNE, REFINE, ADJUST = (
     f"rl_det/{name}-v0"

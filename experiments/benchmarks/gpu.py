@@ -45,7 +45,8 @@ from rl_det.precision import WantedPrecision
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.teaching import taught
-from rl_det.training.loop import FitRun, LoopConfig
+from rl_det.training.loop import FitRun
+from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Sample, Target
 
 NUM_CLASSES, NUM_BOXES = 20, 10

@@ -40,7 +40,8 @@ from rl_det.detectors.encodings import EncodedDataset, encode_dataset  # noqa: E
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS  # noqa: E402
 from rl_det.policies.build import POLICIES, build_policy  # noqa: E402
 from rl_det.strategies.ppo import PPO, PpoLearner  # noqa: E402
-from rl_det.training.loop import FitRun, LoopConfig  # noqa: E402
+from rl_det.training.loop import FitRun  # noqa: E402
+from rl_det.training.loop_config import LoopConfig  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,8 @@ from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner
 from rl_det.training.callbacks import Checkpoint, ProgressBar
-from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.loop import fit
+from rl_det.training.loop_config import LoopConfig
 
 NUM_CANDIDATES = 100
 """The candidates of an image in validations."""

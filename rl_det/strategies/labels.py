@@ -24,7 +24,8 @@ from rl_det.settings import check_settings, positive, within
 from rl_det.strategies.strategy import Task, given
 from rl_det.training.batches import ShuffledBatches
 from rl_det.training.descent import Descent
-from rl_det.training.loop import Ending, LoopConfig
+from rl_det.training.loop import Ending
+from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Encoded, HeadOutput, Target
 
 CONTROL = "continued_supervised"

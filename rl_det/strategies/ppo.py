@@ -60,7 +60,8 @@ from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.surrogate import SurrogateName
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
-from rl_det.training.loop import PAID, Ending, LoopConfig
+from rl_det.training.loop import Ending
+from rl_det.training.loop_config import PAID, LoopConfig
 from rl_det.types import HeadOutput
 
 

@@ -43,7 +43,8 @@ from rl_det.strategies.selection import Monitor, check_monitored, margin_of_coll
 from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.teaching import Supervised, taught
 from rl_det.training.descent import Descent
-from rl_det.training.loop import PAID, Ending, LoopConfig
+from rl_det.training.loop import Ending
+from rl_det.training.loop_config import PAID, LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ from rl_det.progress import Bar
 from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.strategies.fixed_settings import judged
 from rl_det.strategies.ppo import PPO, PpoLearner
-from rl_det.training.loop import Callback, Ending, FitRun, LoopConfig, fit
+from rl_det.training.loop import Callback, Ending, FitRun, fit
+from rl_det.training.loop_config import LoopConfig
 
 Log = Callable[[int, dict[str, float]], None]
 """(actions so far, metrics of a rollout) -> None."""

@@ -17,7 +17,8 @@ from rl_det.detectors.encodings import Encodings
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
-from rl_det.training.loop import Ending, Learner, LoopConfig
+from rl_det.training.loop import Ending, Learner
+from rl_det.training.loop_config import LoopConfig
 
 Value = TypeVar("Value")
 Fit = Callable[[Learner, LoopConfig], Ending]

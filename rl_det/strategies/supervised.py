@@ -27,7 +27,8 @@ from rl_det.precision import Precision
 from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies.strategy import Task, given
 from rl_det.training.descent import Descent
-from rl_det.training.loop import Ending, LoopConfig
+from rl_det.training.loop import Ending
+from rl_det.training.loop_config import LoopConfig
 from rl_det.training.schedules import ScheduleName
 from rl_det.types import Sample
 

@@ -13,7 +13,8 @@ from rl_det_envs.refine_boxes import RefineBoxesVector
 from rl_det.rewards import Step
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
-from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.loop import fit
+from rl_det.training.loop_config import LoopConfig
 
 AGENTS = {"ppo": (PpoLearner, PPO), "reinforce": (ReinforceLearner, Reinforce)}
 LEARNT, NOT_LEARNT = 0.7, 0.5

@@ -15,7 +15,8 @@ from rl_det.policies.adjust import AdjustPolicy
 from rl_det.policies.detections import mean_ap
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
-from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.loop import fit
+from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Encoded, HeadOutput
 
 

@@ -23,7 +23,8 @@ from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.select import SelectPolicy
 from rl_det.strategies.ppo import PPO, PpoLearner
-from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.loop import fit
+from rl_det.training.loop_config import LoopConfig
 
 
 def learnt_by_ppo(

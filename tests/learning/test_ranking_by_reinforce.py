@@ -16,7 +16,8 @@ from rl_det_envs.rescore_detections import RescoreDetectionsVector
 from rl_det.losses.advantages import Advantage
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
-from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.loop import fit
+from rl_det.training.loop_config import LoopConfig
 
 
 def learnt_by_reinforce(

@@ -14,7 +14,8 @@ from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.policy import Policy
 from rl_det.strategies.labels import Labels, LabelsLearner, supervised_loss
 from rl_det.training.averaging import copied
-from rl_det.training.loop import Ending, LoopConfig, fit
+from rl_det.training.loop import Ending, fit
+from rl_det.training.loop_config import LoopConfig
 
 LITTLE = LoopConfig(num_updates=6, learning_rate=2e-3, validate_every=2)
 

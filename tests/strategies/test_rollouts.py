@@ -11,7 +11,8 @@ from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.settings import SettingsPolicy
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.rollouts import collect
-from rl_det.training.loop import FitRun, LoopConfig
+from rl_det.training.loop import FitRun
+from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Encoded, HeadOutput
 
 

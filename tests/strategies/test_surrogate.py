@@ -25,7 +25,8 @@ from rl_det.policies.voting_module import VotingModule
 from rl_det.strategies.class_lists import MatchedCandidates, class_lists, match_candidates
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.surrogate import SURROGATES, Surrogate, SurrogateName, model_losses, policy_losses
-from rl_det.training.loop import LoopConfig, fit
+from rl_det.training.loop import fit
+from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Candidates, Target
 
 NAMES = get_args(SurrogateName)

@@ -19,7 +19,8 @@ from rl_det.detectors.encodings import EncodedDataset
 from rl_det.strategies.labels import Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy
-from rl_det.training.loop import Ending, FitRun, Learner, LoopConfig
+from rl_det.training.loop import Ending, FitRun, Learner
+from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Target
 
 aten = torch.ops.aten

@@ -22,7 +22,8 @@ from rl_det.errors import UserError
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
-from rl_det.training.loop import FitRun, LoopConfig
+from rl_det.training.loop import FitRun
+from rl_det.training.loop_config import LoopConfig
 
 AGENTS: dict[str, Any] = {"ppo": (PpoLearner, PPO), "reinforce": (ReinforceLearner, Reinforce)}
 RESCORE, REFINE = "rl_det/RescoreDetections-v0", "rl_det/RefineBoxes-v0"

@@ -18,7 +18,8 @@ from rl_det.storage.checkpoint import former, remove_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training import callbacks
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
-from rl_det.training.loop import Callback, Ending, FitRun, LoopConfig, fit
+from rl_det.training.loop import Callback, Ending, FitRun, fit
+from rl_det.training.loop_config import LoopConfig
 
 FIGURES = [0.1, 0.2, 0.5, 0.4, 0.3]
 LOOP = config(num_updates=8, validate_every=2, validate_start=True)

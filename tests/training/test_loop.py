@@ -15,7 +15,8 @@ from unchecked import unchecked
 
 from rl_det.errors import NotFiniteError, UserError
 from rl_det.training.descent import Descent
-from rl_det.training.loop import Ending, FitRun, LoopConfig, fit
+from rl_det.training.loop import Ending, FitRun, fit
+from rl_det.training.loop_config import LoopConfig
 
 
 def run(learner: ToyLearner, **changes: Any) -> Ending:

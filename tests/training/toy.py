@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from rl_det.training.descent import Descent
-from rl_det.training.loop import Callback, Ending, FitRun, LoopConfig
+from rl_det.training.loop import Callback, Ending, FitRun
+from rl_det.training.loop_config import LoopConfig
 
 
 class Number(nn.Module):
