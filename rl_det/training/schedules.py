@@ -18,7 +18,7 @@ DROP = 0.1
 
 def warm_up_of(num_steps: int) -> float:
     """The steps until the rate has risen to its peak."""
-    return max(WARM_UP_SHARE * num_steps, min(FEWEST_WARM_UP_STEPS, num_steps))
+    return max(WARM_UP_SHARE * num_steps, float(min(FEWEST_WARM_UP_STEPS, num_steps)))
 
 
 def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
