@@ -54,7 +54,7 @@ class Flags(Request, ProgramFlags):
     """What is paid, one PPO each."""
     seed: int = 0
     num_updates: int | None = None
-    """The updates of each row; left out: the budget's."""
+    """The budget's number of updates; left out: as the budget has it."""
     out: Path = Path("runs/paid_and_measured")
     table: bool = False
     """Print the table of all runs in the folder instead."""

@@ -29,7 +29,8 @@ DEBUG = "RL_DET_DEBUG"
 FAULTS_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What a file system answers that refuses the user, or is full."""
 MAIN_FIRST = 5.0
-"""Seconds in which the main process may tell a mistake that all have found; then it ends, and its launcher ends the others."""
+"""Seconds that the main process has to tell a mistake before others do. Mostly all have found it; at the main one's end, the
+launcher ends the others."""
 
 
 class UsageError(UserError):

@@ -82,6 +82,7 @@ def compare(
             recipe,
             seed,
             baselines=False,
+            out=out / Cell(name, seed, fold).folder,
             frozen=request.frozen_for(strategy_of(name, reward)),
         )
         for fold, part in parts.items()

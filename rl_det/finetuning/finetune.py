@@ -38,7 +38,7 @@ from rl_det.storage.checkpoint import has_checkpoint, latest_checkpoint, remove_
 from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
-from rl_det.storage.run import CHECKPOINTS, CONFIG, ENCODINGS, Run, check_run_folder
+from rl_det.storage.run import CHECKPOINTS, CONFIG, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
@@ -97,10 +97,9 @@ def finetune(
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
     work = in_batches_of(batch_size, budget_named(budget), recipe or recipe_for(splits))
     frozen = FrozenPart(precision=precision, compile=compile)
-    plan = plan_run(copy.deepcopy(detector), splits, chosen, *work, seed, baselines=baselines, frozen=frozen)
-    plan.limits = limits
-    folder = Path(out) if out is not None else plan.default_folder()
-    plan.own_folder = folder / ENCODINGS
+    start = copy.deepcopy(detector)
+    plan = plan_run(start, splits, chosen, *work, seed, baselines=baselines, out=out, frozen=frozen)
+    plan.limits, folder = limits, plan.folder
     if encodings is not None:
         plan.encodings = Path(encodings)
 
@@ -291,7 +290,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             "encodings": plan.cache.facts() if plan.encoded else {},
             "strategies": plan.identity["strategies"],
         },
-        folder=plan.own_folder.parent,
+        folder=plan.folder,
     )
     detections = {name: row.detections for name, row in found.items()}
     findings = Findings(

@@ -28,7 +28,7 @@ from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodin
 from rl_det.policies.build import check_bears, usual_policy
 from rl_det.progress import SHORT_WORK, bar, tell
 from rl_det.settings import at_least, check_settings
-from rl_det.storage.run import PARTS
+from rl_det.storage.run import ENCODINGS, PARTS
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import WARM_START
 from rl_det.strategies.labels import CONTROL, Labels
@@ -62,8 +62,8 @@ class Plan:
     """The folder that keeps encodings for other runs; None: they go where the limits allow."""
     remake: bool = False
     """Whether encodings in that folder that are of something else, or damaged, are made anew and not refused."""
-    own_folder: Path = Path("encodings")
-    """Where this run's encodings go if they need a disk, and their copy if they do not, until the run ends."""
+    folder: Path
+    """The run's folder."""
     encoded: dict[str, Encodings] = field(default_factory=dict)
     encoding: float = 0.0
     """The seconds that encoding has taken so far."""
@@ -71,12 +71,10 @@ class Plan:
     def __post_init__(self) -> None:
         check_settings(self, seed=at_least(0, usual="0"))
 
-    def default_folder(self) -> Path:
-        """The default folder: in `runs/`, named after strategies, data, detector, updates and seed."""
-        names = "+".join(strategy.name for strategy in self.strategies)
-        updates = f"{self.budget.num_updates}updates"
-        name = f"{names}-{self.data.name}-{self.detector.architecture.name}-{updates}-seed{self.seed}"
-        return Path("runs") / name
+    @property
+    def own_encodings(self) -> Path:
+        """Where this run's encodings go if they need a disk, and their copy if they do not, until the run ends."""
+        return self.folder / ENCODINGS
 
     def check_images(self) -> None:
         """Decode the test and validation images and some of the training images once: a broken one fails the run at its start.
@@ -122,7 +120,7 @@ class Plan:
     @cached_property
     def cache(self) -> CachePlan:
         """Where encodings go, and what they hold; it is said when it is decided."""
-        folder = self.encodings or self.own_folder
+        folder = self.encodings or self.own_encodings
         plan = parallel.of_main(
             lambda: plan_cache(
                 self.detector,
@@ -150,7 +148,7 @@ class Plan:
         if split not in self.encoded:
             started = time.perf_counter()
             images, on_disk = self.images(split), self.cache.place == "disk" or self.cache.copied
-            kept = self.encodings or (self.own_folder if on_disk else None)
+            kept = self.encodings or (self.own_encodings if on_disk else None)
             with bar(f"encode {split}", parallel.number_of_own(len(images))) as shown:
                 self.encoded[split] = encodings_by(
                     self.cache,
@@ -168,7 +166,7 @@ class Plan:
     def remove_own_encodings(self) -> None:
         """Remove this run's encodings from the disk; those in a folder of the user's stay."""
         self.encoded.clear()
-        shutil.rmtree(self.own_folder, ignore_errors=True)
+        shutil.rmtree(self.own_encodings, ignore_errors=True)
 
     def task(self, name: str = "", callbacks: Sequence[Callback] = (), *, goes_on: bool = False) -> Task:
         """The task for a strategy, whose learner runs in the loop under this name and with these callbacks.
@@ -214,9 +212,13 @@ def plan_run(
     seed: int,
     *,
     baselines: bool,
+    out: str | Path | None,
     frozen: FrozenPart = USUAL,
 ) -> Plan:
-    """Make the plan; check that all fits together, before any image is decoded."""
+    """Make the plan of a run in this folder; check that all fits together, before any image is decoded.
+
+    None is a folder in `runs/`, named after strategies, data, detector, updates and seed.
+    """
     _check_kinds(detector, strategies)
     _check_frozen(detector, strategies, frozen)
     _check_names(strategies, baselines=baselines)
@@ -248,8 +250,14 @@ def plan_run(
         seed=seed,
         baselines=baselines,
         identity=identity,
+        folder=Path("runs") / _name(detector, data, strategies, budget, seed) if out is None else Path(out),
         frozen=frozen,
     )
+
+
+def _name(detector: Detector, data: Splits, strategies: Sequence[Strategy], budget: Budget, seed: int) -> str:
+    names = "+".join(strategy.name for strategy in strategies)
+    return f"{names}-{data.name}-{detector.architecture.name}-{budget.num_updates}updates-seed{seed}"
 
 
 def _settings(strategy: Strategy, detector: Detector) -> dict[str, Any]:

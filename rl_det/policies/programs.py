@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from rl_det.storage.files import write_with
 
-_traced: dict[str, ExportedProgram] = {}
+_traced: dict[tuple[Any, ...], ExportedProgram] = {}
 """A program for each kind of module that this process has written, with the weights of the last one."""
+OWN = ("rl_det.", "torch.nn.modules.")
+"""The modules of Python whose classes are known to trace alike if they have the same settings and shapes."""
+OF_TORCH = frozenset(vars(nn.Module()))
+PLAIN = (bool, int, float, str, type(None))
 
 
-def write_program(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: tuple[Any, ...], file: Path) -> Path:
+def write_program(module: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: tuple[Any, ...], file: Path) -> Path:
     """Write the module as it is in evaluation on the CPU; `torch.export.load(file).module()` is called as the module is.
 
     `example` are arguments, and `dynamic_shapes` says which of their sizes may differ, as for `torch.export.export`.
@@ -30,12 +34,11 @@ def write_program(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: t
     return file
 
 
-def _program_of(own: nn.Module, example: tuple[Any, ...], dynamic_shapes: tuple[Any, ...]) -> ExportedProgram:
+def _program_of(own: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: tuple[Any, ...]) -> ExportedProgram:
     """The module's program; it may share its tensors with the next one."""
-    try:
-        kind = "\n".join([*_kind(own), *(f"{part.dtype} {part.shape}" for part in example), str(dynamic_shapes)])
-    except TypeError:
+    if not all(_is_known(part) for part in own.modules()):
         return torch.export.export(own, example, dynamic_shapes=dynamic_shapes)
+    kind = (*_kind(own), *((part.dtype, part.shape) for part in example), str(dynamic_shapes))
     if kind not in _traced:
         _traced[kind] = torch.export.export(own, example, dynamic_shapes=dynamic_shapes)
     program = _traced[kind]
@@ -45,23 +48,31 @@ def _program_of(own: nn.Module, example: tuple[Any, ...], dynamic_shapes: tuple[
     return program
 
 
-def _kind(own: nn.Module) -> Iterator[str]:
-    """All that a trace depends on: classes, settings, names and shapes; TypeError if a part holds anything else."""
+def _is_known(part: nn.Module) -> bool:
+    """Whether `_kind` tells all that a trace of this module depends on: a class of this library or torch's, nothing added."""
+    return (
+        f"{type(part).__module__}.".startswith(OWN)
+        and all(type(value) in PLAIN for value in _settings(part).values())
+        and not any(value for name, value in vars(part).items() if name.endswith("_hooks"))
+        and not part._non_persistent_buffers_set
+    )
+
+
+def _settings(part: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that torch did not give it; tuples of plain values, such as a shape, as text."""
+    own = {name: value for name, value in vars(part).items() if name not in OF_TORCH}
+    return {
+        name: repr(value) if isinstance(value, tuple) and all(type(one) in PLAIN for one in value) else value
+        for name, value in own.items()
+    }
+
+
+def _kind(own: nn.Module) -> Iterator[tuple[Any, ...]]:
+    """Classes, settings, names and shapes. It holds the classes themselves, so that no later class takes their place."""
     for name, part in own.named_modules():
-        yield f"{name}: {type(part)} {id(type(part))}"
-        for attribute, value in vars(part).items():
-            if attribute.startswith("_"):  # torch's own: parameters, buffers, modules, hooks
-                if "hooks" in attribute and value:
-                    raise TypeError(f"{name} has hooks")
-            elif isinstance(value, bool | int | float | str | None | tuple):
-                yield f"{attribute}={value!r}"
-            else:
-                raise TypeError(f"{name}.{attribute} is no plain value")
-    kept = own.state_dict()
-    for name, tensor in (*own.named_parameters(), *own.named_buffers()):
-        if name not in kept:
-            raise TypeError(f"{name} is not kept")
-        yield f"{name}: {tensor.dtype} {tensor.shape}"
+        yield name, type(part), *((key, repr(value)) for key, value in sorted(_settings(part).items()))
+    for name, tensor in own.state_dict(keep_vars=True).items():
+        yield name, tensor.dtype, tensor.shape
 
 
 def _save(program: ExportedProgram, file: Path) -> None:

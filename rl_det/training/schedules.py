@@ -8,23 +8,16 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-WARM_UP_SHARE, FEWEST_WARM_UP_STEPS = 0.05, 5
-"""The warm-up is this share of the steps, but not fewer; all of a course that is shorter. Adam's first step moves each weight
-by the whole rate, however small its gradient: in a run of few steps, it alone can spoil a trained head."""
+WARM_UP_SHARE = 0.05
 DROPS = (2 / 3, 8 / 9)
 """The shares of the training after which the rate drops: steps 60,000 and 80,000 of Detectron's 90,000."""
 DROP = 0.1
 
 
-def warm_up_of(num_steps: int) -> float:
-    """The steps until the rate has risen to its peak."""
-    return max(WARM_UP_SHARE * num_steps, float(min(FEWEST_WARM_UP_STEPS, num_steps)))
-
-
 def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
     """Multiply every group's rate by min(1, step / warm-up) * (1 + cos(pi * step / num_steps)) / 2, for all strategies."""
 
-    warm_up = warm_up_of(num_steps)
+    warm_up = max(1.0, WARM_UP_SHARE * num_steps)
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
@@ -35,7 +28,7 @@ def warm_cosine(optimizer: Optimizer, num_steps: int) -> LambdaLR:
 def warm_steps(optimizer: Optimizer, num_steps: int) -> LambdaLR:
     """Multiply every group's rate by min(1, step / warm-up), and by `DROP` at each of `DROPS`."""
 
-    warm_up = warm_up_of(num_steps)
+    warm_up = max(1.0, WARM_UP_SHARE * num_steps)
     drops = [share * num_steps for share in DROPS]
 
     def factor(step: int) -> float:

@@ -207,7 +207,8 @@ def test_results_of_another_reward_are_refused_before_any_process_is_started(
 ) -> None:
     name, own = "ppo_rescore", tmp_path / "out" / Cell("ppo_rescore", 0).folder
     data, detector = REQUEST.open()
-    job = plan_run(detector, data, [strategy_of(name, "pool_ap")], SMALL, recipe_for(data), 0, baselines=False)
+    wanted = [strategy_of(name, "pool_ap")]
+    job = plan_run(detector, data, wanted, SMALL, recipe_for(data), 0, baselines=False, out=own)
     with Run(own, job.identity) as begun:
         begun.log(0, name, {"val_AP": 0.5})
     names = started(monkeypatch)
@@ -260,21 +261,20 @@ def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
         "ppo_voting_and_smooth_ap",
     ],
 )
-def test_a_strategy_that_trains_runs(name: str) -> None:
+def test_a_strategy_that_trains_runs(name: str, tmp_path: Path) -> None:
     data, strategy = small_data(), strategy_of(name, "pool_ap")
-    job = plan_run(tiny(data), data, [strategy], SMALL, recipe_for(data), 0, baselines=False)
+    job = plan_run(tiny(data), data, [strategy], SMALL, recipe_for(data), 0, baselines=False, out=tmp_path)
     policy, task = strategy.start(job.detector).copy(), job.task(name)
     assert strategy.tune(policy, task).reason in ("budget", "collapse")  # of validation, on these few images
     assert 0 < task.validation_ap(policy) < 1
 
 
-def test_few_training_images_are_seen_in_several_views_and_by_all_strategies() -> None:
+def test_few_training_images_are_seen_in_several_views_and_by_all_strategies(tmp_path: Path) -> None:
     data = small_data()
     for max_views in (1, 6):
         budget = SMALL.__class__(**{**vars(SMALL), "max_views": max_views})
-        job = plan_run(
-            tiny(data), data, [strategy_of(CONTROL, "pool_ap")], budget, recipe_for(data), 0, baselines=False
-        )
+        wanted = [strategy_of(CONTROL, "pool_ap")]
+        job = plan_run(tiny(data), data, wanted, budget, recipe_for(data), 0, baselines=False, out=tmp_path)
         assert len(job.images("train")) == 12 * max_views
         assert job.images("val") is data.val
 

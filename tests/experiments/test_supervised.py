@@ -120,12 +120,12 @@ def test_a_mistake_costs_the_script_one_line_and_nothing_else(tmp_path: Path, re
     assert not (tmp_path / "run").exists()
 
 
-def test_a_small_data_set_is_not_gone_through_for_ever() -> None:
+def test_a_small_data_set_is_not_gone_through_for_ever(tmp_path: Path) -> None:
     data, budget = small_data(), rl_det.Budget()
     from rl_det.finetuning.budget import recipe_for
     from rl_det.finetuning.plan import plan_run
 
-    job = plan_run(tiny(data), data, [SUPERVISED], budget, recipe_for(data), 0, baselines=False)
+    job = plan_run(tiny(data), data, [SUPERVISED], budget, recipe_for(data), 0, baselines=False, out=tmp_path)
     usual = job.task().from_labels
     assert usual.num_steps * usual.batch_size >= len(data.train) * budget.supervised_passes
     assert (usual.num_steps - 1) * usual.batch_size < len(data.train) * budget.supervised_passes

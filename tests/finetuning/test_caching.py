@@ -29,6 +29,7 @@ from rl_det.finetuning.caching import (
 from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.rescore import RescorePolicy
+from rl_det.storage.run import ENCODINGS
 
 NUM_SCENES = 6
 
@@ -233,16 +234,16 @@ def test_damaged_encodings_in_a_folder_of_the_users_are_refused_and_in_the_progr
 ) -> None:
     def plan() -> Plan:
         data = rl_det.digit_scenes(4, 3, 2)
-        made = plan_run(shipped(), data, [rl_det.PPO()], BUDGET, recipe_for(data), 0, baselines=False)
-        made.own_folder, made.limits = tmp_path / "kept", CacheLimits(memory=0.0)
-        made.encodings, made.remake = None if whose == "run" else tmp_path / "kept", whose == "comparison"
+        made = plan_run(shipped(), data, [rl_det.PPO()], BUDGET, recipe_for(data), 0, baselines=False, out=tmp_path)
+        made.limits = CacheLimits(memory=0.0)
+        made.encodings, made.remake = None if whose == "run" else tmp_path / ENCODINGS, whose == "comparison"
         return made
 
     plan().encode("val")
-    (tmp_path / "kept" / "val" / "mask.npy").unlink()
+    (tmp_path / ENCODINGS / "val" / "mask.npy").unlink()
     capsys.readouterr()
     if whose == "user":
-        with pytest.raises(UserError, match=r"kept/val: must be a folder of encodings; mask\.npy cannot be read"):
+        with pytest.raises(UserError, match=r"encodings/val: must be a folder of encodings; mask\.npy cannot be read"):
             plan().encode("val")
     else:
         assert len(plan().encode("val")) == 3

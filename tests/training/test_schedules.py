@@ -35,12 +35,6 @@ def test_one_step_is_a_course_too() -> None:
     assert course(1) == [2.0]
 
 
-@pytest.mark.parametrize(("num_steps", "first"), [(2, 1 / 2), (4, 1 / 4), (20, 1 / 5), (100, 1 / 5), (140, 1 / 7)])
-def test_a_short_course_rises_too(num_steps: int, first: float) -> None:
-    for make in (warm_cosine, warm_steps):
-        assert course(num_steps, make)[0] == pytest.approx(2.0 * first)
-
-
 def test_by_steps_it_rises_for_a_twentieth_then_drops_to_a_tenth_twice() -> None:
     rates = course(180, warm_steps)
     assert rates[0] == pytest.approx(2.0 / 9)
