@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from contract.families import EVERY, IMAGES, NUM_CLASSES
-from contract.query_families import IS_INSTALLED, OPTIONS, lively_query_detector, query_model
+from contract.query_families import IS_INSTALLED, OPTIONS, last_linear, lively_query_detector, query_model
 from contract.test_detectors import assert_same_detections, restored, target, targets
 from torch import Tensor
 
 from rl_det.candidates import nms
+from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors.protocol import Part
 from rl_det.detectors.transformers.query import QueryDetector, relative
+from rl_det.policies.detections import candidates_ap
 from rl_det.types import Detections, Encoded, HeadOutput, concatenate
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="transformers is not installed")
@@ -232,3 +234,28 @@ def test_large_images_keep_the_processors_own_size() -> None:
     detector = QueryDetector(query_model("detr", NUM_CLASSES), part="predictor")
     encoded = detector.encode([torch.rand(3, 30, 40), torch.rand(3, 30, 90)])
     assert encoded.input_size.tolist() == [[800, 1066], [444, 1333]]
+
+
+def test_boxes_of_d_fine_that_are_inside_out_are_empty_and_no_training_stops_at_them() -> None:
+    detector = lively_query_detector("d_fine", NUM_CLASSES, IMAGES)
+    encoded = detector.encode(IMAGES)
+    before = detector.head(encoded)
+    layer = last_linear(detector.anatomy.regressor)
+    with torch.no_grad():
+        layer.bias.view(4, -1)[0, 0] += 100.0  # the left side, as far to the right as it goes
+        layer.bias.view(4, -1)[2, 0] += 100.0  # the right side, as far to the left
+    output = detector.head(encoded)
+    sides = output.boxes[..., 2:] - output.boxes[..., :2]
+    assert (sides >= 0).all()
+    assert (sides[..., 0] == 0).all(), "all are inside out"
+    torch.testing.assert_close(output.boxes[..., [1, 3]], before.boxes[..., [1, 3]])
+    candidates = detector.propose(encoded, 20)
+    found = candidates_ap(candidates, PostProcessingSettings(nms_iou=1.0), targets(), num_classes=NUM_CLASSES)
+    assert found == 0
+    (loss,) = detector.loss(encoded, targets(), output).values()
+    loss.backward()
+    assert loss.isfinite()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+    labels = [{"boxes": one.boxes, "labels": one.labels} for one in targets()]
+    assert all(loss.isfinite() for loss in detector.training_losses(IMAGES, labels).values())

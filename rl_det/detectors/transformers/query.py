@@ -54,7 +54,7 @@ class QueryDetector:
     Proposals are queries, and all (query, class) pairs are candidates. There is no NMS, so `nms_iou` is 1. The library
     detects less: with sigmoids, the best pairs of all, at most 100, or as many as there are queries (RT-DETR and
     D-FINE); with DETR's softmax, only the best class of each query. Our boxes are clipped to the image, the library's
-    are not.
+    are not; and a box that is inside out, as D-FINE's may be, which overlaps nothing, is empty here.
 
     With the part `all`, the encoder of RT-DETR, D-FINE and a two-stage Deformable DETR chooses its queries anew in each
     pass, so a proposal may look elsewhere as training goes on.
@@ -245,8 +245,8 @@ class QueryDetector:
 
     def _output(self, predictions: Predictions, encoded: Encoded) -> HeadOutput:
         """The predictions as a HeadOutput."""
-        boxes = box_convert(predictions.boxes.float(), "cxcywh", "xyxy").clamp(0, 1)
-        boxes = boxes * xyxy(encoded.image_size)[:, None]
+        near, far = box_convert(predictions.boxes.float(), "cxcywh", "xyxy").clamp(0, 1).split(2, -1)
+        boxes = torch.cat([near, far.maximum(near)], -1) * xyxy(encoded.image_size)[:, None]
         return HeadOutput(
             logits=self._logits(predictions.scores),
             boxes=boxes[:, :, None].expand(-1, -1, self.num_classes, -1),
