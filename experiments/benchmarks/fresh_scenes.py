@@ -46,9 +46,8 @@ class Config:
     """How often scenes and runs are redrawn."""
 
 
-def policies_of(run: Path) -> dict[str, Policy]:
+def policies_of(control: Policy, ppo: Policy, run: Path) -> dict[str, Policy]:
     """The policies of a run's rows, and the plain detector of PPO."""
-    control, ppo = (rl_det.load_tuned(run / name, device="cpu").policy for name in (CONTROL, "ppo"))
     return {
         "control": control,
         FITTED_CONTROL: fitted(control, run, CONTROL),
@@ -69,11 +68,12 @@ def fitted(policy: Policy, run: Path, name: str) -> Policy:
 
 def matches_of(run: Path, scenes: DigitScenes) -> dict[str, Matches]:
     """Each row's matches on the scenes."""
-    policies = policies_of(run)
+    control, ppo = (rl_det.load_tuned(run / name, device="cpu") for name in (CONTROL, "ppo"))
+    policies = policies_of(control.policy, ppo.policy, run)
     found: dict[str, list[Detections]] = {name: [] for name in policies}
     with bar(str(run), len(scenes)) as shown:
         images = (scenes[index].image for index in range(len(scenes)))
-        for batch in detect_images(list(policies.values()), images, rl_det.Budget().evaluated_candidates):
+        for batch in detect_images(list(policies.values()), images, ppo.num_candidates):
             for own, detections in zip(found.values(), batch, strict=True):
                 own += map(on_host, detections)
             shown.advance(len(batch[0]))

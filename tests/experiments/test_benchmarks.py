@@ -5,10 +5,15 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import SMALL, run_script, tiny
+
+import rl_det
+from rl_det.strategies.labels import CONTROL
 
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 PEERS = ("faster_coco_eval", "torchmetrics", "hotcoco", "vernier", "ultrafast_pycocotools")
@@ -104,6 +109,23 @@ def test_detectors_of_real_size_are_measured_at_a_small_size() -> None:
     assert figures["rl_over_supervised"] == pytest.approx(figures["rl_ms"] / figures["supervised_ms"], rel=0.01)
     assert 0 < figures["reward_share"] < 1
     assert figures["encoding_mb"] == pytest.approx(0.0126 * min(300, 500), rel=0.05)
+
+
+def test_rows_are_measured_on_other_scenes_as_the_run_measures_them_on_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, budget = rl_det.digit_scenes(train=6, val=18, test=8), replace(SMALL, fit_evaluations=22)
+    run = rl_det.finetune(tiny(data), data, rl_det.PPO(samples_per_image=2), budget=budget, out=tmp_path / "run")
+    capsys.readouterr()
+    for seed in ("0", "1"):
+        flags = (run.folder, run.folder, "--scenes", "8", "--seed", seed, "--draws", "5")
+        run_script("benchmarks/fresh_scenes.py", *flags, monkeypatch=monkeypatch)
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+        found = {name: float(ap) for name, ap, *_ in lines}
+        names = {"control": CONTROL, "control, fitted": f"{CONTROL}_fitted", "PPO": "ppo", "PPO, fitted": "ppo_fitted"}
+        assert list(found) == [*names, "PPO, detector.pt alone"]
+        own = {name: pytest.approx(100 * run.methods[row]["AP"], abs=0.006) for name, row in names.items()}
+        assert ({name: found[name] for name in names} == own) is (seed == "0"), "the run's own scenes have seed 0"
 
 
 def test_costs_are_fitted_at_several_sizes() -> None:
