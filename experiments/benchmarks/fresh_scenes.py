@@ -1,6 +1,6 @@
 """Question: do the rows of finished runs keep their order on digit scenes that nobody has looked at?
 
-Command: python experiments/benchmarks/fresh_scenes.py runs/digits0 runs/digits1 runs/digits2
+Command: python experiments/benchmarks/fresh_scenes.py RUN...      # folders of runs with PPO on digit scenes, one a seed
 Numbers: experiments/benchmarks/README.md.
 
 The 1,000 test scenes were looked at while the method was designed. These are others, drawn from the same scans by another
@@ -20,6 +20,7 @@ from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.finetuning.plan import FITTED
 from rl_det.policies.build import build_policy
 from rl_det.policies.detections import detect_images, on_host
 from rl_det.policies.policy import Policy
@@ -27,10 +28,11 @@ from rl_det.program import program
 from rl_det.progress import bar
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.storage.checkpoint import read_checkpoint
+from rl_det.storage.run import CHECKPOINTS
 from rl_det.strategies.labels import CONTROL
 from rl_det.types import Detections
 
-FITTED_CONTROL, FITTED = "control, fitted", "PPO, fitted"
+FITTED_CONTROL = "control, fitted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def policies_of(control: Policy, ppo: Policy, run: Path) -> dict[str, Policy]:
         "control": control,
         FITTED_CONTROL: fitted(control, run, CONTROL),
         "PPO": ppo,
-        FITTED: fitted(ppo, run, "ppo"),
+        "PPO, fitted": fitted(ppo, run, "ppo"),
         "PPO, detector.pt alone": build_policy("rescore", ppo.detector),
     }
 
@@ -60,9 +62,8 @@ def policies_of(control: Policy, ppo: Policy, run: Path) -> dict[str, Policy]:
 def fitted(policy: Policy, run: Path, name: str) -> Policy:
     """The policy with the post-processing that was fitted for it."""
     own = copy(policy)
-    own.postprocessing = PostProcessingSettings.of(
-        read_checkpoint(run / "checkpoints" / f"{name}_fitted.pt")["rescaled"]
-    )
+    kept = read_checkpoint(run / CHECKPOINTS / f"{name}{FITTED}.pt")
+    own.postprocessing = PostProcessingSettings.of(kept["rescaled"])
     return own
 
 

@@ -68,11 +68,12 @@ def _settings(part: nn.Module) -> dict[str, Any]:
 
 
 def _kind(own: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """Classes, settings, names and shapes. It holds the classes themselves, so that no later class takes their place."""
+    """Classes, settings, names, shapes, and which tensors are one. The classes are held, so no later one takes their place."""
     for name, part in own.named_modules():
         yield name, type(part), *((key, repr(value)) for key, value in sorted(_settings(part).items()))
+    first: dict[int, str] = {}
     for name, tensor in own.state_dict(keep_vars=True).items():
-        yield name, tensor.dtype, tensor.shape
+        yield name, first.setdefault(id(tensor), name), tensor.dtype, tensor.shape
 
 
 def _save(program: ExportedProgram, file: Path) -> None:

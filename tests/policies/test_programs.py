@@ -113,6 +113,17 @@ def test_other_settings_shapes_and_examples_are_other_kinds(tmp_path: Path, trac
     assert len(traces) == 5
 
 
+def test_tied_weights_are_another_kind_than_weights_of_their_own(tmp_path: Path, traces: Traces) -> None:
+    def tied(*places: int) -> nn.Module:
+        every = [drawn(nn.Linear(3, 3), seed) for seed in range(3)]
+        for place in places:
+            every[-1].weight = every[place].weight  # type: ignore[assignment]
+        return nn.Sequential(*every)
+
+    check([tied(0), tied(1), tied()], (torch.ones(2, 3),), tmp_path)
+    assert len(traces) == 3
+
+
 class Times(nn.Module):
     """A user's layer, with a factor of its own."""
 
