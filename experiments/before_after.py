@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import rl_det
 from rl_det.program import ProgramFlags, program
+from rl_det.report.figures import save
 from rl_det.report.pictures import draw_outcome
 from rl_det.storage.files import write_with
 
@@ -46,7 +47,7 @@ def main(arguments: Arguments) -> None:
         found = tuned.detect([sample.image for sample in samples])
         for axes, sample, own in zip(places[row], samples, found, strict=True):
             draw_outcome(axes, sample, own, tuned.classes, arguments.threshold, title)
-    write_with(arguments.out, lambda file: figure.savefig(file, dpi=55, format="png"))
+    write_with(arguments.out, lambda file: save(figure, file, form="png", dpi=55))
 
 
 if __name__ == "__main__":

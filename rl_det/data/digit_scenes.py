@@ -6,6 +6,8 @@ of any length costs no memory. No source digit appears in two splits.
 """
 
 from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,22 +51,25 @@ class DigitScenes:
 @cache
 def source_digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """The scans [n, 8, 8] in [0, 1] and digits [n] of one split, by a permutation that never changes."""
-    from sklearn.datasets import load_digits  # slow to import
-
-    digits = load_digits()
-    order = np.random.default_rng(20_260_101).permutation(len(digits.images))
+    table = np.loadtxt(_shipped() / "data" / "digits.csv.gz", delimiter=",")
+    scans, digits = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    order = np.random.default_rng(20_260_101).permutation(len(digits))
     ends = np.round(np.cumsum([0.0, *SOURCE_FRACTIONS.values()]) * len(order)).astype(int)
     part = list(SOURCE_FRACTIONS).index(split)
     chosen = order[ends[part] : ends[part + 1]]
-    return digits.images[chosen] / 16.0, digits.target[chosen]
+    return scans[chosen] / 16.0, digits[chosen]
 
 
 @cache
 def photographs() -> tuple[Image.Image, ...]:
     """scikit-learn's two bundled photographs."""
-    from sklearn.datasets import load_sample_images  # slow to import
+    files = (_shipped() / "images" / name for name in ("china.jpg", "flower.jpg"))
+    return tuple(Image.open(file).convert("RGB") for file in files)
 
-    return tuple(Image.fromarray(photograph) for photograph in load_sample_images().images)
+
+def _shipped() -> Path:
+    """The folder with scikit-learn's small data sets, which are read without the package: its import takes over a second."""
+    return Path(str(distribution("scikit-learn").locate_file("sklearn/datasets")))
 
 
 def draw_scene(rng: np.random.Generator, scans: np.ndarray, digits: np.ndarray, *, image_id: int) -> Sample:

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rl_det.report.figures import save
 from rl_det.report.tables import FIGURES, HEADERS
 from rl_det.storage.files import write_with
 
@@ -108,7 +109,7 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     title = ", ".join([Path(compared["data"]).name, compared["detector"], seeds, *folds, images])
     axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=10)
     axes.grid(axis="x", alpha=0.3)
-    write_with(path, lambda file: figure.savefig(file, dpi=130, format="png"))
+    write_with(path, lambda file: save(figure, file, form="png", dpi=130))
 
 
 def _with_interval(figure: dict[str, float], sign: str = "") -> str:

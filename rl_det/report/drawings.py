@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from rl_det.report.figures import SVG_DPI, save
 from rl_det.report.html import Key, Svg
 
 BEFORE, AFTER = "#8a8f98", "#2f7ed8"
@@ -124,7 +125,7 @@ def _svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> Svg:
         FigureCanvasSVG(figure)
         draw(figure.subplots())
         written = io.StringIO()
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+        save(figure, written, form="svg", transparent=True, metadata={"Date": None})
     text = written.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<defs>\s*</defs>", "", body, flags=re.DOTALL)
@@ -133,4 +134,4 @@ def _svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> Svg:
     body = re.sub(r' id="([^"]*)"', lambda own: own[0] if own[1] in used else "", body)
     name = hashlib.sha256(body.encode()).hexdigest()[:8]
     body = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>d{name}-", body)
-    return Svg(72 * size[0], 72 * size[1], re.sub(r"\n\s*", "\n", body).strip())
+    return Svg(SVG_DPI * size[0], SVG_DPI * size[1], re.sub(r"\n\s*", "\n", body).strip())

@@ -16,6 +16,7 @@ from rl_det.ap.matching import match
 from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
 from rl_det.ap.padding import by_image_id, pad_detections, pad_targets
 from rl_det.progress import tell
+from rl_det.report.figures import save
 from rl_det.storage.files import write_with
 from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
@@ -58,8 +59,8 @@ def log_curves(run: Run, step: int, stage: str, curves: Curves) -> None:
     lines: dict[str, dict[str, float | list[float]]] = {f"{stage}_AP": dict(curves.class_ap)}
     for name, precision in (("precision_50", curves.precision[0]), ("precision", curves.precision.mean(0))):
         lines[f"{stage}_{name}"] = dict(zip(curves.classes, precision.T.tolist(), strict=True))
+    run.drop_metrics_after(lines.keys(), -1, tell)
     for name, metrics in lines.items():
-        run.drop_metrics_after(name, -1, tell)
         run.log(step, name, metrics)
 
 
@@ -74,7 +75,7 @@ def draw_curves(curves: Curves, path: Path, title: str) -> None:
     left.set_ylabel("precision")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", title="AP", fontsize="small")
     figure.suptitle(title)
-    write_with(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_with(path, lambda file: save(figure, file, form="png", dpi=110))
 
 
 def _draw(axes: Axes, curves: Curves, precision: Float64[np.ndarray, "R C"], title: str) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -79,11 +79,11 @@ class Run:
         self._metrics.write(json.dumps(finite({"stage": stage, "step": step, **metrics})) + "\n")
         self._metrics.flush()
 
-    def drop_metrics_after(self, stage: str, step: int, warn: Callable[[str], Any]) -> None:
-        """Remove the stage's lines after this step, which will be written again, and what is no line (`read_metrics`)."""
+    def drop_metrics_after(self, stages: Collection[str], step: int, warn: Callable[[str], Any]) -> None:
+        """Remove these stages' lines after this step, which will be written again, and what is no line (`read_metrics`)."""
         self._metrics.close()
         lines = read_metrics(self.folder, warn)
-        kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
+        kept = [line for line in lines if line["stage"] not in stages or line["step"] <= step]
         write_whole(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 

@@ -36,7 +36,7 @@ class MetricsLog(Callback):
         self.folder = folder
 
     def on_start(self, run: FitRun) -> None:
-        self.folder.drop_metrics_after(run.name, run.update if run.begun else -1, tell)
+        self.folder.drop_metrics_after([run.name], run.update if run.begun else -1, tell)
 
     def on_step(self, run: FitRun, metrics: dict[str, float]) -> None:
         self.folder.log(run.update, run.name, metrics)

@@ -7,9 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits, load_sample_images
 
 from rl_det.data import Dataset, Split
-from rl_det.data.digit_scenes import CLASSES, IMAGE_SIZE, DigitScenes, draw_digit, paint, place, source_digits
+from rl_det.data.digit_scenes import (
+    CLASSES,
+    IMAGE_SIZE,
+    DigitScenes,
+    draw_digit,
+    paint,
+    photographs,
+    place,
+    source_digits,
+)
 from rl_det.types import Sample
 
 SPLITS = get_args(Split)
@@ -50,6 +60,16 @@ def test_scenes_are_still_those_that_the_shipped_weights_were_trained_on(
     assert sum(scene.target.boxes.sum().item() for scene in scenes) == sum_of_corners
     assert sum(scene.target.labels.sum().item() for scene in scenes) == sum_of_labels
     assert np.mean([scene.image.mean().item() for scene in scenes]) == pytest.approx(mean_pixel, abs=1e-4)
+
+
+def test_what_is_drawn_is_what_scikit_learn_loads() -> None:
+    table = load_digits()
+    scans, digits = (np.concatenate(parts) for parts in zip(*map(source_digits, SPLITS), strict=True))
+    assert sorted(zip(scans.reshape(-1, 64).tolist(), digits.tolist(), strict=True)) == sorted(
+        zip((table.images / 16).reshape(-1, 64).tolist(), table.target.tolist(), strict=True)
+    )
+    for own, theirs in zip(photographs(), load_sample_images().images, strict=True):
+        np.testing.assert_array_equal(np.asarray(own), theirs)
 
 
 @few_examples

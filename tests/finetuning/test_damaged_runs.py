@@ -163,7 +163,7 @@ def test_damaged_lines_of_a_stopped_run_are_told_and_left_out_and_no_line_is_mad
         file.write_bytes(damaged(sound, draw))
         told: list[str] = []
         with Run(tmp_path / "run", {}, resume=True) as again:
-            again.drop_metrics_after("ppo", 20, told.append)
+            again.drop_metrics_after(["ppo"], 20, told.append)
             again.log(21, "ppo", {"loss": 0.0})
         lines = read_metrics(tmp_path / "run", pytest.fail)
         assert all(isinstance(line["stage"], str) for line in lines)

@@ -121,7 +121,7 @@ def test_a_stage_that_goes_on_drops_its_lines_beyond_its_step_and_one_that_was_c
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"stage": "supervised", "st')  # cut off by a crash
     with Run(tmp_path, {}, resume=True) as run:
-        run.drop_metrics_after("supervised", 2, pytest.fail)
+        run.drop_metrics_after(["supervised"], 2, pytest.fail)
         run.log(3, "supervised", {"loss": 0.1})
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [(line["stage"], line["step"], line["loss"]) for line in lines] == [
