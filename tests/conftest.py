@@ -3,7 +3,10 @@ is never older than its source."""
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 LIBRARY = Path(__file__).parents[1] / "rl_det"
 
@@ -17,3 +20,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def without_pages() -> Iterator[None]:
+    """The runs of this module make no pages, which take a third of a small run's time and are tested in tests/report."""
+    from rl_det.finetuning import pages
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pages, "PAGES", {})
+        yield

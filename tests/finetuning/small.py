@@ -1,6 +1,7 @@
 """Small data, a detector of the user's own, and a budget of seconds, for the tests of the front door."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from rl_det import Budget
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
+from rl_det.types import Sample
 
 NUM_IMAGES = {"train": 6, "val": 5, "test": 5}
 SEEDS = {"train": 11, "val": 12, "test": 13}
@@ -33,20 +35,25 @@ TWO = {3: "low", 7: "high"}
 """Categories of digits up to 4, and of the others, with ids of their own."""
 
 
+@cache
+def scene(split: str, index: int) -> Sample:
+    """A digit scene, drawn once."""
+    return DigitScenes("train", num_scenes=index + 1, seed=SEEDS[split])[index]
+
+
 def write_folder(root: Path, categories: dict[int, str] | None = None, **num_images: int) -> Path:
     """Digit scenes as a COCO-format folder: of ten categories named after digits, or of the two that are given."""
     (root / "images").mkdir(parents=True)
     names = categories or dict(enumerate(CLASSES, start=1))
     ids = list(names)
     for split, count in (NUM_IMAGES | num_images).items():
-        scenes = DigitScenes("train", num_scenes=count, seed=SEEDS[split])
         document: dict[str, Any] = {
             "images": [],
             "annotations": [],
             "categories": [{"id": key, "name": name} for key, name in names.items()],
         }
         for index in range(count):
-            sample = scenes[index]
+            sample = scene(split, index)
             file = f"{split}{index}.png"
             to_pil_image(sample.image).save(root / "images" / file)
             document["images"].append({"id": index + 1, "file_name": file, "width": 128, "height": 128})
@@ -69,14 +76,16 @@ class Pairs(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """A user's own data set, as torchvision's references train on it: of two classes."""
 
     def __init__(self, split: str, count: int | None = None) -> None:
-        self.scenes = DigitScenes("train", num_scenes=count or NUM_IMAGES[split], seed=SEEDS[split])
+        self.split, self.count = split, count or NUM_IMAGES[split]
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        sample = self.scenes[index]
-        return sample.image, {"boxes": sample.target.boxes, "labels": (sample.target.labels + 4) // 5}
+        if index >= self.count:
+            raise IndexError(index)
+        image, target = scene(self.split, index).image.clone(), scene(self.split, index).target
+        return image, {"boxes": target.boxes.clone(), "labels": (target.labels + 4) // 5}
 
 
 def pairs() -> list[Pairs]:

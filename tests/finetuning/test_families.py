@@ -21,6 +21,8 @@ from rl_det.policies.build import build_policy, name_of, usual_policy
 from rl_det.policies.detections import detect_images
 from rl_det.types import Detections
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 ROOT = Path(__file__).parents[2]
 NAMED = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": ("--weights", "none"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetuning.small import BUDGET, Pairs, own_model, pairs, same_state
+from finetuning.small import BUDGET, own_model, pairs, same_state
 from small_runs import results
 
 import rl_det
@@ -26,6 +26,8 @@ from rl_det.metrics.operating_point import f1_by_class_thresholds, operating_poi
 from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.detections import candidates_ap, candidates_of
 from rl_det.strategies import hand_set, pretest
+
+pytestmark = pytest.mark.usefixtures("without_pages")
 
 
 @pytest.fixture(scope="module")
@@ -355,40 +357,6 @@ def test_a_run_paid_by_one_function_does_not_go_on_with_another(
     ):
         run(whole, resume=True)
     assert run(half, resume=True).table() == first.table()
-
-
-def one_image_of_one_class(split: str) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    image, target = Pairs(split)[0]
-    return [(image, {"boxes": target["boxes"], "labels": torch.ones_like(target["labels"])})]
-
-
-def test_one_image_of_one_class_is_enough(tmp_path: Path) -> None:
-    splits: Any = [one_image_of_one_class(split) for split in ("train", "val", "test")]
-    detector = rl_det.load_detector(own_model(num_classes=1), splits)
-    result = rl_det.finetune(
-        detector, splits, rl_det.PPO(samples_per_image=2), rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run"
-    )
-    assert "ppo" in result.table()
-    assert result.rows["ppo"].class_ap.keys() == {"1"}
-
-
-def test_images_of_several_sizes_in_grey_and_classes_without_boxes_go_through(tmp_path: Path) -> None:
-    class Mixed(Pairs):
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            image, target = super().__getitem__(index)
-            if index == 1:
-                return image[:1, :, :100], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-            if index == 2:
-                return torch.nn.functional.pad(image, (0, 40, 0, 10)), target
-            return image, target
-
-    splits = rl_det.open_data([Mixed("train"), Mixed("val"), Mixed("test")], classes=["low", "high", "absent"])
-    detector = rl_det.load_detector(own_model(num_classes=3), splits)
-    result = rl_det.finetune(
-        detector, splits, rl_det.PPO(samples_per_image=2), rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run"
-    )
-    assert result.rows["ppo"].class_ap["absent"] != result.rows["ppo"].class_ap["absent"], "NaN: there is none"
-    assert rl_det.load_results(tmp_path / "run").table() == result.table()
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_anything_is_written(

@@ -22,6 +22,8 @@ from rl_det.storage.checkpoint import read_checkpoint
 from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing
 from rl_det.types import Sample
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 FEW = replace(BUDGET, fit_evaluations=22)
 STRATEGIES: tuple[Any, ...] = (
     rl_det.PPO(samples_per_image=2, collapse_margin=1.0),

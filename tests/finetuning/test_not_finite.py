@@ -13,6 +13,8 @@ from rl_det.detectors import encodings
 from rl_det.errors import UserError
 from rl_det.types import Detections, Encoded, Sample, Target
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 OUTPUT = "the detector's output is NaN or infinite"
 BAD = 2
 

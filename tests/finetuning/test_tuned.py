@@ -17,6 +17,8 @@ from rl_det.finetuning.results import read_detections
 from rl_det.report.detections import coco_rows
 from rl_det.types import Detections
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 STRATEGIES: tuple[Any, ...] = (
     rl_det.PPO(policy="voting", samples_per_image=2, collapse_margin=1.0),
     rl_det.Surrogate("smooth_ap", name="context", policy="context"),
