@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/python experiments/ppo_finetune.py --budget short --limits.num-updates 200 --resume
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/installed
-	RL_DET_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	RL_DET_TEST_ALL=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff check .
