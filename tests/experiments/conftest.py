@@ -1,13 +1,18 @@
-"""A cache of each test's own, and a small data set in a folder."""
+"""A cache of each test's own, a small data set in a folder, and a comparison of few scenes."""
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comparing import SCENES, compared
 from torchvision.transforms.functional import to_pil_image
 
 from rl_det.data.digit_scenes import DigitScenes
+from rl_det.finetuning import comparison, pages, request
 
 NUM_IMAGES = {"train": 6, "val": 4, "test": 4}
 
@@ -47,3 +52,35 @@ def folder(tmp_path: Path) -> Path:
                 )
         (root / f"{split}.json").write_text(json.dumps(document))
     return root
+
+
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Few scenes, few draws and no pages of the jobs, here and in the processes that are started."""
+    monkeypatch.setitem(request.NUM_SCENES, "smoke", SCENES)
+    monkeypatch.setattr(comparison, "NUM_DRAWS", 20)
+    monkeypatch.setattr(pages, "PAGES", {})
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'rl_det.finetuning.job' in sys.orig_argv:\n"
+        "    from rl_det.finetuning import pages, request\n"
+        f"    request.NUM_SCENES['smoke'], pages.PAGES = {SCENES}, {{}}\n"
+    )
+    paths = [str(site), str(Path(__file__).parents[1]), *filter(None, sys.path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison that has ended; tests work on copies."""
+    return tmp_path_factory.mktemp("compared") / "out"
+
+
+@pytest.fixture
+def out(few_scenes: None, done: Path, tmp_path: Path) -> Path:
+    """A copy of a comparison that has ended."""
+    if not done.exists():
+        compared(done)
+    return Path(shutil.copytree(done, tmp_path / "out"))

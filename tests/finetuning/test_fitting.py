@@ -9,18 +9,16 @@ import pytest
 import torch
 from contract.families import build
 from contract.query_families import QUERY_FAMILIES
-from finetuning.small import BUDGET, Pairs, own_model
+from finetuning.small import BUDGET, OfThree, Pairs, own_model
 from finetuning.test_tuned import unpadded
 
 import rl_det
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.candidates.votes import Votes
-from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
 from rl_det.finetuning import fitting
 from rl_det.storage.checkpoint import read_checkpoint
-from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing
-from rl_det.types import Sample
+from rl_det.strategies.postprocessing import FittedPostProcessing
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -104,27 +102,6 @@ def test_a_fit_that_is_kept_is_recalibrated_at_its_end_and_the_policy_before_it_
         assert row.policy.postprocessing == PostProcessingSettings.of(rescaled)
 
 
-def test_a_run_that_is_killed_between_two_fits_ends_the_same(
-    results: rl_det.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fits: list[PostProcessingSettings] = []
-
-    def killed(*arguments: Any, **options: Any) -> Any:
-        if len(fits) == 2:
-            raise KeyboardInterrupt
-        fits.append(arguments[2])
-        return fit_postprocessing(*arguments, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fitting, "fit_postprocessing", killed)
-        with pytest.raises(KeyboardInterrupt):
-            tuned(tmp_path / "run")
-    assert len(list((tmp_path / "run" / "checkpoints").glob("*_fitted.pt"))) == 2
-    again = tuned(tmp_path / "run", resume=True)
-    assert str(again.methods) == str(results.methods)
-    assert [row.validation_ap for row in again.rows.values()] == [row.validation_ap for row in results.rows.values()]
-
-
 def test_with_few_validation_images_there_are_no_fitted_rows_and_one_line_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,23 +121,6 @@ def test_a_name_that_would_be_a_fitted_rows_is_refused(tmp_path: Path) -> None:
         rl_det.finetune(
             detector, data, rl_det.PPO(), rl_det.PPO(name="ppo_fitted"), budget=BUDGET, out=tmp_path / "run"
         )
-
-
-class OfThree:
-    """Digit scenes of as many classes as the contract's detectors have."""
-
-    classes = ("a", "b", "c")
-
-    def __init__(self, split: Any, count: int) -> None:
-        self.scenes = DigitScenes(split, num_scenes=count)
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.scenes[index]
-        labels = (sample.target.labels - 1) % 3 + 1
-        return Sample(image=sample.image, target=replace(sample.target, labels=labels))
 
 
 @pytest.mark.parametrize("family", ["retinanet", *QUERY_FAMILIES[:1]])

@@ -1,4 +1,4 @@
-"""A program in which the processes of the given ranks find a mistake, the main process last, as `test_launch` starts it."""
+"""A program in which the processes of the given ranks find a mistake, the main process last."""
 
 import sys
 import time

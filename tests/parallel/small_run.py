@@ -12,6 +12,8 @@ from rl_det.finetuning.results import Results
 from rl_det.program import program
 
 BUDGET = replace(SMALL, fit_evaluations=0)
+RUN = "--module", "parallel.small_run"
+"""What torchrun is to start."""
 
 
 def run(folder: Path, *, resume: bool = False) -> Results:
