@@ -2,7 +2,7 @@
 
 Command: python experiments/before_after.py --before WARM/warm_start --after RUN/ppo --out experiments/before_after.png
 Minutes: less than one. RUN is the folder of `make demo`; WARM that of `rl_det.finetune` with the strategy
-`rl_det.strategies.hand_set.WarmStart()` and the same budget. The README's picture was made so, from seed 0.
+`rl_det.strategies.hand_set.WarmStart()`, `baselines=False` and the same budget. The README's picture was made so, from seed 0.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Question: does REINFORCE on a detector's own mAP raise it above what more supervised training gives?
 
-Command: python experiments/reinforce_finetune.py --budget full --seed 0
+Command: python experiments/reinforce_finetune.py --budget short --seed 0
 Hardware, minutes and expected numbers with their spread over seeds: experiments/NUMBERS.md.
 
 Rows as in ppo_finetune.py. REINFORCE judges an action by each candidate's own credit or by its image's reward, and sees as many

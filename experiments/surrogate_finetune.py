@@ -1,6 +1,6 @@
 """Question: does a differentiable surrogate of AP raise a detector's mAP above what more supervised training gives?
 
-Command: python experiments/surrogate_finetune.py --surrogate.loss smooth_ap --budget full --seed 0
+Command: python experiments/surrogate_finetune.py --surrogate.loss smooth_ap --budget short --seed 0
 Hardware, minutes and expected numbers with their spread over seeds: experiments/NUMBERS.md.
 
 Rows as in ppo_finetune.py: parameters, images, passes and the choice by validation are the same, so that the two can be

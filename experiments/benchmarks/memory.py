@@ -1,7 +1,7 @@
 """Question: does a run's memory stay as it is after its first tenth?
 
 Command: python experiments/benchmarks/memory.py --strategies ppo labels
-Hardware: two CPU cores, Linux. Minutes: about ten for each strategy; expected: a growth of at most 2 %.
+Hardware: two CPU cores, Linux. Minutes: about ten for each strategy; target: a growth of at most 2 %.
 
 Each strategy tunes `tiny` on digit scenes, in a process of its own. A thread reads the process's memory without the pages of
 files (RssAnon) 50 times a second. The growth is the peak after the first tenth of the updates, over the peak until there.

@@ -97,7 +97,9 @@ def load_detector(
         torch.manual_seed(0)
         if isinstance(source, nn.Module):
             _refuse(weights=weights, image_size=image_size)
-            detector = _fitted(of_model(copy.deepcopy(source), part=trainable), wanted, None)
+            detector = of_model(copy.deepcopy(source), part=trainable)
+            names = names_of(detector.plain()) if detector.architecture.library == "transformers" else None
+            detector = _fitted(detector, wanted, names)
         elif str(source) in DETECTORS:
             detector = _named(str(source), wanted, weights)
         else:

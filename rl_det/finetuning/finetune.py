@@ -312,7 +312,8 @@ def _write(findings: Findings, plan: Plan) -> None:
     for name, detections in findings.detections.items():
         write_detections(run.folder, name, detections)
     write_truths(run.folder, findings.truths)
-    exported = {*(strategy.name for strategy in plan.strategies), results.best.name, *({CONTROL} & results.rows.keys())}
+    controls = {CONTROL, CONTROL + FITTED} & results.rows.keys()
+    exported = {*(strategy.name for strategy in plan.strategies), results.best.name, *controls}
     with bar("export", len(exported)) as shown:
         for name in sorted(exported):
             results.rows[name].export(run.folder / name)

@@ -1,7 +1,7 @@
 """A reward by a plain Python function of an image's detections and true boxes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -49,9 +49,15 @@ class FunctionValue:
             for row, found in zip(rows.tolist(), batch, strict=True):
                 seen = images[row], *(part.numpy().tobytes() for part in found.values())  # type: ignore[attr-defined]
                 if seen not in known:
-                    known[seen] = number_of(self.function(found, targets[images[row]]))
+                    known[seen] = number_of(self.function(found, _copied(targets[images[row]])))
                 values[row] = known[seen]
         return values
+
+
+def _copied(target: Target) -> Target:
+    """The function may change its target, as to turn boxes into another format, and the pool's truths stay."""
+    parts = {name: getattr(target, name).clone() for name in ("boxes", "labels", "area", "iscrowd")}
+    return replace(target, **parts)
 
 
 def number_of(returned: Any) -> float:

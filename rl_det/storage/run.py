@@ -21,6 +21,8 @@ ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
 WANDB, TRACKERS = "wandb", "trackers.json"
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS, WANDB)
 """The subfolders of a run, besides those of its tuned detectors."""
+FILES = (PAGE, TRUTHS, TRACKERS, METRICS, RESULTS, CONFIG)
+"""The files of a run beside its subfolders; the configuration last."""
 CHECKSUMS = "checksums"
 """The entry of `results.json` with the checksums of the files that a report reads beside it."""
 
@@ -45,6 +47,8 @@ class Run:
     ) -> None:
         check_run_folder(folder, identity, resume=resume, overwrite=overwrite)
         self.folder, self.checkpoints = folder, folder / CHECKPOINTS
+        is_new = not (folder / CONFIG).exists()
+        self._not_ours = frozenset(file.name for file in folder.glob("*")) if is_new else frozenset()
         try:
             if overwrite and not resume:
                 remove_run(folder)
@@ -65,7 +69,7 @@ class Run:
         """Close the files; a run that fails before it has done anything, as on a broken image, leaves nothing."""
         self._metrics.close()
         if isinstance(error, Exception) and not self._has_begun():
-            remove_run(self.folder)
+            remove_run(self.folder, self._not_ours)
             with contextlib.suppress(OSError):  # where the folder holds what is not the run's
                 self.folder.rmdir()
 
@@ -178,13 +182,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def remove_run(folder: Path) -> None:
-    """Remove only the files of a run; the configuration last, so that a half removed run still counts as one."""
+def remove_run(folder: Path, keep: Collection[str] = ()) -> None:
+    """Remove only the files of a run but those to keep; the configuration last, so that a half removed run still counts as one.
+
+    Of the tuned detectors it removes those that bear the name of a row; a user's own exports into the folder stay.
+    """
     if not (folder / CONFIG).exists():
         return
+    rows = _rows_of(folder) - {*keep}
     for tuned in folder.glob(f"*/{TUNED}"):
-        shutil.rmtree(tuned.parent)
-    for part in PARTS:
+        if tuned.parent.name in rows:
+            shutil.rmtree(tuned.parent)
+    for part in set(PARTS) - {*keep}:
         shutil.rmtree(folder / part, ignore_errors=True)
-    for name in (PAGE, TRUTHS, TRACKERS, METRICS, RESULTS, CONFIG):
-        (folder / name).unlink(missing_ok=True)
+    for name in FILES:
+        if name not in keep:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _rows_of(folder: Path) -> set[str]:
+    """The names of a run's rows, by its results and its checkpoints."""
+    rows = {file.stem for file in (folder / CHECKPOINTS).glob("*.pt")}
+    with contextlib.suppress(UserError, OSError):
+        rows |= {*read_sealed(folder / RESULTS, "a run's results").get("methods", {})}
+    return rows

@@ -187,5 +187,12 @@ def _names(code: CodeType) -> set[str]:
 
 def _instructions(code: CodeType) -> Any:
     """A function's instructions and constants, without its place in a file."""
-    constants = [_instructions(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    constants = [_instructions(part) if isinstance(part, CodeType) else _constant(part) for part in code.co_consts]
     return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames)]
+
+
+def _constant(value: Any) -> str:
+    """A constant as text; a set in sorted order, as its own is another in each process."""
+    if isinstance(value, frozenset):
+        return f"frozenset({sorted(map(_constant, value))})"
+    return f"({', '.join(map(_constant, value))})" if isinstance(value, tuple) else repr(value)

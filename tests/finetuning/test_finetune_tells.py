@@ -52,6 +52,8 @@ def test_a_detector_that_comes_as_trained_and_finds_nothing_is_warned_of(
             "'continued_supervised' is the row of a baseline; give the Labels another",
         ),
         ((rl_det.PPO(name="checkpoints"),), "a strategy's name must be .*none of tensorboard, checkpoints"),
+        ((rl_det.PPO(name="ppo.former"), rl_det.PPO()), "'ppo.former' may be a file of the run; give the PPO another"),
+        ((rl_det.PPO(name="results.json"),), "'results.json' may be a file of the run"),
         ((rl_det.PPO(name="a/b"),), "as it names a folder of the run; got 'a/b'"),
         ((rl_det.PPO(name=""),), "as it names a folder of the run; got ''"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 from contract.families import MOBILENET
 from contract.one_stage_families import ONE_STAGE_FAMILIES, one_stage_model
+from contract.query_families import query_model
 from finetuning.small import own_model, pairs, same_state, write_folder
 from torch import nn
 from unchecked import unchecked
@@ -173,6 +174,18 @@ def test_a_detector_of_as_many_other_classes_is_refused_unless_its_predictor_may
     ):
         rl_det.load_detector(folder, fruit)
     assert not rl_det.load_detector(folder, fruit, other_classes="replace").is_trained
+
+
+def test_a_transformers_model_object_of_other_names_is_refused_as_its_folder_is(two: Splits) -> None:
+    pytest.importorskip("transformers")
+    model = query_model("detr", 2)
+    assert rl_det.load_detector(model, two).is_trained, "its classes have no names"
+    model.config.id2label = {0: "high", 1: "low"}
+    with pytest.raises(ValueError, match=r"knows other classes than .*: 'high' where the data has 'low'; rename them"):
+        rl_det.load_detector(model, two)
+    assert not rl_det.load_detector(model, two, other_classes="replace").is_trained
+    model.config.id2label = {0: "low", 1: "high"}
+    assert rl_det.load_detector(model, two).is_trained
 
 
 def test_what_strategies_train_is_chosen_and_anything_else_refused(two: Splits) -> None:

@@ -114,3 +114,15 @@ def test_what_is_no_function_is_refused_when_the_environment_is_made(wrong: Any,
     with pytest.raises(UserError, match="reward must be a name, a Reward or a function") as refused, unchecked():
         make_vector(TUNE, 2, **options, reward=wrong)
     assert "\n" not in str(refused.value)
+
+
+def test_a_function_that_changes_its_target_leaves_the_truth(options: dict[str, Any]) -> None:
+    def changing(found: Detections, target: Target) -> float:
+        value = worth(found, target)
+        target.boxes[:, 2:] -= target.boxes[:, :2]
+        target.labels.zero_()
+        return value
+
+    actions = random_actions(RESCORE, NUM_ENVS, 0)
+    for one, other in zip(played(RESCORE, actions, options), played(RESCORE, actions, options, changing), strict=True):
+        assert np.array_equal(one, other)

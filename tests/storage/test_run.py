@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from rl_det.storage.cache import cache_folder, fingerprint
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import check_writable, write_whole, write_with
-from rl_det.storage.run import Run, read_identity
+from rl_det.storage.run import Run, read_identity, remove_run
 
 
 def test_a_run_keeps_its_configuration_metrics_checkpoints_and_results(tmp_path: Path) -> None:
@@ -57,6 +57,30 @@ def test_a_folder_with_a_run_is_entered_to_go_on_with_the_same_run_or_to_replace
         assert not (tmp_path / "results.json").exists()
         assert not (tmp_path / "ppo").exists()
         assert (tmp_path / "notes.txt").read_text() == "the user's own"
+
+
+def test_a_run_that_fails_before_it_has_begun_removes_only_what_it_made(tmp_path: Path) -> None:
+    own = [tmp_path / name for name in ("better/model.json", "better/notes.txt", "tensorboard/x", "report.html")]
+    for file in own:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    with pytest.raises(OSError, match="broken"), Run(tmp_path, {"seed": 0}):
+        raise OSError("a broken image")
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == set(own)
+    with pytest.raises(OSError, match="broken"), Run(tmp_path / "new", {"seed": 0}):
+        raise OSError("a broken image")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_detector_that_a_user_exported_into_a_run_outlives_it(tmp_path: Path) -> None:
+    with Run(tmp_path, {"seed": 0}) as run:
+        for name in ("ppo", "ppo_fitted", "better"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "model.json").write_text("{}")
+        (run.checkpoints / "ppo.pt").write_text("state")
+        run.write_results({"methods": {"ppo_fitted": {"AP": 0.5}}})
+    remove_run(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["better"]
 
 
 def test_a_resumed_run_in_an_empty_folder_begins(tmp_path: Path) -> None:

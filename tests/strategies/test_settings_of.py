@@ -1,7 +1,11 @@
 """The identity of a strategy's settings: other functions are other settings, so that a run is not resumed with them."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,3 +90,31 @@ def test_a_wrap_has_one_too() -> None:
         return settings_of(PPO(wrap=lambda envs: TransformReward(envs, lambda reward: scale * reward)))["wrap"]
 
     assert wrapped(1.0) == wrapped(1.0) != wrapped(2.0)
+
+
+OF_STRINGS = """
+from rl_det.strategies.ppo import PPO
+from rl_det.strategies.strategy import settings_of
+
+def chosen(found, target):
+    return float(all(name in {"boxes", "scores", "labels", "masks", "areas"} for name in found))
+
+print(settings_of(PPO(reward=chosen))["reward"])
+"""
+
+
+def test_a_set_of_strings_is_the_same_in_each_process(tmp_path: Path) -> None:
+    script = tmp_path / "of_strings.py"
+    script.write_text(OF_STRINGS)
+    told = [
+        subprocess.run(
+            [sys.executable, script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert told[0].strip()
+    assert len(set(told)) == 1
