@@ -1,4 +1,4 @@
-"""A run in several processes: the same table and files as in one, a clear end if a process is killed, and its going on."""
+"""A run in several processes: the same table and files as in one, once and again."""
 
 from pathlib import Path
 
@@ -6,8 +6,6 @@ import pytest
 from parallel.launching import launch
 from parallel.small_run import RUN, run
 from small_runs import files, results
-
-"""Seconds in which the launch must end after one of its processes was killed."""
 
 
 @pytest.fixture(scope="module")

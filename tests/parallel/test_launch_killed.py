@@ -13,6 +13,7 @@ from parallel.small_run import RUN, run
 from small_runs import results
 
 WITHIN = 60.0
+"""Seconds in which the launch must end after one of its processes was killed."""
 
 
 def test_a_killed_process_ends_the_launch_soon_and_clearly_and_the_run_goes_on(tmp_path: Path) -> None:

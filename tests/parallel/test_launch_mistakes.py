@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from parallel.launching import command, environment
 from parallel.small_run import RUN
+from small_runs import files
 
 from rl_det.errors import UserError
 from rl_det.finetuning.comparison import compare
@@ -16,11 +17,12 @@ from rl_det.storage.run import Run
 def test_mistakes_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with Run(folder, {}):
-        pass
+        before = files(folder)
     ended = subprocess.run(command(2, *RUN, folder), capture_output=True, text=True, env=environment())
     assert ended.returncode != 0
     assert f"\nerror: {folder}: holds a run already" in "\n" + ended.stderr
     assert "Traceback" not in ended.stderr.split("torch/distributed")[0]
+    assert files(folder) == before
 
 
 @pytest.mark.parametrize(
