@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
-from rl_det.candidates.nms import nms
+from rl_det.candidates.nms import has_area, nms
 from rl_det.candidates.soft_nms import Settings, soft_nms
 from rl_det.candidates.votes import Votes, voted
 from rl_det.settings import at_least, check_settings, positive, within
@@ -65,14 +65,21 @@ class PostProcessingSettings:
         """Whether NMS does not change the scores."""
         return bool(np.isinf(self.sigma))
 
+    @property
+    def recalibrates(self) -> bool:
+        """Whether it changes the scores of the detections that are kept."""
+        return (self.scale, self.shift) != ((1.0,), (0.0,))
+
 
 def detections_of(candidates: Candidates, how: PostProcessingSettings) -> list[Detections]:
     """The detections of each image, best score first; scores are probabilities."""
     if how.is_hard:
         candidates = voted(candidates, how.votes)
-        scale, shift = (_of_labels(own, candidates.labels) for own in (how.scale, how.shift))
-        candidates = replace(candidates, logits=scale * candidates.logits + shift)
-        return nms(candidates, nms_iou=how.nms_iou, max_detections=how.max_detections)
+        final = None
+        if how.recalibrates:
+            scale, shift = (_of_labels(own, candidates.labels) for own in (how.scale, how.shift))
+            final = scale * candidates.logits + shift
+        return nms(candidates, nms_iou=how.nms_iou, max_detections=how.max_detections, recalibrated=final)
     found, device = ranked(candidates, how), candidates.boxes.device
     return [
         Detections(
@@ -88,7 +95,8 @@ def ranked(candidates: Candidates, how: PostProcessingSettings) -> DetectionBatc
     """The detections as a padded batch on the host, by (soft) NMS in the engine, each image's best first."""
     candidates = voted(candidates, how.votes)
     probabilities = torch.where(candidates.mask, candidates.logits, 0.0).double().sigmoid().numpy(force=True)
-    boxes, labels, mask = (part.numpy(force=True) for part in (candidates.boxes, candidates.labels, candidates.mask))
+    mask = (candidates.mask & has_area(candidates.boxes)).numpy(force=True)
+    boxes, labels = candidates.boxes.numpy(force=True), candidates.labels.numpy(force=True)
     settings = Settings.fixed(len(mask), 0.0, how.nms_iou, how.sigma, how.max_detections)
     found = soft_nms(boxes, labels, probabilities, mask, settings)
     found = replace(found, scores=_recalibrated(found, how))
@@ -100,7 +108,7 @@ def ranked(candidates: Candidates, how: PostProcessingSettings) -> DetectionBatc
 def _recalibrated(found: DetectionBatch, how: PostProcessingSettings) -> Float64[np.ndarray, "R N"]:
     """The probabilities after the recalibration; the very same where that is the identity."""
     scores: Float64[np.ndarray, "R N"] = found.scores
-    if (how.scale, how.shift) != ((1.0,), (0.0,)):
+    if how.recalibrates:
         scale, shift = (_of_labels(own, torch.from_numpy(found.labels)).double() for own in (how.scale, how.shift))
         scores = (scale * torch.from_numpy(scores).logit() + shift).sigmoid().numpy()
     return scores

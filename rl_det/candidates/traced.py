@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from rl_det.candidates.nms import has_area
 from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of
 from rl_det.candidates.votes import LARGE_AREA, LOGIT_RANGE, NEIGHBOUR_IOU, SHARPNESS, SMALL_AREA, Votes
 from rl_det.types import Candidates, Detections
@@ -74,7 +75,7 @@ def _shares(
 def _softly(candidates: Candidates, how: PostProcessingSettings) -> Detections:
     """Soft-NMS: the best that waits is taken, and lowers those of its class; as often as there may be detections."""
     one_more = torch.zeros(1, dtype=torch.bool)  # so that there is one to take where none waits
-    waiting = torch.cat([candidates.mask[0], one_more])
+    waiting = torch.cat([candidates.mask[0] & has_area(candidates.boxes[0]), one_more])
     left = torch.cat([candidates.logits[0].double().sigmoid(), torch.zeros(1, dtype=torch.float64)])
     iou = torch.nn.functional.pad(overlaps(candidates.boxes[0]) * _alike(candidates), (0, 1, 0, 1))
     lowered, every = (-iou.square() / how.sigma).exp(), torch.arange(len(left))
@@ -89,7 +90,7 @@ def _softly(candidates: Candidates, how: PostProcessingSettings) -> Detections:
     counted = torch.cat(real)
     place, score = torch.cat(taken)[counted], torch.cat(scores)[counted]
     labels = candidates.labels[0][place]
-    if (how.scale, how.shift) != ((1.0,), (0.0,)):
+    if how.recalibrates:
         scale, shift = (_of_labels(own, labels) for own in (how.scale, how.shift))
         score = (scale * (score / (1 - score)).log() + shift).sigmoid()
     order = score.sort(descending=True).indices

@@ -12,6 +12,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.data_set import class_ap
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_targets
+from rl_det.candidates.nms import has_area
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.candidates.soft_nms import Settings, soft_nms
 from rl_det.candidates.votes import electorate, vote
@@ -33,7 +34,7 @@ class VotedAp:
     def detections(self, how: PostProcessingSettings) -> DetectionBatch:
         """The detections, at the places of their candidates; `mask` says who they are."""
         boxes, logits = vote(self.who, how.votes)
-        mask = self.who.mask
+        mask = self.who.mask & has_area(torch.from_numpy(boxes)).numpy()
         scores = torch.from_numpy(np.where(mask, logits, 0.0)).double().sigmoid().numpy()
         settings = Settings.fixed(len(mask), 0.0, how.nms_iou, how.sigma, how.max_detections)
         return soft_nms(boxes, self.labels, scores, mask, settings)

@@ -79,6 +79,11 @@ class Detector(Protocol):
         ...
 
     @property
+    def max_detections(self) -> int:
+        """The number of an image's detections that its own post-processing keeps at most."""
+        ...
+
+    @property
     def embedding_size(self) -> int:
         """D, the size of the head's embeddings."""
         ...

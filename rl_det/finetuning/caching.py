@@ -19,7 +19,6 @@ from torch import Tensor
 
 from rl_det import parallel
 from rl_det.candidates import select_candidates
-from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data import Dataset
 from rl_det.data.splits import digest
 from rl_det.detectors import Detector
@@ -38,6 +37,7 @@ from rl_det.detectors.frozen import PLAIN, FrozenPart
 from rl_det.detectors.reading import batches
 from rl_det.errors import UserError
 from rl_det.policies.detections import candidates_ap, joined
+from rl_det.policies.head import own_postprocessing
 from rl_det.progress import bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.storage.files import write_whole
@@ -240,7 +240,7 @@ def fewest_proposals(
                 found[number].append(candidates)
             targets.extend(sample.target for sample in samples)
             shown.advance(len(samples))
-    how = PostProcessingSettings(nms_iou=detector.nms_iou)
+    how = own_postprocessing(detector)
     aps = {
         number: candidates_ap(joined(parts), how, targets, num_classes=detector.num_classes)
         for number, parts in found.items()

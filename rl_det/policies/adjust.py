@@ -10,7 +10,7 @@ from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
 from rl_det.policies.distributions import GaussianAdjustments
 from rl_det.policies.exploration import Exploration
-from rl_det.policies.head import Head
+from rl_det.policies.head import Head, head_logits
 from rl_det.types import HeadOutput
 
 
@@ -42,7 +42,7 @@ class AdjustPolicy(Head):
         real = observation["mask"]
         move = move_between(observation["boxes"], boxes) * real[..., None]
         shift = (logits - observation["logits"]) * real
-        residual = (logits - self.logits(observation, output)) * real
+        residual = (logits - head_logits(observation, output)) * real
         mean = torch.cat([shift[..., None], move], -1)
         return GaussianAdjustments(mean, self.sigma, self.box_sigma, residual, adjusted=(boxes, logits))
 

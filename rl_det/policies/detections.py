@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.data_set import class_ap
 from rl_det.ap.matching import match
-from rl_det.ap.padding import candidate_relations, pad_targets
+from rl_det.ap.padding import pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of, ranked
-from rl_det.candidates.votes import voted
 from rl_det.data import Dataset
 from rl_det.detectors.encodings import Encodings, check_finite, spoken
 from rl_det.policies.policy import Policy, apply_policy
@@ -49,7 +47,7 @@ def joined(parts: Iterable[Candidates]) -> Candidates:
 
 
 def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
-    """COCO's AP of the policy's detections after its own NMS, in [0, 1]; exact, and fast with hard NMS."""
+    """COCO's AP of the policy's detections after its own NMS, in [0, 1]."""
     candidates = candidates_of(policy, data, num_candidates)
     return candidates_ap(candidates, policy.postprocessing, data.targets, num_classes=policy.detector.num_classes)
 
@@ -57,23 +55,11 @@ def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
 def candidates_ap(
     candidates: Candidates, how: PostProcessingSettings, targets: Sequence[Target], *, num_classes: int
 ) -> float:
-    """COCO's AP of all images' candidates after this post-processing, in [0, 1]; exact, and fast with hard NMS."""
-    if not how.is_hard:
-        return ranked_ap(candidates, how, targets, num_classes=num_classes)
-    candidates = voted(candidates, how.votes)
-    related = candidate_relations(candidates, pad_targets(targets), num_classes=num_classes)
-    scores = candidates.logits.double().numpy()
-    found = CandidatePool(related, np.ascontiguousarray(scores), nms_iou=how.nms_iou).mean_ap
+    """COCO's AP, in [0, 1], of the detections that this post-processing makes of all images' candidates."""
+    matches = match(ranked(candidates, how), pad_targets(targets), num_classes=num_classes)
+    found = float(np.nanmean(class_ap(matches)[0]))
     give_back()
     return found
-
-
-def ranked_ap(
-    candidates: Candidates, how: PostProcessingSettings, targets: Sequence[Target], *, num_classes: int
-) -> float:
-    """COCO's AP, in [0, 1], of all images' candidates after this post-processing."""
-    matches = match(ranked(candidates, how), pad_targets(targets), num_classes=num_classes)
-    return float(np.nanmean(class_ap(matches)[0]))
 
 
 def detections(

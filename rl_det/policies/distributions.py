@@ -53,10 +53,14 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True)
 class GaussianShifts:
-    """A shift of each candidate's logit: normal with mean `mean` and one standard deviation `sigma`, both in logits."""
+    """A shift of each candidate's logit: normal with mean `mean` and one standard deviation `sigma`, both in logits.
+
+    `residual` is what a module adds to the head's own logits.
+    """
 
     mean: Float[Tensor, "B N"]
     sigma: float
+    residual: Float[Tensor, "B N"] | None = None
     action_scale: ClassVar[float] = SHIFT_OF_ONE
 
     def sample(

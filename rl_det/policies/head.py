@@ -22,12 +22,11 @@ class Head:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
-        self.postprocessing = PostProcessingSettings(nms_iou=detector.nms_iou)
+        self.postprocessing = own_postprocessing(detector)
 
     def logits(self, observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
         """The candidates' logits under the present parameters; 0 on padding."""
-        logits = gather_logits(output.logits, observation["index"])
-        return logits.where(observation["mask"], 0.0)
+        return head_logits(observation, output)
 
     def adjusted(
         self, observation: Observation, output: HeadOutput
@@ -67,6 +66,16 @@ class HeadWithModule(Head):
     def recalibrate(self, scale: PerClass, shift: PerClass) -> None:
         """Fold the recalibration into the module, exactly; the plain detector keeps its own calibration."""
         self.module.recalibrate(*(one_per_class(value, self.module.scale) for value in (scale, shift)))
+
+
+def head_logits(observation: Observation, output: HeadOutput) -> Float[Tensor, "B N"]:
+    """The head's own logits for the candidates, without what a module adds; 0 on padding."""
+    return gather_logits(output.logits, observation["index"]).where(observation["mask"], 0.0)
+
+
+def own_postprocessing(detector: Detector) -> PostProcessingSettings:
+    """The detector's own post-processing, but for its score threshold."""
+    return PostProcessingSettings(nms_iou=detector.nms_iou, max_detections=detector.max_detections)
 
 
 def frozen_parts(detector: Detector) -> list[nn.Module]:

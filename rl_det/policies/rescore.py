@@ -5,7 +5,7 @@ from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
 from rl_det.policies.distributions import GaussianShifts
 from rl_det.policies.exploration import Exploration
-from rl_det.policies.head import Head
+from rl_det.policies.head import Head, head_logits
 from rl_det.types import HeadOutput
 
 
@@ -25,4 +25,6 @@ class RescorePolicy(Head):
 
     def distribution(self, observation: Observation, output: HeadOutput) -> GaussianShifts:
         """Shifts relative to the logits that the environment has shown."""
-        return GaussianShifts(self.logits(observation, output) - observation["logits"], self.sigma)
+        logits = self.logits(observation, output)
+        residual = (logits - head_logits(observation, output)) * observation["mask"]
+        return GaussianShifts(logits - observation["logits"], self.sigma, residual)

@@ -14,7 +14,7 @@ from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.policies.build import PolicyName, build_policy
-from rl_det.policies.detections import candidates_of, ranked_ap
+from rl_det.policies.detections import candidates_ap, candidates_of
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
 from rl_det.policies.voting import VotingPolicy
@@ -128,7 +128,9 @@ class PostProcessingGrid:
         scored = []
         with bar("post-processing by grid", len(choices), delay=SHORT_WORK) as shown:
             for choice in choices:
-                scored.append(ranked_ap(candidates, choice, task.val.targets, num_classes=policy.detector.num_classes))
+                scored.append(
+                    candidates_ap(candidates, choice, task.val.targets, num_classes=policy.detector.num_classes)
+                )
                 shown.advance()
         policy.postprocessing = choices[int(np.argmax(scored))]
         return replace(ending, best=max(scored), best_update=None)

@@ -34,7 +34,7 @@ from rl_det.errors import UserError, naming
 from rl_det.losses.advantages import Advantage, factors
 from rl_det.losses.policy_gradient import approximate_kl, clipped_loss, masked_mean, mean
 from rl_det.policies.build import PolicyName, build_policy
-from rl_det.policies.distributions import Distribution, GaussianAdjustments
+from rl_det.policies.distributions import Distribution, GaussianAdjustments, GaussianShifts
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.policies.refine import RefinePolicy
@@ -182,7 +182,9 @@ class PPO:
 
     def teaching(self, policy: Policy, train: Encodings) -> Supervised:
         """The supervised loss that is added."""
-        return taught(None if isinstance(policy, RefinePolicy) else self.taught_by, policy, train)
+        return taught(
+            None if isinstance(policy, RefinePolicy) else self.taught_by, policy, train, self.residual_penalty
+        )
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
         """The loop's settings; these arguments replace settings that are left out."""
@@ -268,7 +270,7 @@ class PpoLearner:
         residuals = [
             masked_mean(own.residual.square(), real)
             for own, real in zip(distributions, reals, strict=True)
-            if isinstance(own, GaussianAdjustments)
+            if isinstance(own, (GaussianAdjustments, GaussianShifts)) and own.residual is not None
         ]
         if residuals:
             residual = mean(residuals)

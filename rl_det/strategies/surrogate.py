@@ -36,6 +36,7 @@ from rl_det.losses.policy_gradient import masked_mean
 from rl_det.losses.rank_sort import rank_sort_loss
 from rl_det.losses.smooth_ap import smooth_ap
 from rl_det.policies.build import PolicyName, build_policy
+from rl_det.policies.head import head_logits
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
 from rl_det.strategies import health
@@ -136,7 +137,7 @@ def losses_of_shown(
 ) -> dict[str, Float[Tensor, ""]]:
     """The loss terms of the candidates shown, which the policy has adjusted to these relative boxes and logits."""
     boxes, logits = adjusted
-    residual = logits - policy.logits(observation, output)
+    residual = logits - head_logits(observation, output)
     in_pixels = clipped(boxes * observation["size"][:, None], encoded.image_size)
     candidates = Candidates(
         boxes=in_pixels.detach(),

@@ -18,9 +18,14 @@ Supervised = Callable[[Rollout, HeadOutput, Distribution], Float[Tensor, ""]]
 """(rollout, the head's present output, the first move's present distribution) -> the supervised loss on its images."""
 
 
-def taught(by: SurrogateName | None, policy: Policy, train: Encodings) -> Supervised:
-    """The detector's supervised loss, which trains the head alone; or a surrogate's loss, which also trains a module."""
-    config = None if by is None else Surrogate(by)
+def taught(
+    by: SurrogateName | None, policy: Policy, train: Encodings, residual_penalty: float = Surrogate.residual_penalty
+) -> Supervised:
+    """The detector's supervised loss, which trains the head alone; or a surrogate's loss, which also trains a module.
+
+    The surrogate's loss has a penalty, of this weight, of what a module adds to the head's logits.
+    """
+    config = None if by is None else Surrogate(by, residual_penalty=residual_penalty)
 
     def loss(rollout: Rollout, output: HeadOutput, distribution: Distribution) -> Float[Tensor, ""]:
         targets, encoded = [train.targets[index] for index in rollout.indices], rollout.encoded

@@ -12,6 +12,8 @@ from rl_det.candidates import gather_logits, nms, select_candidates
 from rl_det.detectors import Detector, FCOSDetector, RetinaNetDetector, SSDDetector, TwoStage
 from rl_det.detectors.recalibration import PerClass
 from rl_det.detectors.transformers.query import QueryDetector
+from rl_det.policies.build import build_policy
+from rl_det.policies.detections import detections
 from rl_det.types import Detections, Encoded, HeadOutput, Target, concatenate
 
 
@@ -380,6 +382,24 @@ def test_its_nms_iou_is_that_of_its_own_post_processing(case: Case, detector: De
         assert sum(len(found["boxes"]) for found in detector.detect(IMAGES)) < many
     finally:
         setattr(owner, name, usual)
+
+
+def test_its_limit_of_detections_is_that_of_its_own_post_processing(case: Case, detector: Detector) -> None:
+    policy = build_policy("rescore", detector)
+    assert policy.postprocessing.max_detections == detector.max_detections
+    if case.is_query_detector:
+        assert detector.max_detections == 100
+        return
+    owner = detector.plain().roi_heads if isinstance(detector, TwoStage) else detector.plain()
+    usual = owner.detections_per_img
+    assert detector.max_detections == usual
+    try:
+        owner.detections_per_img = 3
+        assert detector.max_detections == 3
+        found = detections(build_policy("rescore", detector), detector.encode(IMAGES), EVERY)
+        assert [len(each["boxes"]) for each in found] == [3] * len(IMAGES)
+    finally:
+        owner.detections_per_img = usual
 
 
 def test_its_embedding_size_is_that_of_its_embeddings(detector: Detector, encoded: Encoded) -> None:

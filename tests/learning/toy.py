@@ -19,7 +19,7 @@ NUM_PROPOSALS, NUM_FEATURES, NUM_IMAGES = 10, 6, 64
 class ToyDetector:
     """One class; the head is linear. Feature 0 says whether a proposal is an object, the others say nothing."""
 
-    num_classes, nms_iou, embedding_size, is_trained = 1, 0.5, NUM_FEATURES, True
+    num_classes, nms_iou, max_detections, embedding_size, is_trained = 1, 0.5, 100, NUM_FEATURES, True
     architecture = Architecture(library="own", name="toy", num_classes=1, input_size=None)
     device = torch.device("cpu")
     part: Part = "head"

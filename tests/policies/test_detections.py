@@ -1,9 +1,11 @@
 """A policy judged on cached encodings: as the library model itself detects, and as pycocotools counts."""
 
+import numpy as np
 import pytest
 import torch
 
-from rl_det.candidates.postprocessing import PostProcessingSettings
+from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of
+from rl_det.candidates.voted_ap import VotedAp
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import encode_dataset
@@ -11,10 +13,18 @@ from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.metrics.coco import coco_summary
 from rl_det.policies.context import ContextPolicy
 from rl_det.policies.context_module import ContextModule
-from rl_det.policies.detections import detect_dataset, detect_encoded, detect_images, detections, mean_ap
+from rl_det.policies.detections import (
+    candidates_ap,
+    candidates_of,
+    detect_dataset,
+    detect_encoded,
+    detect_images,
+    detections,
+    mean_ap,
+)
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
-from rl_det.types import Detections
+from rl_det.types import Candidates, Detections
 
 SCENES = DigitScenes("val", num_scenes=12)
 ALL_PAIRS = 1000
@@ -50,6 +60,11 @@ def test_on_all_pairs_it_detects_what_the_plain_model_detects(policy: Policy, de
         PostProcessingSettings(nms_iou=0.5),
         PostProcessingSettings.soft(1.0, 2.0),
         PostProcessingSettings.soft(0.7, 0.5),
+        PostProcessingSettings(nms_iou=0.5, max_detections=6),
+        PostProcessingSettings(
+            nms_iou=0.5, max_detections=6, scale=(1.0,) * 10, shift=tuple(np.linspace(-2.0, 2.0, 10))
+        ),
+        PostProcessingSettings(nms_iou=0.7, sigma=2.0, max_detections=6),
     ],
 )
 def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, how: PostProcessingSettings) -> None:
@@ -60,6 +75,26 @@ def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, h
     expected = coco_summary(found, data.targets, num_classes=len(CLASSES))["AP"]
     assert mean_ap(policy, data, 64) == pytest.approx(expected, abs=1e-9)
     assert 0.3 < expected < 0.9
+
+
+def test_boxes_without_area_are_no_detections_for_the_map_either(policy: Policy, detector: Detector) -> None:
+    data = encode_dataset(detector, SCENES)
+    kept = candidates_of(policy, data, 64)
+    beside = torch.zeros(len(kept), 1, 4)
+    beside[..., 2] = 9.0
+    with_lines = Candidates(
+        boxes=torch.cat([beside, kept.boxes], 1),
+        labels=torch.cat([kept.labels[:, :1], kept.labels], 1),
+        logits=torch.cat([kept.logits[:, :1] + 1, kept.logits], 1),
+        mask=torch.cat([kept.mask[:, :1], kept.mask], 1),
+        index=torch.cat([kept.index[:, :1], kept.index], 1),
+    )
+    for how in (PostProcessingSettings(nms_iou=0.5), PostProcessingSettings.soft(0.7, 0.5)):
+        expected = candidates_ap(kept, how, data.targets, num_classes=len(CLASSES))
+        assert candidates_ap(with_lines, how, data.targets, num_classes=len(CLASSES)) == expected
+        assert VotedAp(with_lines, data.targets, num_classes=len(CLASSES))(how) == pytest.approx(expected, abs=1e-12)
+        for some, others in zip(detections_of(with_lines, how), detections_of(kept, how), strict=True):
+            assert torch.equal(some["boxes"], others["boxes"])
 
 
 def test_a_data_set_is_detected_in_as_its_encodings_are(policy: Policy, detector: Detector) -> None:

@@ -82,3 +82,26 @@ def test_under_soft_nms_whose_numbers_depend_on_the_scores_post_processing_recal
     assert found.postprocessing.sigma == policy.postprocessing.sigma
     assert calibration_error(found, val) < 0.7 * calibration_error(policy, val)
     assert mean_ap(found, val, NUM_CANDIDATES) == pytest.approx(mean_ap(policy, val, NUM_CANDIDATES), abs=1e-9)
+
+
+def test_where_full_images_would_lose_detections_the_weights_stay_and_what_is_kept_is_recalibrated(
+    val: EncodedDataset,
+) -> None:
+    """With six places an image, a class whose scores are far too high takes the places of the others."""
+    policy = policy_named("voting")
+    policy.recalibrate(torch.ones(len(CLASSES)), torch.linspace(-3.0, 3.0, len(CLASSES)))
+    policy.postprocessing = PostProcessingSettings(nms_iou=0.5, max_detections=6)
+
+    def validation_ap(one: Policy) -> float:
+        return mean_ap(one, val, NUM_CANDIDATES)
+
+    for cost in (0.1, 0.0):
+        found = recalibrated(policy, val, NUM_CANDIDATES, lambda one, cost=cost: 0.5 - cost * (one is not policy))
+        in_weights = cost == 0.0
+        before = policy.trainable.state_dict()
+        same = all(torch.equal(value, before[key]) for key, value in found.trainable.state_dict().items())
+        assert same is not in_weights
+        assert found.postprocessing.recalibrates is not in_weights
+        if not in_weights:
+            assert calibration_error(found, val) < calibration_error(policy, val)
+            assert validation_ap(found) == pytest.approx(validation_ap(policy), abs=1e-9)

@@ -1,5 +1,6 @@
 """PPO and REINFORCE as strategies: what they refuse, where they begin, and what holds them to their start."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from strategies.scenes import Told, a_task, shipped, train_data
 from unchecked import unchecked
 
+from rl_det.candidates import observe, select_candidates
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.errors import UserError
+from rl_det.losses.policy_gradient import masked_mean
 from rl_det.policies.build import PolicyName
 from rl_det.policies.detections import mean_ap
 from rl_det.policies.exploration import Exploration
@@ -19,6 +22,7 @@ from rl_det.strategies.labels import Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.surrogate import Surrogate
+from rl_det.strategies.teaching import taught
 
 LITTLE: dict[str, Any] = {"samples_per_image": 2, "num_candidates": 12, "context_candidates": 8}
 
@@ -84,6 +88,53 @@ def test_a_price_of_leaving_the_start_is_paid_by_a_reference_of_its_own(name: Po
     free, held = distances[0.01], distances[100.0]
     assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the policy is the reference"
     assert 0 < held[-1] < free[-1]
+
+
+@pytest.mark.parametrize("taught", [{"supervised_weight": 0.0}, {"taught_by": "smooth_ap"}])
+@pytest.mark.parametrize("name", ["context", "voting"])
+def test_what_any_module_adds_to_the_heads_logits_has_a_price(
+    name: PolicyName, taught: dict[str, Any], data: EncodedDataset
+) -> None:
+    added = {}
+    for weight in (0.0, 1000.0):
+        told = Told()
+        strategy = PPO(
+            policy=name,
+            begin="warm_start",
+            residual_penalty=weight,
+            num_epochs=1,
+            learning_rate=1e-2,
+            **taught,
+            **LITTLE,
+        )
+        torch.manual_seed(0)
+        policy = strategy.start(shipped())
+        task = a_task(data, num_steps=4, validate_every=4, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)
+        strategy.tune(policy, task)
+        added[weight] = [metrics["residual"] for update, metrics in told.lines if update]
+    free, held = added[0.0], added[1000.0]
+    assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the module adds nothing"
+    assert 0 < 2 * held[-1] < free[-1]
+
+
+def test_without_a_price_the_loss_of_labels_has_none_either(data: EncodedDataset) -> None:
+    policy = VotingPolicy.at_start(shipped(), Exploration(sigma=0.5, box_sigma=0.2))
+    policy.module.vote_plainly(1.0, 0.5)
+    encoded = data.batch(torch.arange(len(data)), policy.detector)
+    output = policy.detector.head(encoded)
+    observation = observe(select_candidates(output, encoded.mask, 12), encoded)
+    shown = SimpleNamespace(observation=observation)
+    rollout: Any = SimpleNamespace(indices=range(len(data)), encoded=encoded, moves=[shown])
+    with unchecked(), torch.no_grad():
+        free, usual, dear = (
+            float(taught("smooth_ap", policy, data, weight)(rollout, output, policy.distribution(observation, output)))
+            for weight in (0.0, 0.1, 1.1)
+        )
+    residual = policy.distribution(observation, output).residual
+    own = float(masked_mean(residual.square(), observation["mask"]).detach())
+    assert own > 0.01
+    assert usual - free == pytest.approx(0.1 * own, rel=1e-3)
+    assert dear - free == pytest.approx(1.1 * own, rel=1e-3)
 
 
 @pytest.mark.parametrize(

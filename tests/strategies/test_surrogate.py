@@ -18,6 +18,8 @@ from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, RetinaNetDetector
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.losses.ap import ap_loss
+from rl_det.policies.context import ContextPolicy
+from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.voting import VotingPolicy
@@ -187,6 +189,10 @@ def test_what_a_module_adds_to_the_heads_logits_has_a_price(detector: Detector, 
     assert float(losses_of(policy, data, config())["residual"].detach()) == 0.0
     policy.module.vote_plainly(1.0, 0.5)
     assert float(losses_of(policy, data, config())["residual"].detach()) > 0.0
+    context = ContextPolicy.at_start(detector, Exploration(sigma=0.5, box_sigma=0.2))
+    assert float(losses_of(context, data, config())["residual"].detach()) == 0.0
+    torch.nn.init.normal_(context.module.residual.weight)
+    assert float(losses_of(context, data, config())["residual"].detach()) > 0.0
 
 
 @pytest.mark.parametrize("name", NAMES)

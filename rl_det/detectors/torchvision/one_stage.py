@@ -125,6 +125,11 @@ class OneStage(ABC):
         return float(self.model.nms_thresh)
 
     @property
+    def max_detections(self) -> int:
+        """The model's own `detections_per_img`."""
+        return int(self.model.detections_per_img)
+
+    @property
     def embedding_size(self) -> int:
         """The number of input channels of the last layer of the classification; the largest, if levels differ."""
         return max(layer.in_channels for layer in self.last_layers()[SCORES])

@@ -66,6 +66,11 @@ class TwoStage:
         return float(self.model.roi_heads.nms_thresh)
 
     @property
+    def max_detections(self) -> int:
+        """`roi_heads`' own `detections_per_img`."""
+        return int(self.model.roi_heads.detections_per_img)
+
+    @property
     def embedding_size(self) -> int:
         """The input size of the box predictor."""
         return int(self.model.roi_heads.box_predictor.cls_score.in_features)

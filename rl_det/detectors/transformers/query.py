@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
+from rl_det.ap.options import COCO
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold, mean_of
@@ -63,6 +64,7 @@ class QueryDetector:
     overlapping_proposals = False
     moves_boxes = True
     nms_iou = 1.0
+    max_detections = COCO.max_detections
 
     def __init__(
         self,
