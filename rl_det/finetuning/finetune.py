@@ -183,12 +183,13 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
         return
     unfinished = run.checkpoints / f"{name}.unfinished.pt"
-    around: list[Callback] = [Checkpoint(unfinished)]
+    clock = plan.clock()
+    kept_so_far = Checkpoint(unfinished, clock=clock)
+    around: list[Callback] = [kept_so_far]
     if parallel.is_main():
         around += [MetricsLog(run), *callbacks, ProgressBar()]
-    clock = plan.clock()
     ending = strategy.tune(policy, plan.task(name, around, goes_on=has_checkpoint(unfinished)))
-    seconds = clock()
+    seconds = kept_so_far.before + clock()
     write_checkpoint(
         done,
         {

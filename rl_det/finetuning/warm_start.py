@@ -37,6 +37,7 @@ from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
 from rl_det.storage.checkpoint import remove_checkpoint
 from rl_det.storage.files import check_writable
+from rl_det.storage.lock import one_at_a_time
 from rl_det.storage.mirror import mirrored
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
@@ -70,7 +71,10 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
     if detector.part != "head":
         identity["trainable"] = detector.part
     file = _folder() / f"{fingerprint_of_settings(identity)}.safetensors"
-    with mirrored(file.parent, file.name, f"{file.stem}.stage*.pt") as own:
+    with (
+        one_at_a_time(file, tell, f"warm start: another run makes the one that this run needs; it waits for {file}"),
+        mirrored(file.parent, file.name, f"{file.stem}.stage*.pt") as own,
+    ):
         _found_or_trained(detector, data, recipe, own / file.name, limits or CacheLimits())
     detector.is_trained = True
     return file

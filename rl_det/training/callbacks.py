@@ -1,6 +1,7 @@
 """The callbacks of a run: progress bar, metrics on disk, checkpoints; trackers are in `trackers.py`."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rl_det import parallel
@@ -53,18 +54,21 @@ class Checkpoint(Callback):
     second or so, a large one every few minutes. All other callbacks have then done their part of the update.
 
     If the file exists, the run resumes from it; ValueError, which names the file, if its configuration differs. The one
-    before it is kept too, and used if the newest is damaged. Each holds the best weights so far. List this callback
+    before it is kept too, and used if the newest is damaged. Each holds the best weights so far, and, if there is a
+    `clock`, the seconds of all processes that came to it: `before` are those of the ones that were stopped. List this callback
     before those that need to know where the run begins.
     """
 
-    def __init__(self, path: Path, *, share: float = 0.01) -> None:
-        self.path, self.share, self.written, self.seconds = path, share, time.monotonic(), 0.0
+    def __init__(self, path: Path, *, share: float = 0.01, clock: Callable[[], float] | None = None) -> None:
+        self.path, self.share, self.clock = path, share, clock
+        self.written, self.seconds, self.before = time.monotonic(), 0.0, 0.0
 
     def on_start(self, run: FitRun) -> None:
         state = latest_checkpoint(self.path, tell)
         if state is not None:
             check_same(self.path, state.get("config", {}), run.state_dict()["config"])
             run.load_state_dict(state)
+            self.before = state.get("seconds", 0.0)
 
     def on_complete(self, run: FitRun, *, validated: bool) -> None:
         since = time.monotonic() - self.written
@@ -79,6 +83,7 @@ class Checkpoint(Callback):
         """Write the file, whole or not at all; of processes that train together, the main one does."""
         started = time.monotonic()
         if parallel.is_main():
-            write_checkpoint(self.path, run.state_dict())
+            so_far = {} if self.clock is None else {"seconds": self.before + self.clock()}
+            write_checkpoint(self.path, run.state_dict() | so_far)
         self.written = time.monotonic()
         self.seconds = self.written - started

@@ -3,8 +3,11 @@
 import copy
 import json
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -107,3 +110,40 @@ def test_corrected_labels_or_other_code_train_another_warm_start(
     else:
         change(root)
     assert (trained(), trained()) == (2, 2)
+
+
+def test_two_runs_that_need_one_warm_start_at_once_train_it_once(
+    untrained: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second begins while the first trains: it says that it waits, and finds what the first has kept."""
+    data, begun, may_end, trained = rl_det.digit_scenes(4, 2, 2), Event(), Event(), list[Detector]()
+
+    def train(detector: Detector, *_: object) -> None:
+        trained.append(detector)
+        with torch.no_grad():
+            next(detector.trainable.parameters()).flatten()[0] = 0.5
+        begun.set()
+        assert may_end.wait(60)
+
+    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "_train", train)
+    monkeypatch.setattr(module, "seconds_of", lambda *_: 60.0)
+    some, other = copy.deepcopy(untrained), copy.deepcopy(untrained)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(warm_start, some, data, recipe_for(data))
+        assert begun.wait(60)
+        second = pool.submit(warm_start, other, data, recipe_for(data))
+        told = ""
+        for _ in range(600):
+            told += capsys.readouterr().err
+            if "it waits for" in told:
+                break
+            time.sleep(0.1)
+        assert not second.done()
+        may_end.set()
+        file = first.result(60)
+        assert second.result(60) == file
+    assert trained == [some]
+    assert same_state(other.plain().state_dict(), some.plain().state_dict())
+    assert "warm start: found" in capsys.readouterr().err
+    assert f"another run makes the one that this run needs; it waits for {file}" in told

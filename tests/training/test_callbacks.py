@@ -97,6 +97,18 @@ def test_between_validations_it_is_written_when_enough_time_has_gone(tmp_path: P
     assert sorted(tmp_path.iterdir()) == [former(file), file]
 
 
+def test_a_run_that_goes_on_knows_the_seconds_of_the_stopped_ones(tmp_path: Path) -> None:
+    file = tmp_path / "toy.pt"
+    first, second = Checkpoint(file, clock=lambda: 10.0), Checkpoint(file, clock=lambda: 3.0)
+    outcome(LOOP, FIGURES, first, StopAt(3, kill))
+    assert first.before == 0.0
+    outcome(LOOP, FIGURES[2:], second, StopAt(5, kill))
+    assert second.before == 10.0
+    third = Checkpoint(file)
+    outcome(LOOP, FIGURES[3:], third)
+    assert third.before == 13.0
+
+
 def test_what_other_callbacks_do_after_an_update_is_done_before_it_is_written(tmp_path: Path) -> None:
     file, whole = tmp_path / "toy.pt", outcome(LOOP, FIGURES, StopAt(3))
     assert whole[0].reason == "stopped"

@@ -1,0 +1,36 @@
+"""One run at a time makes a file that several runs need; the others wait, and find it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rl_det import parallel
+
+
+@contextmanager
+def one_at_a_time(file: Path, tell: Callable[[str], Any], wait: str) -> Iterator[None]:
+    """A context that one run has at a time, for this file, among all that share its folder; `tell` is told `wait` once.
+
+    Of processes that train together, the main one waits for them all. A run that is killed leaves the lock open. Where no
+    lock can be had, as in a folder that cannot be written, the context is entered at once.
+    """
+    lock = FileLock(file.with_name(f"{file.name}.lock"))
+    parallel.of_main(lambda: _take(lock, tell, wait))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lock: FileLock, tell: Callable[[str], Any], wait: str) -> None:
+    with contextlib.suppress(OSError, NotImplementedError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            tell(wait)
+            lock.acquire()
