@@ -56,23 +56,33 @@ def is_main() -> bool:
 
 
 def own_device() -> torch.device:
-    """This process's CUDA device: the one of its number on this machine; the first if it is alone."""
-    return torch.device(
-        "cuda", int(os.environ.get("LOCAL_RANK", "0")) if launched() > 1 else torch.cuda.current_device()
-    )
+    """This process's CUDA device, now torch's present one: that of its number on this machine; the present one if it is alone.
+
+    Raises UserError if the machine has fewer devices than processes.
+    """
+    if launched() == 1:
+        return torch.device("cuda", torch.cuda.current_device())
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"each process must have a CUDA device of its own; this machine has {count}, and process {number} (LOCAL_RANK, "
+            f"from 0) finds none; launch {count} (--nproc-per-node {count}, --num_processes {count}), or choose the device "
+            "cpu (--device cpu)"
+        )
+    own = torch.device("cuda", number)
+    torch.cuda.set_device(own)
+    return own
 
 
 def join() -> None:
     """Let the processes of this launch work together from now on; in one process, and a second time, it changes nothing.
 
-    They stay together until they end: a group that was left cannot be joined anew.
+    They stay together until they end: a group that was left cannot be joined anew. No device is touched yet: `own_device`
+    does that, where CUDA is chosen.
     """
     if launched() == 1 or dist.is_initialized():
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(own_device())
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     atexit.register(dist.destroy_process_group)
 

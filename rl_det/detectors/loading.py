@@ -110,14 +110,14 @@ def load_detector(
 
 
 def device_named(device: Device) -> torch.device:
-    """The device; "auto" is CUDA if it is available. Raises ValueError if CUDA is asked for and not available."""
+    """The device; "auto" is CUDA if it is available. Raises UserError if CUDA is asked for and not available."""
     if device not in get_args(Device):
         raise UserError(f"device must be one of {', '.join(get_args(Device))}; got {device!r}; auto is usual")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda needs a CUDA device, and torch sees none; use auto or cpu (--device auto or cpu)")
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return parallel.own_device() if parallel.launched() > 1 else torch.device("cuda")
+    return parallel.own_device()
 
 
 def build_detector(

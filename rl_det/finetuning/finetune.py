@@ -2,7 +2,7 @@
 
 The control is the same for every strategy: continued supervised training of the same parameters, on the same images,
 for as many image passes, under the same schedule. Validation AP selects each row's weights, and the untouched test
-split measures each row once. A stopped run resumes from its folder and ends the same, bit for bit.
+split measures each row once. A stopped run resumes from its folder and ends the same, bit for bit on a CPU.
 """
 
 import copy

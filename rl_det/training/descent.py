@@ -87,9 +87,10 @@ class Descent:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state, which may be of another device; one that scaled no loss has nothing to say of the scale."""
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         self.schedule.load_state_dict(state["schedule"])  # type: ignore[arg-type]
-        self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
         if self.average is not None:
             self.average.load_state_dict(state["average"])  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ The loop owns the optimiser's steps, the schedule, the precision, the running me
 weights, patience, collapse and the reason of the end. A strategy supplies the update (`Learner`). Everything around an
 update (bars, logs, checkpoints) is a callback (`rl_det.training.callbacks`), and a callback may end the run.
 
-A run that is stopped anywhere resumes from its last checkpoint and ends the same, bit for bit: the loop's state holds
+A run that is stopped anywhere resumes from its last checkpoint and ends the same, bit for bit on a CPU: the loop's state holds
 all that the next update depends on, torch's global generators included.
 """
 

@@ -217,6 +217,24 @@ def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
         config(**wrong)
 
 
+def test_a_run_that_was_stopped_on_one_device_goes_on_on_another() -> None:
+    """On a CPU no loss is scaled; on CUDA, half precision scales it, for which a scaler on a CPU stands in."""
+    module = torch.nn.Linear(1, 1)
+    on_cpu, on_cuda = (
+        Descent(
+            module, num_updates=4, learning_rate=2e-3, weight_decay=0.02, schedule="cosine", max_grad_norm=5.0,
+            mixed=True, average=None,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    on_cuda.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    stopped = on_cuda.state_dict()
+    on_cuda.load_state_dict(on_cpu.state_dict())
+    assert on_cuda.scaler.get_scale() == 256.0
+    on_cpu.load_state_dict(stopped)
+    assert on_cpu.scaler.get_scale() == 1.0
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_best_weights_and_names_update_and_images() -> None:
     ending, weights, seen = trained([0.1] * 9, learning_rate=1e30, num_steps=8, validate_start=True)
     assert ending.reason == "not finite"
