@@ -13,7 +13,6 @@ import tyro
 
 from rl_det.data import Split
 from rl_det.data.annotated import AnnotatedImages
-from rl_det.data.open import open_data
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import BUDGETS, DIGIT_RECIPE, PHOTO_RECIPE, Budget, Recipe
@@ -212,7 +211,7 @@ class ReportFlags(ProgramFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectFlags(ProgramFlags):
+class DetectFlags(DataFlags, ProgramFlags):
     """Run a tuned detector on images: write pictures with boxes, and detections as COCO results JSON."""
 
     detector: tyro.conf.Positional[Path]
@@ -231,6 +230,7 @@ class DetectFlags(ProgramFlags):
     """The device of the network."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_settings(self, threshold=within("[0, 1]"))
 
 
@@ -315,7 +315,7 @@ def run_detect(flags: DetectFlags) -> None:
     files, image_ids, category_ids = image_files(flags.images) if flags.images else [], None, tuned.category_ids
     if flags.data is not None:
         files, image_ids, category_ids = _of_data(flags, tuned.classes)
-    pictures = pictures_of(files, flags.out)
+    pictures = pictures_of(files, flags.out, flags.limits_of_images)
     with bar("detect", len(files)) as shown:
         written = draw_and_write(
             tuned.detect,
@@ -325,6 +325,7 @@ def run_detect(flags: DetectFlags) -> None:
             flags.out,
             flags.threshold,
             image_ids=image_ids,
+            limits=flags.limits_of_images,
             on_image=shown.advance,
         )
     print(f"the pictures and {written.name} are in {flags.out}")
@@ -336,16 +337,18 @@ def run_onnx(flags: OnnxFlags) -> None:
     print(f"the ONNX file is {written}")
 
 
-def _of_data(flags: DetectFlags, classes: Sequence[str]) -> tuple[list[Path], dict[Path, int], tuple[int, ...]]:
-    """The files of a data set's split, their image ids, and its category ids for the detector's classes."""
+def _of_data(flags: DetectFlags, classes: Sequence[str]) -> tuple[list[Path], dict[Path, list[int]], tuple[int, ...]]:
+    """The files of a data set's split, the image ids of each, and its category ids for the detector's classes."""
     assert flags.data is not None
-    splits = open_data(flags.data)
+    splits = flags.open_folder(flags.data)
     missing = [name for name in classes if name not in splits.classes]
     if missing:
         raise UserError(f"{flags.data}: must have the detector's classes; {', '.join(missing)} is not among its own")
     images = splits[flags.split]
     assert isinstance(images, AnnotatedImages)
-    image_ids = {own.file: own.image_id for own in images.images}
+    image_ids: dict[Path, list[int]] = {}
+    for own in images.images:
+        image_ids.setdefault(own.file, []).append(own.image_id)
     ids = dict(zip(splits.classes, splits.category_ids, strict=True))
     return list(image_ids), image_ids, tuple(ids[name] for name in classes)
 

@@ -382,9 +382,52 @@ def test_detect_overwrites_no_image_and_confuses_no_two(
     line = error_of(capsys, "detect", run / "ppo", tmp_path / "a" / "one.png", "--out", tmp_path / "a")
     assert "its picture would overwrite the image" in line
     assert (tmp_path / "a" / "one.png").read_bytes() == before
-    line = error_of(capsys, "detect", run / "ppo", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    Image.open(data / "images" / "test1.png").save(tmp_path / "a" / "one.jpg")
+    line = error_of(capsys, "detect", run / "ppo", tmp_path / "a", "--out", tmp_path / "c")
     assert "its picture would be that of" in line
     assert not (tmp_path / "c").exists()
+    (tmp_path / "a" / "one.jpg").unlink()
+    (tmp_path / "a" / "._one.png").write_bytes(b"what a Macintosh leaves beside a file")
+    cli.main(["detect", str(run / "ppo"), str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")])
+    assert sorted(file.relative_to(tmp_path / "c").as_posix() for file in (tmp_path / "c").rglob("*.png")) == [
+        "a/one.png",
+        "b/one.png",
+    ]
+    rows = json.loads((tmp_path / "c" / "detections.json").read_text())
+    assert {row["image_id"] for row in rows} == {"a/one.png", "b/one.png"}
+
+
+def test_detect_tells_the_detections_of_each_image_id_that_a_file_has(run: Path, data: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(data, tmp_path / "other")
+    told = json.loads((other / "test.json").read_text())
+    told["images"].append(told["images"][0] | {"id": 999})
+    (other / "test.json").write_text(json.dumps(told))
+    cli.main(["detect", str(run / "ppo"), "--data", str(other), "--out", str(tmp_path / "found"), "--device", "cpu"])
+    rows = json.loads((tmp_path / "found" / "detections.json").read_text())
+    first, again = (
+        [{**row, "image_id": 0} for row in rows if row["image_id"] == own] for own in (told["images"][0]["id"], 999)
+    )
+    assert first == again != []
+
+
+def test_detect_takes_images_beyond_the_usual_limits_if_they_are_raised(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    Image.open(data / "images" / "test0.png").resize((1100, 20)).save(tmp_path / "long.png")
+    given = ("detect", run / "ppo", tmp_path / "long.png", "--out", tmp_path / "found", "--device", "cpu")
+    assert "long.png" in error_of(capsys, *given)
+    cli.main([*map(str, given), "--max-aspect", "60"])
+    assert (tmp_path / "found" / "long.png").exists()
+
+
+def test_a_runs_folder_is_no_detector_and_those_in_it_are_named(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    expected = f"{run}: must be a folder that was exported; it is a run's, with a folder for each row: "
+    assert expected in error_of(capsys, "detect", run, data / "images")
+    line = error_of(capsys, "finetune", "--data", data, "--detector", run, "--out", tmp_path / "new")
+    assert expected in line
+    assert "ppo" in line
 
 
 def test_onnx_writes_one_file_with_the_classes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ WHOLE = ("instances_default", "_annotations.coco", "result", "annotations", "ins
 def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
     """The splits of a folder, or of one JSON file, which counts as training images. None: there is no such JSON."""
     root = path.parent if path.suffix == ".json" else path
-    files: dict[Split, Path] = {"train": path} if path.suffix == ".json" else json_files(path)
+    files: dict[Split, Path] = {"train": path} if path.suffix == ".json" else json_files(path, reading.findings)
     if not files:
         return None
     splits: dict[Split, Listing] = {}
@@ -51,22 +51,47 @@ def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
     return splits
 
 
-def json_files(root: Path) -> dict[Split, Path]:
-    """The JSON file of each split in a folder; a data set in one piece counts as training images."""
-    beside = sorted(root.glob("*.json"))
-    annotations = sorted((root / "annotations").glob("*.json"))
-    nested = sorted(root.glob("*/_annotations.coco.json"))
+def json_files(root: Path, findings: Findings) -> dict[Split, Path]:
+    """The JSON file of each split in a folder; a data set in one piece counts as training images.
+
+    A file whose name only holds a split's word, such as train_config.json, counts if it has COCO's lists.
+    """
+    beside, annotations, nested = (
+        sorted(file for file in root.glob(where) if not file.name.startswith("."))
+        for where in ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+    )
     instances = [file for file in annotations if file.stem.startswith("instances")]
     for files in (beside, nested, instances or annotations):
-        named: dict[Split, Path] = {}
+        named: dict[Split, list[Path]] = {}
         for file in files:
             split = split_of(file.parent.name if file in nested else file.stem)
-            if split is not None and not file.stem.startswith(("image_info", "person_keypoints", "captions", "stuff")):
-                named.setdefault(split, file)
+            if split is None or file.stem.startswith(("image_info", "person_keypoints", "captions", "stuff")):
+                continue
+            if _is_usual(file) or _has_lists(file):
+                named.setdefault(split, []).append(file)
+        for split, several in named.items():
+            several.sort(key=_is_usual, reverse=True)
+            if len(several) > 1:
+                others = ", ".join(file.name for file in several[1:])
+                findings.warn(f"{several[0]}: is read for {split}; {others} could be meant too, and is not read")
         if named:
-            return named
+            return {split: several[0] for split, several in named.items()}
     whole = [file for file in (*beside, *annotations, *nested) if file.stem in WHOLE]
     return {"train": whole[0]} if whole else {}
+
+
+def _is_usual(file: Path) -> bool:
+    """Whether a program calls a split's annotations so; then what is wrong with the file is a fault."""
+    return file.stem in (*SPLIT_WORDS, *WHOLE) or file.stem.startswith("instances")
+
+
+def _has_lists(file: Path) -> bool:
+    """Whether a file seems to be COCO's."""
+    try:
+        content = read_file(file)
+    except DataError:
+        return False
+    return all(f'"{name}"'.encode() in content for name in LISTS.values())
 
 
 def split_of(name: str) -> Split | None:

@@ -1,5 +1,6 @@
 """Open a folder of any layout as three splits: look at what lies there, check it, and say in one line what it is."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def read_folder(
     if test is not None:
         _, others = _listings(test, reading)
         for split in (split for split in SPLITS if split in others):  # its last one
-            listings["test"] = others[split]
+            listings["test"] = _with_ids_of(next(iter(listings.values()), others[split]), others[split])
     notes: list[str] = []
     listings = {split: listings[split] for split in SPLITS if split in listings}
     categories = _categories(listings, findings, notes)
@@ -120,6 +121,18 @@ def _listings(path: Path, reading: Reading) -> tuple[str, dict[Split, Listing]]:
     inside = ", ".join(sorted(each.name for each in path.iterdir())[:8]) if path.is_dir() else "one file"
     inside = inside or "nothing"
     raise DataError(path, "the folder", f"must be of a layout that is known: {KNOWN}; it holds {inside}")
+
+
+def _with_ids_of(first: Listing, other: Listing) -> Listing:
+    """The other listing with the first one's category ids, if the first knows its names; else as it is.
+
+    Two folders may number their classes each in its own way, and VOC's classes are those that a folder happens to hold.
+    """
+    id_of = {name: key for key, name in first.categories.items()}
+    if len(id_of) < len(first.categories) or not set(other.categories.values()) <= id_of.keys():
+        return other
+    ids = array("q", (id_of[other.categories[key]] for key in other.boxes.category_id))
+    return replace(other, categories=first.categories, boxes=replace(other.boxes, category_id=ids))
 
 
 def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: list[str]) -> dict[int, str]:

@@ -29,8 +29,9 @@ class TorchDataset:
     """A data set of pairs as a data set of `Sample`s.
 
     The image is a tensor (uint8, or floats in [0, 1]) or a PIL image. The target has "boxes" [G, 4] and "labels" [G],
-    and may have "image_id", "area" and "iscrowd". Their defaults are the index, the boxes' areas, and no crowd. Raises
-    ValueError, which names the split and the index, for any other sample.
+    and may have "image_id", "area" and "iscrowd". Their defaults are the index, the clipped boxes' areas, and no crowd.
+    Boxes are clipped to their image. Raises ValueError, which names the split and the index, for any other sample, and for
+    a box of which nothing lies in its image.
     """
 
     def __init__(self, pairs: PairDataset, classes: tuple[str, ...], name: str) -> None:
@@ -43,14 +44,19 @@ class TorchDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in 0..{len(self) - 1}; got {index}")
         where = f"{self.name}[{index}]"
-        image, target = pair_of(self.pairs, index, where)
-        return Sample(image=image_tensor(image, where), target=self._target(target, index, where))
+        given, target = pair_of(self.pairs, index, where)
+        image = image_tensor(given, where)
+        return Sample(image=image, target=self._target(target, index, where, (image.shape[2], image.shape[1])))
 
-    def _target(self, given: dict[str, Any], index: int, where: str) -> Target:
+    def _target(self, given: dict[str, Any], index: int, where: str, size: tuple[int, int]) -> Target:
         boxes, labels = boxes_and_labels(given, where)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        if not (torch.isfinite(boxes).all() and (sides > 0).all()):
+        if not (torch.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
             raise UserError(f"{where}: boxes must be finite xyxy corners with a positive size; got {boxes.tolist()}")
+        told, boxes = boxes, boxes.clamp(min=torch.zeros(()), max=torch.tensor([*size, *size]))
+        sides = boxes[:, 2:] - boxes[:, :2]
+        if not (sides > 0).all():
+            outside = told[(sides <= 0).any(1)].tolist()
+            raise UserError(f"{where}: boxes must lie in the image, of {size} pixels (width, height); got {outside}")
         if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= len(self.classes):
             raise UserError(
                 f"{where}: labels must lie in 1..{len(self.classes)}, 0 being torchvision's background; got {labels.tolist()}"

@@ -264,6 +264,7 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
     if exported and (folder / MODEL_CARD).is_file():
         _refuse(image_size=wanted.image_size)
         return _exported(folder, wanted)
+    _refuse_run(path)
     if is_pretrained(path) or _may_be_on_a_hub(path):
         detector = load_pretrained(path, input_size=wanted.image_size, part=wanted.part)
         return _fitted(detector, wanted, names_of(detector.plain()))
@@ -274,6 +275,17 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
             f"{'it is none' if path.exists() else 'there is no such file'}"
         )
     return _built(_architecture_of(path, len(wanted.classes)), wanted, path)
+
+
+def _refuse_run(folder: Path) -> None:
+    """Raise UserError, which names them, if not this folder but some in it are exported detectors, as those of a run are."""
+    if not folder.is_dir() or (folder / MODEL_CARD).is_file():
+        return
+    if inner := sorted(each.parent.name for each in folder.glob(f"*/{MODEL_CARD}")):
+        raise UserError(
+            f"{folder}: must be a folder that was exported; it is a run's, with a folder for each row: {', '.join(inner)}; "
+            f"name one, such as {folder / inner[-1]}"
+        )
 
 
 def _exported(folder: Path, wanted: Wanted) -> Detector:
@@ -329,6 +341,7 @@ def _architecture_of(path: Path, num_classes: int) -> str:
 
 def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
     """The contents of a `model.json`, and its architecture; ValueError, which names the file, if it is not one."""
+    _refuse_run(card.parent)
     told = read_sealed(card, A_CARD)
     try:
         architecture, hints = Architecture(**told["architecture"]), get_type_hints(Architecture)

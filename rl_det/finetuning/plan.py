@@ -79,7 +79,8 @@ class Plan:
     def check_images(self) -> None:
         """Decode the test and validation images and some of the training images once: a broken one fails the run at its start.
 
-        Raises the first fault. A user's own data sets are asked for their test images alone.
+        Raises the first fault. A user's own data sets are asked for their test images, and in each split until a true box
+        is found, without which there is nothing to train on or to measure.
         """
         findings, num_train = Findings(), len(self.data.train)
         spread = sorted(
@@ -94,10 +95,18 @@ class Plan:
                 if isinstance(dataset, AnnotatedImages):
                     decode(dataset, findings, places=places, on_image=shown.advance)
                     self._check_long_images(dataset, findings)
-                elif split == "test":
-                    for place in places:
-                        dataset[place]
-                        shown.advance()
+                    continue
+                found = False
+                for place in range(len(dataset)):
+                    if found and split != "test":
+                        break
+                    found |= not bool(dataset[place].target.iscrowd.all())
+                    shown.advance()
+                if not found:
+                    raise UserError(
+                        f"{split}: must hold a true box that is no crowd; none of its {len(dataset)} images does, so there is "
+                        f"nothing to {'train on' if split == 'train' else 'measure'}"
+                    )
         findings.settle()
 
     def _check_long_images(self, dataset: AnnotatedImages, findings: Findings) -> None:

@@ -50,6 +50,10 @@ class DataFlags:
         """The limits as one object."""
         return ImageLimits(max_pixels=self.max_pixels, max_aspect=self.max_aspect)
 
+    def open_folder(self, path: Path) -> Splits:
+        """The splits of a folder."""
+        return open_data(path, test=self.test_data, limits=self.limits_of_images, keep_difficult=self.keep_difficult)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opening(DataFlags):
@@ -82,10 +86,6 @@ class Opening(DataFlags):
     def trained_part(self) -> Part:
         """The part of the detector that is trained, if one is."""
         return "head"
-
-    def open_folder(self, path: Path) -> Splits:
-        """The splits of a folder."""
-        return open_data(path, test=self.test_data, limits=self.limits_of_images, keep_difficult=self.keep_difficult)
 
     def open(self) -> tuple[Splits, Detector]:
         """The data and the detector. Raises ValueError, with nothing trained or written, if one cannot be used.

@@ -1,5 +1,6 @@
 """Run a detector on image files; write pictures with boxes, and the detections as COCO results JSON."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-from rl_det.data.images import read_header, read_image
+from rl_det.data.images import ImageLimits, read_header, read_image
 from rl_det.errors import UserError
 from rl_det.storage.files import as_json, check_writable, write_whole, write_with
 from rl_det.types import Detections
@@ -30,36 +31,43 @@ def draw_and_write(
     folder: Path,
     threshold: float,
     *,
-    image_ids: Mapping[Path, int] | None = None,
+    image_ids: Mapping[Path, Sequence[int]] | None = None,
+    limits: ImageLimits | None = None,
     on_image: Callable[[], object] = lambda: None,
 ) -> Path:
     """Write one picture for each image, and `detections.json`; return the JSON's path. `on_image` is called after each image.
 
     The JSON is COCO's results: boxes x, y, width, height in the image's pixels, the data set's category ids, and as `image_id`
-    the data set's (`image_ids`), or the file's name without one. `pictures` says where each image's picture is written.
+    the data set's (`image_ids`, one or several of a file), or without one the image's name (`names_of`). `pictures` says where
+    each image's picture is written.
     """
     files = list(pictures)
+    names = names_of(files)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for start in range(0, len(files), IMAGES_AT_A_TIME):
         batch = files[start : start + IMAGES_AT_A_TIME]
-        images = [read_image(file, "the image") for file in batch]
+        images = [read_image(file, "the image", limits) for file in batch]
         for file, image, own in zip(batch, images, detect(images), strict=True):
             picture = drawn(image, own, classes, threshold)
+            pictures[file].parent.mkdir(parents=True, exist_ok=True)
             write_with(pictures[file], partial(picture.save, format="PNG"))
-            rows += coco_rows(file.name if image_ids is None else image_ids[file], own, category_ids)
+            for image_id in [names[file]] if image_ids is None else image_ids[file]:
+                rows += coco_rows(image_id, own, category_ids)
             on_image()
     write_whole(folder / RESULTS, as_json(rows))
     return folder / RESULTS
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and the image files in the given folders, by name. Raises ValueError if there are none."""
+    """The given files, and the image files in the given folders, by name, but for hidden ones. ValueError if there are none."""
     known = Image.registered_extensions()
     found: list[Path] = []
     for path in paths:
-        own = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
+        below = path.iterdir() if path.is_dir() else ()
+        own = sorted(file for file in below if file.suffix.lower() in known and not file.name.startswith("."))
+        own = own if path.is_dir() else [path]
         if not own:
             raise UserError(f"{path}: must hold image files; there is none")
         found += own
@@ -68,7 +76,15 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+def names_of(files: Sequence[Path]) -> dict[Path, str]:
+    """What each image is called: as its file; if two of them have one name, by its path below the folder that all share."""
+    if len({file.name for file in files}) == len(files):
+        return {file: file.name for file in files}
+    shared = os.path.commonpath([file.resolve().parent for file in files])
+    return {file: file.resolve().relative_to(shared).as_posix() for file in files}
+
+
+def pictures_of(files: Sequence[Path], folder: Path, limits: ImageLimits | None = None) -> dict[Path, Path]:
     """Where in a folder each image's picture is to be written; nothing is written yet.
 
     ValueError names an image that is none, that would be overwritten, or whose picture would be another's, and a folder that
@@ -77,15 +93,15 @@ def pictures_of(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     check_writable(folder)
     pictures: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
-    for file in files:
-        picture = folder / f"{file.stem}.png"
+    for file, name in names_of(files).items():
+        picture = (folder / name).with_suffix(".png")
         if (other := taken.setdefault(picture, file)) != file:
             raise UserError(
                 f"{file}: its picture would be that of {other}, as pictures have the images' names; rename one"
             )
         if picture.resolve() == file.resolve():
             raise UserError(f"{file}: its picture would overwrite the image; give another folder (--out)")
-        read_header(file, "the image")
+        read_header(file, "the image", limits)
         pictures[file] = picture
     return pictures
 

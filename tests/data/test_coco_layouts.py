@@ -1,5 +1,6 @@
 """COCO's JSON as programs leave it: where files lie, how images are named, what stands in for boxes, missing splits."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -335,3 +336,58 @@ def test_all_faults_are_counted_in_the_first_one(tmp_path: Path) -> None:
     (tmp_path / "images" / "train3.png").unlink()
     with pytest.raises(DataError, match=r"train3\.png: .* \(and 2 more faults; `rl-det check` lists all\)"):
         open_data(tmp_path)
+
+
+STRAY: dict[str, object] = {
+    "train_config.json": {"images": "images/", "epochs": 3},
+    "test_predictions.json": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    "val-metrics.json": {"AP": 0.5},
+    "._train.json": "no JSON at all",
+    "train_small.json": document("val"),
+}
+
+
+def test_other_json_files_beside_a_data_set_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for at in ("plain", "own"):
+        for split in ("train", "val"):
+            write(tmp_path / at, split, f"{split}.json", "images")
+    for name, told in STRAY.items():
+        (tmp_path / "own" / name).write_text(told if isinstance(told, str) else json.dumps(told))
+    opened = open_data(tmp_path / "own")
+    told = capsys.readouterr().err
+    same(opened, open_data(tmp_path / "plain"))
+    (line,) = [line for line in told.splitlines() if "could be meant" in line]
+    assert line.endswith("train.json: is read for train; train_small.json could be meant too, and is not read")
+
+
+def test_other_json_files_make_no_coco_of_another_layout(tmp_path: Path) -> None:
+    for name, told in STRAY.items():
+        if name != "train_small.json":
+            (tmp_path / name).write_text(told if isinstance(told, str) else json.dumps(told))
+    with pytest.raises(DataError, match="must be of a layout that is known"):
+        open_data(tmp_path)
+
+
+def test_a_split_whose_file_has_the_usual_name_and_is_broken_is_a_fault(tmp_path: Path) -> None:
+    write(tmp_path, "val", "val.json", "images")
+    write(tmp_path, "train", "train_small.json", "images")
+    (tmp_path / "train.json").write_text("{")
+    with pytest.raises(DataError, match=r"train\.json: the file: not JSON"):
+        open_data(tmp_path)
+
+
+def test_test_images_of_another_folder_may_have_ids_of_their_own_for_the_same_names(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / "a", split, f"{split}.json", "images")
+    told = document("test")
+    told["categories"] = [{"id": 7, "name": "unripe"}, {"id": 9, "name": "ripe"}]
+    for annotation in told["annotations"]:
+        annotation["category_id"] = {1: 9, 2: 7}[annotation["category_id"]]
+    write(tmp_path / "b", "test", "test.json", "images", told)
+    write(tmp_path / "c", "test", "test.json", "images")
+    splits = open_data(tmp_path / "a", test=tmp_path / "b")
+    same(splits, open_data(tmp_path / "a", test=tmp_path / "c"))
+    told["categories"][0]["name"] = "rotten"
+    write(tmp_path / "b", "test", "test.json", "images", told)
+    with pytest.raises(DataError, match=r"test\.json: categories: must be those of train\.json"):
+        open_data(tmp_path / "a", test=tmp_path / "b")

@@ -91,6 +91,12 @@ def test_an_image_may_be_empty(boxes: Any) -> None:
     assert len(found.labels) == len(found.area) == len(found.iscrowd) == 0
 
 
+def test_boxes_are_clipped_to_their_image() -> None:
+    some = dataset((pixels(), target(boxes=[[-3.0, 2.0, 5.0, 8.0], [6.0, -1.0, 40.0, 12.0]])))
+    assert some[0].target.boxes.tolist() == [[0.0, 2.0, 5.0, 8.0], [6.0, 0.0, 12.0, 10.0]]
+    assert some[0].target.area.tolist() == [30.0, 60.0]
+
+
 def test_it_is_a_data_set_that_ends() -> None:
     some = dataset(*[(pixels(), target())] * 3)
     assert isinstance(some, Dataset)
@@ -129,6 +135,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "flat": ((pixels(), target(boxes=[[1.0, 2.0, 1.0, 8.0], [0.0, 0.0, 1.0, 1.0]])), "positive size"),
     "not finite": ((pixels(), target(boxes=[[0.0, 0.0, np.inf, 8.0], [0.0, 0.0, 1.0, 1.0]])), "finite xyxy corners"),
+    "outside": (
+        (pixels(), target(boxes=[[20.0, 2.0, 25.0, 8.0], [0.0, 0.0, 1.0, 1.0]])),
+        r"must lie in the image, of \(12, 10\) pixels \(width, height\); got \[\[20\.0, 2\.0, 25\.0, 8\.0\]\]",
+    ),
     "areas too few": ((pixels(), target(area=[1.0])), "one entry for each of the 2 boxes"),
     "crowds too few": ((pixels(), target(iscrowd=[0])), "one entry for each of the 2 boxes"),
     "an id in words": ((pixels(), target(image_id="a.png")), "image_id"),

@@ -336,3 +336,12 @@ def test_an_image_that_lies_outside_is_not_read(folder: Path, tmp_path_factory: 
     (folder / "JPEGImages" / "a.jpg").unlink()
     (folder / "JPEGImages" / "a.jpg").symlink_to(picture(tmp_path_factory.mktemp("other") / "a.jpg"))
     assert faults(folder)[0].startswith("JPEGImages/a.jpg: line 1 of train.txt: must lie in the data's folder")
+
+
+def test_test_images_of_another_folder_need_not_show_every_class(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    picture(other / "JPEGImages" / "g.jpg")
+    text(other / "Annotations" / "g.xml", document(thing("dog")))
+    opened = open_data(folder, test=other)
+    assert opened.classes == ("cat", "dog")
+    assert opened.test[0].target.labels.tolist() == [2]

@@ -8,6 +8,7 @@ import torch
 from finetuning.small import BUDGET, Pairs, own_model
 
 import rl_det
+from rl_det.errors import UserError
 
 
 def assert_pages_are_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,3 +53,21 @@ def test_images_of_several_sizes_in_grey_and_classes_without_boxes_go_through(
     assert result.rows["ppo"].class_ap["absent"] != result.rows["ppo"].class_ap["absent"], "NaN: there is none"
     assert rl_det.load_results(tmp_path / "run").table() == result.table()
     assert_pages_are_made(tmp_path / "run", capsys)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_of_ones_own_without_a_true_box_is_refused_before_anything_is_trained(
+    split: str, tmp_path: Path
+) -> None:
+    class Empty(Pairs):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            image, target = super().__getitem__(index)
+            return image, target | {"iscrowd": torch.ones_like(target["labels"])}
+
+    splits = rl_det.open_data(
+        [(Empty if name == split else Pairs)(name) for name in ("train", "val", "test")], classes=["low", "high"]
+    )
+    detector = rl_det.load_detector(own_model(num_classes=2), splits)
+    with pytest.raises(UserError, match=rf"{split}: must hold a true box that is no crowd; none of its \d images does"):
+        rl_det.finetune(detector, splits, rl_det.Supervised(), budget=BUDGET, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
