@@ -105,14 +105,16 @@ class Run:
 def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
     """Whether the folder holds this same run, which goes on.
 
-    Raises ValueError for a folder that is not writable, or holds a run that may be neither resumed nor replaced. A run may be
-    resumed if `resume` is set and its identity is the same. It may be replaced if `overwrite` is set. Both at once are refused.
+    Raises ValueError for a folder that is not writable, holds a run that may be neither resumed nor replaced, or holds files of
+    others under a run's names. A run may be resumed if `resume` is set and its identity is the same. It may be replaced if
+    `overwrite` is set. Both at once are refused.
     """
     if resume and overwrite:
         raise UserError("resume goes on with a run, overwrite replaces it; give one of the two")
     check_writable(folder)
     file = folder / CONFIG
     if not file.exists():
+        _check_nothing_is_lost(folder)
         return False
     if resume:
         check_same_run(folder, identity)
@@ -122,6 +124,17 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
             "and another folder (--out) leaves it alone"
         )
     return resume
+
+
+def _check_nothing_is_lost(folder: Path) -> None:
+    """Raise UserError if a folder without a run holds what a run would write over."""
+    there = [name for name in FILES if (folder / name).exists()]
+    there += [f"{name}/" for name in (CHECKPOINTS, ENCODINGS, DETECTIONS) if any((folder / name).glob("*"))]
+    if there:
+        raise UserError(
+            f"{folder}: holds {', '.join(there)}, which a run would write over, and no run ({CONFIG}); move that away, or give "
+            "another folder (--out)"
+        )
 
 
 def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def test_a_folder_with_a_run_is_entered_to_go_on_with_the_same_run_or_to_replace
 
 
 def test_a_run_that_fails_before_it_has_begun_removes_only_what_it_made(tmp_path: Path) -> None:
-    own = [tmp_path / name for name in ("better/model.json", "better/notes.txt", "tensorboard/x", "report.html")]
+    own = [tmp_path / name for name in ("better/model.json", "better/notes.txt", "tensorboard/x", "notes.md")]
     for file in own:
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
@@ -81,6 +81,19 @@ def test_a_detector_that_a_user_exported_into_a_run_outlives_it(tmp_path: Path) 
         run.write_results({"methods": {"ppo_fitted": {"AP": 0.5}}})
     remove_run(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["better"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "metrics.jsonl", "checkpoints/ppo.pt", "encodings/train/0.npz"])
+@pytest.mark.parametrize("flag", ["resume", "overwrite", None])
+def test_what_others_have_written_under_a_runs_names_is_not_written_over(
+    tmp_path: Path, name: str, flag: str | None
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("the user's own")
+    with pytest.raises(ValueError, match=rf"holds {name.split('/')[0]}.*, which a run would write over"):
+        Run(tmp_path, {}, **({} if flag is None else {flag: True}))
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "the user's own"
 
 
 def test_a_resumed_run_in_an_empty_folder_begins(tmp_path: Path) -> None:
