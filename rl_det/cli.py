@@ -29,7 +29,8 @@ from rl_det.policies.build import PolicyName
 from rl_det.program import ProgramFlags, one_line, program
 from rl_det.progress import bar
 from rl_det.report.detections import draw_and_write, image_files, pictures_of
-from rl_det.settings import at_least, check_settings, within
+from rl_det.report.figures import form_of
+from rl_det.settings import SEEDS, at_least, check_settings, within
 from rl_det.storage.run import CONFIG
 from rl_det.strategies.catalogue import CATALOGUE
 from rl_det.strategies.labels import Labels
@@ -63,7 +64,7 @@ class RunFlags(Request, ProgramFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self, seed=at_least(0))
+        check_settings(self, seed=SEEDS)
 
     def run(self, *strategies: Strategy, baselines: bool = True) -> Results:
         """Open the data and the detector, tune, and print the table."""
@@ -177,7 +178,7 @@ class CompareFlags(Request, ProgramFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self, seeds=at_least(0), workers=at_least(1), folds=at_least(2, usual="5"))
+        check_settings(self, seeds=SEEDS, workers=at_least(1), folds=at_least(2, usual="5"))
 
     def folder(self) -> Path:
         """The default folder, named after the comparison."""
@@ -285,6 +286,8 @@ def run_compare(flags: CompareFlags) -> None:
 
 def run_check(flags: CheckFlags) -> None:
     """`rl-det check`."""
+    picture = flags.picture or Path(f"{flags.path.resolve().stem}-check.png")
+    form_of(picture)  # before all is read
     found = inspect(
         flags.path,
         strict=flags.strict,
@@ -293,7 +296,6 @@ def run_check(flags: CheckFlags) -> None:
         test=flags.test_data,
     )
     print(found.text(flags.path), end="")
-    picture = flags.picture or Path(f"{flags.path.resolve().stem}-check.png")
     found.draw(picture)
     print(f"the picture is {picture}")
     if not found.is_sound:

@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rl_det.errors import UserError
@@ -16,6 +17,7 @@ IN_WORDS: dict[Any, str] = {
     float: "a number",
     str: "a string",
     type(None): "None",
+    Path: "a path",
 }
 MANY_IN_WORDS: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "strings"}
 
@@ -53,6 +55,10 @@ def within(interval: str, *, usual: str | None = None) -> Rule:
     )
 
 
+SEEDS = Rule(words="not be negative, and less than 2**63", holds=lambda value: 0 <= value < 2**63, usual="0")
+"""The rule of a seed: what all generators of random numbers take."""
+
+
 def check_settings(settings: Any, **rules: Rule) -> None:
     """Refuse a dataclass with a value that does not fit its field's type, or its rule; call it in `__post_init__`.
 
@@ -70,6 +76,16 @@ def check_settings(settings: Any, **rules: Rule) -> None:
             ending = "" if usual in (None, (), dataclasses.MISSING) else f"; {usual} is usual"
             raise UserError(f"{field.name} must {wrong}; got {value!r}{ending}")
     assert not rules, f"{type(settings).__name__} has no {', '.join(rules)}"
+
+
+def check_argument(name: str, value: Any, hint: Any, rule: Rule | None = None, *, usual: object = None) -> None:
+    """Refuse an argument of a function that does not fit its type, or its rule, as `check_settings` refuses a field.
+
+    Raises `UserError`, which says what must hold, what came, and what is usual.
+    """
+    if wrong := _wrong(value, hint, rule):
+        ending = "" if usual is None else f"; {usual} is usual"
+        raise UserError(f"{name} must {wrong}; got {value!r}{ending}")
 
 
 def _wrong(value: Any, hint: Any, rule: Rule | None) -> str | None:

@@ -142,7 +142,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("--strategies ppo ppo", "'ppo' is there twice"),
         ("--supervised.monitor mAP", "a training is led by one of AP, "),
         ("--track comet", "invalid choice 'comet' for argument '--track'"),
-        ("--seed -1", "seed must not be negative; got -1; 0 is usual"),
+        ("--seed -1", "seed must not be negative, and less than 2.*63; got -1; 0 is usual"),
         ("--image-size 0", "image_size must be at least 1; got 0"),
         (
             "--strategies labels --ppo.clip 0.3",
@@ -170,6 +170,8 @@ def test_mistakes_of_the_other_commands_cost_one_line_too(
 ) -> None:
     assert "Expected one of {finetune" in error_of(capsys)
     assert "nowhere: the folder: there is none of this name" in error_of(capsys, "check", "nowhere")
+    line = error_of(capsys, "check", "nowhere", "--picture", "a.xyz")
+    assert "a.xyz: a picture must be one of" in line
     assert "must be the results of a run of rl_det" in error_of(capsys, "report", tmp_path)
     assert "report needs a folder at least" in error_of(capsys, "report")
     assert "must be a model.json that rl_det has exported" in error_of(capsys, "detect", tmp_path, "a.png")

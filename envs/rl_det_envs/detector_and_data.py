@@ -5,6 +5,7 @@ import torch
 
 from rl_det.data import Dataset
 from rl_det.data.digit_scenes import CLASSES
+from rl_det.data.splits import Splits
 from rl_det.detectors import build_detector
 from rl_det.detectors.encodings import EncodedDataset, Encodings, encode_dataset
 from rl_det.detectors.protocol import Detector
@@ -13,6 +14,8 @@ from rl_det.errors import UserError
 from rl_det.progress import bar
 from rl_det.types import Target
 
+SEQUENCE = ("__len__", "__getitem__", "classes")
+"""What every data set has."""
 SILENT = 3.0
 """Encoding a data set shows a bar if it takes longer, in seconds."""
 
@@ -22,6 +25,28 @@ def shipped_detector(device: torch.device) -> Detector:
     detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
     detector.plain().to(device)
     return detector
+
+
+def known_device(device: str | torch.device) -> torch.device:
+    """The device; UserError if torch knows none of this name."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device must be one that torch knows; got {device!r}; cpu is usual") from error
+
+
+def check_detector_and_data(detector: object, dataset: object) -> None:
+    """Raise UserError if these are given and are of another kind."""
+    if not (detector is None or isinstance(detector, Detector)):
+        raise UserError(
+            f"detector must be what rl_det.load_detector gives; got {type(detector).__name__}; the shipped one (None) is usual"
+        )
+    if isinstance(dataset, Splits):
+        raise UserError("dataset must be one data set; got the three splits of a run; give one, such as data.val")
+    if not (dataset is None or isinstance(dataset, Encodings) or all(hasattr(dataset, name) for name in SEQUENCE)):
+        raise UserError(
+            f"dataset must be a data set with classes, such as data.val; got {type(dataset).__name__}; None is usual"
+        )
 
 
 def check_classes(dataset: Dataset | Encodings, detector: Detector) -> None:

@@ -27,7 +27,14 @@ from rl_det.errors import NotFiniteError, UserError
 from rl_det.rewards import Reward, RewardLike, reward_named
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.agent import Earned, Shown
-from rl_det_envs.detector_and_data import check_classes, encoded_aloud, objects_of, shipped_detector
+from rl_det_envs.detector_and_data import (
+    check_classes,
+    check_detector_and_data,
+    encoded_aloud,
+    known_device,
+    objects_of,
+    shipped_detector,
+)
 from rl_det_envs.drawing import Change, draw
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}
@@ -95,7 +102,8 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             raise UserError(f"nms_iou must lie in [0, 1]; got {nms_iou}; 0.5 is usual")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
-        self.device, self.render_mode, self.gives_credit = torch.device(device), render_mode, credit
+        check_detector_and_data(detector, dataset)
+        self.device, self.render_mode, self.gives_credit = known_device(device), render_mode, credit
         self.detector = detector or shipped_detector(self.device)
         named: RewardLike = self.default_reward if reward is None else reward
         self.reward: Reward = reward_named(

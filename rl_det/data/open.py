@@ -70,6 +70,8 @@ def open_data(
             "data must be three data sets, train, val and test, or a DatasetDict; got one; divide it by its "
             "train_test_split(test_size=0.2, seed=0)"
         )
+    if not isinstance(source, Sequence | Mapping):
+        raise UserError(f"data must be a folder, or three data sets (train, val, test); got {type(source).__name__}")
     datasets = splits_of(source) if isinstance(source, Mapping) else tuple(source)
     if len(datasets) != 3:
         raise UserError(f"data must be a folder, or three data sets (train, val, test); got {len(datasets)} of them")

@@ -24,7 +24,7 @@ from rl_det.detectors.transformers.pretrained import QUERY_DETECTORS, is_pretrai
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
-from rl_det.settings import fits
+from rl_det.settings import at_least, check_argument, fits
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.weights import as_named_now, check_state, load_state, read_state, state_file, without_prefix
 
@@ -86,8 +86,10 @@ def load_detector(
     ):
         if value not in get_args(known):
             raise UserError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}")
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image_size must be at least 1; got {image_size}; the detector's own (None) is usual")
+    check_argument("image_size", image_size, int | None, at_least(1), usual="the detector's own (None)")
+    if isinstance(source, type) or not isinstance(source, nn.Module | str | Path):
+        got = source.__name__ if isinstance(source, type) else type(source).__name__
+        raise UserError(f"a detector must be a name, a path, or a model object; got {got}; tiny is usual")
     wanted = Wanted(
         classes=splits.classes, data=splits.name, image_size=image_size, part=trainable, other_classes=other_classes
     )
@@ -150,7 +152,11 @@ def build_model(architecture: Architecture) -> nn.Module:
 
 
 def of_model(model: nn.Module, *, part: Part = "head") -> Detector:
-    """The Detector around a user's own model. Raises ValueError for a model of no known family."""
+    """The Detector around a user's own model, in float32. Raises ValueError for a model of no known family."""
+    others = {str(each.dtype).removeprefix("torch.") for each in model.parameters() if each.dtype != torch.float32}
+    if others:
+        tell(f"the model's weights in {' and '.join(sorted(others))} are taken in float32, in which strategies train")
+        model.float()
     return family_of(model).around(model.eval(), part=part)
 
 

@@ -19,6 +19,7 @@ from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.open import Source, open_data
 from rl_det.detectors import Detector
 from rl_det.detectors.frozen import FrozenPart
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
@@ -34,6 +35,7 @@ from rl_det.policies.voting import VotingPolicy
 from rl_det.precision import WantedPrecision
 from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
+from rl_det.settings import check_argument
 from rl_det.storage.checkpoint import has_checkpoint, latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
@@ -92,6 +94,9 @@ def finetune(
 
     Sets torch's global seed. Raises ValueError, with nothing written, for arguments that do not fit together.
     """
+    check_argument("out", out, str | Path | None)
+    check_argument("recipe", recipe, Recipe | None)
+    _check_callbacks(callbacks)
     keep_few_kernels()
     splits, chosen = open_data(data), strategies or (PPO(),)
     limits = CacheLimits(memory=cache_memory, disk=cache_disk)
@@ -119,6 +124,11 @@ def finetune(
     ):
         watching = (*tracking(track, folder), *callbacks) if parallel.is_main() else ()
         return _run(plan, run, watching)
+
+
+def _check_callbacks(callbacks: object) -> None:
+    if not isinstance(callbacks, Sequence) or not all(isinstance(each, Callback) for each in callbacks):
+        raise UserError(f"callbacks must be a list of Callback objects, such as [MyCallback()]; got {callbacks!r}")
 
 
 @dataclass(kw_only=True)

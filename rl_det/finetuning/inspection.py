@@ -13,7 +13,7 @@ from rl_det.data.decoding import decode
 from rl_det.data.folder import Opened, read_folder
 from rl_det.data.images import ImageLimits
 from rl_det.progress import bar
-from rl_det.report.figures import save
+from rl_det.report.figures import form_of, save
 from rl_det.report.pictures import draw_boxes, draw_image
 from rl_det.storage.files import write_with
 
@@ -70,7 +70,7 @@ class Inspection:
                     for label, crowd in zip(target.labels.tolist(), crowds, strict=True)
                 ]
                 draw_boxes(each, target.boxes, colours, texts=texts if named else ())
-        write_with(file, lambda beside: save(figure, beside, form=file.suffix.removeprefix(".") or "png"))
+        write_with(file, lambda beside: save(figure, beside, form=form_of(file)))
 
 
 def inspect(

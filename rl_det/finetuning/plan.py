@@ -27,7 +27,7 @@ from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
 from rl_det.policies.build import check_bears, usual_policy
 from rl_det.progress import SHORT_WORK, bar, tell
-from rl_det.settings import at_least, check_settings
+from rl_det.settings import SEEDS, check_settings
 from rl_det.storage.run import ENCODINGS, FILES, PARTS
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import WARM_START
@@ -69,7 +69,7 @@ class Plan:
     """The seconds that encoding has taken so far."""
 
     def __post_init__(self) -> None:
-        check_settings(self, seed=at_least(0, usual="0"))
+        check_settings(self, seed=SEEDS)
 
     @property
     def own_encodings(self) -> Path:

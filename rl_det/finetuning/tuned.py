@@ -34,6 +34,7 @@ from rl_det.policies.detections import detect_images, on_host
 from rl_det.policies.export import MODULE, export
 from rl_det.policies.onnx import export_onnx
 from rl_det.policies.policy import Policy
+from rl_det.settings import check_argument
 from rl_det.storage.checksums import write_sealed
 from rl_det.storage.files import check_writable
 from rl_det.types import Detections
@@ -64,8 +65,9 @@ class Tuned:
         so their last digits depend on their order. Raises ValueError, which names the place, for anything that is not an
         image.
         """
-        if isinstance(images, Tensor) and images.ndim == 3:
-            raise UserError("detect takes several images; got one tensor [3, H, W]; give [image]")
+        if (isinstance(images, Tensor) and images.ndim == 3) or not isinstance(images, Iterable):
+            got = "tensor [3, H, W]" if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(f"detect takes several images; got one {got}; give [image]")
         checked = (image_tensor(image, f"images[{place}]") for place, image in enumerate(images))
         found = detect_images([self.policy], checked, self.num_candidates)
         return [on_host(each) for (batch,) in found for each in batch]
@@ -127,6 +129,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
     A detector that the user's own code built needs `model`, an object of the same architecture, whose weights are
     replaced. Raises ValueError, which names the file, if the folder holds anything else.
     """
+    check_argument("folder", folder, str | Path)
     folder = Path(folder)
     card, architecture = read_card(folder / MODEL_CARD)
     how = _checked(card, folder / MODEL_CARD)

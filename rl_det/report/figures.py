@@ -6,8 +6,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from rl_det.errors import UserError
+
 SVG_DPI = 72
 """The dots per inch of every SVG, which are points."""
+
+
+def form_of(file: Path) -> str:
+    """The form that a picture's name says, by default "png"; UserError for one that matplotlib does not write."""
+    form, known = file.suffix.removeprefix(".").lower() or "png", Figure().canvas.get_supported_filetypes()
+    if form not in known:
+        raise UserError(f"{file}: a picture must be one of {', '.join(sorted(known))}; png is usual")
+    return form
 
 
 def save(figure: Figure, to: Path | io.StringIO, *, form: str, dpi: int = 100, **how: Any) -> None:

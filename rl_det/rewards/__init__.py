@@ -81,6 +81,8 @@ def check_reward(reward: RewardLike) -> None:
     """Raise ValueError, which lists the known names, for an unknown name or what is no reward at all."""
     if isinstance(reward, str) and reward not in REWARDS:
         raise UserError(f"reward must be one of {sorted(REWARDS)}; got {reward!r}")
+    if isinstance(reward, type):
+        raise UserError(f"reward must be an object, such as {reward.__name__}(); got the class {reward.__name__}")
     if not callable(reward) and not isinstance(reward, str):
         raise UserError(f"reward must be a name, a Reward or a function (detections, target) -> number; got {reward!r}")
 
