@@ -129,15 +129,20 @@ def displayed(
 
 
 def intervals(
-    rows: Mapping[str, Tested], targets: list[Target], *, num_classes: int, num_draws: int, reference: str
+    rows: Mapping[str, Tested],
+    targets: list[Target],
+    *,
+    num_classes: int,
+    num_draws: int,
+    references: Mapping[str, str],
 ) -> dict[str, dict[str, Interval]]:
-    """Each row's AP, and its difference from the reference's, with 95 % intervals over redrawn test images."""
+    """Each row's AP, and its differences from the rows `references`, with 95 % intervals over redrawn test images."""
     truths = pad_targets(targets)
     matches = {name: [[match(row.detections, truths, num_classes=num_classes)]] for name, row in rows.items()}
     with bar("intervals", num_draws + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=num_draws, rng=np.random.default_rng(0), on_draw=shown.advance)
     return {
-        name: {"AP": interval(values), "over_control": interval(values - redrawn[reference])}
+        name: {"AP": interval(values), **{key: interval(values - redrawn[row]) for key, row in references.items()}}
         for name, values in redrawn.items()
     }
 

@@ -267,9 +267,16 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
         lambda: tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
     )
     control = CONTROL if CONTROL in final else next(iter(final))
+    references = {"over_control": control}
+    if control == CONTROL and control + FITTED in final:
+        references["over_fitted_control"] = control + FITTED
     spread = parallel.of_main(
         lambda: intervals(
-            found, targets, num_classes=plan.detector.num_classes, num_draws=plan.budget.num_draws, reference=control
+            found,
+            targets,
+            num_classes=plan.detector.num_classes,
+            num_draws=plan.budget.num_draws,
+            references=references,
         )
     )
     thresholds = all_displayed(final, tasks, found, targets, plan.budget.evaluated_candidates)
@@ -286,6 +293,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
                 class_ap=curves[name].class_ap,
                 ap=spread[name]["AP"],
                 over_control=spread[name]["over_control"],
+                over_fitted_control=spread[name].get("over_fitted_control"),
                 tuned=tuned(policy, plan.data, plan.budget.evaluated_candidates, name),
             )
             for name, policy in final.items()

@@ -68,6 +68,8 @@ class Row:
     """AP with its 95 % interval over redrawn test images."""
     over_control: Interval
     """AP minus the control's on the same images, with its interval."""
+    over_fitted_control: Interval | None = None
+    """AP minus that of the control with fitted post-processing, with its interval; None in a run without such a row."""
     tuned: Tuned | None = field(default=None, compare=False)
     """The detector itself; None in results that were read from a file."""
     exported: Path | None = field(default=None, compare=False)
@@ -131,7 +133,15 @@ class Results:
             "thresholds": {name: row.displayed.threshold for name, row in self.rows.items()},
             "class_thresholds": {name: row.displayed.class_thresholds for name, row in self.rows.items()},
             "intervals": {
-                name: {"AP": asdict(row.ap), "over_control": asdict(row.over_control)}
+                name: {
+                    key: asdict(own)
+                    for key, own in (
+                        ("AP", row.ap),
+                        ("over_control", row.over_control),
+                        ("over_fitted_control", row.over_fitted_control),
+                    )
+                    if own is not None
+                }
                 for name, row in self.rows.items()
             },
             "methods": self.methods,
@@ -234,6 +244,11 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
             class_ap=_numbers(told["class_AP"][name]),
             ap=Interval(**_numbers(told["intervals"][name]["AP"])),
             over_control=Interval(**_numbers(told["intervals"][name]["over_control"])),
+            over_fitted_control=(
+                Interval(**_numbers(told["intervals"][name]["over_fitted_control"]))
+                if "over_fitted_control" in told["intervals"][name]
+                else None
+            ),
             exported=folder / name,
         )
         for name, figures in told["methods"].items()

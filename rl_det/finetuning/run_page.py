@@ -11,9 +11,10 @@ from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.data import Dataset
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.errors import UserError
+from rl_det.finetuning.plan import FITTED
 from rl_det.finetuning.results import Results, check_files, read_detections, read_truths
 from rl_det.progress import tell
-from rl_det.report.comparison import DIFFERENCES, comparison_rows, ending_lines, folds_text
+from rl_det.report.comparison import comparison_rows, ending_lines, folds_text
 from rl_det.report.drawings import intervals_drawing, keys_of, lines_drawing
 from rl_det.report.html import (
     Code,
@@ -44,10 +45,11 @@ from rl_det.report.sections import (
     recall_section,
     times_100,
 )
-from rl_det.report.tables import endings_text, table_rows
+from rl_det.report.tables import DIFFERENCES, endings_text, table_rows
 from rl_det.storage.files import as_json
 from rl_det.storage.run import CONFIG, RESULTS, TRUTHS, read_config, read_metrics
 from rl_det.strategies.hand_set import WARM_START
+from rl_det.strategies.labels import CONTROL
 from rl_det.types import Detections
 
 NUM_IMAGES = 3
@@ -70,12 +72,12 @@ def run_page(
         sections += _contrasts(results, detections, truths, test, _classes(config, folder))
     sections.append(_configuration(config, results))
     lead = [f"{best.name} is best on validation: AP x 100 {times_100(best.figures['AP'])} on test"]
-    if best.name != results.control:
-        gain = best.over_control
-        lead.append(
-            f"{times_100(gain.value, '+')} over {results.control} "
-            f"(95 % from {times_100(gain.low, '+')} to {times_100(gain.high, '+')} over test images)"
-        )
+    for name, gain in ((results.control, best.over_control), (CONTROL + FITTED, best.over_fitted_control)):
+        if gain is not None and best.name != name:
+            lead.append(
+                f"{times_100(gain.value, '+')} over {name} "
+                f"(95 % from {times_100(gain.low, '+')} to {times_100(gain.high, '+')} over test images)"
+            )
     title = f"{results.facts['data']}: {results.facts['detector']}, seed {results.facts['seed']}"
     return html_of(Page(title=title, lead=", ".join(lead) + ".", sections=sections))
 

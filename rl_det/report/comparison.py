@@ -10,15 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rl_det.report.figures import save
-from rl_det.report.tables import FIGURES, HEADERS
+from rl_det.report.tables import DIFFERENCES, FIGURES, HEADERS, with_interval
 from rl_det.storage.files import write_with
-
-DIFFERENCES = {
-    "over_control": "AP over control",
-    "over_voted_control": "AP over control with hand-set votes",
-    "over_fitted_control": "AP over control with fitted post-processing",
-}
-"""The columns of differences, each there if the comparison holds it."""
 
 TITLE_WIDTH = 80
 """The characters of a line of a picture's title."""
@@ -60,8 +53,8 @@ def comparison_rows(compared: dict[str, Any]) -> list[list[str]]:
         figures = [
             "-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES[1:]
         ]
-        over = [_with_interval(method[key], "+") for key in differences]
-        rows.append([name, _with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"])
+        over = [with_interval(method[key], "+") for key in differences]
+        rows.append([name, with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"])
     return rows
 
 
@@ -110,8 +103,3 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     write_with(path, lambda file: save(figure, file, form="png", dpi=130))
-
-
-def _with_interval(figure: dict[str, float], sign: str = "") -> str:
-    value, low, high = (f"{100 * figure[key]:{sign}.2f}" for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"

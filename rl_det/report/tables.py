@@ -15,6 +15,13 @@ FIGURES = ("AP", "AP50", "AP75", "F1", "F1_by_class", "calibration_error")
 WIDTH = 240
 """The maximum width of a table, in characters; it is as wide as its texts need."""
 HEADERS = ("AP", "AP50", "AP75", "F1", "F1 by class", "D-ECE")
+DIFFERENCES = {
+    "over_control": "AP over control",
+    "over_voted_control": "AP over voted control",
+    "over_fitted_control": "AP over fitted control",
+}
+"""The columns of differences: from the control, and from its rows with hand-set votes and with fitted post-processing; each is
+there if the results hold it."""
 
 
 def figures_of(run: Mapping[str, Any], name: str) -> dict[str, float | None]:
@@ -87,21 +94,24 @@ def table_rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     first = runs[0]
     control = first["control"]
     compared_with = control if control == next(iter(first["methods"])) else "control"  # a run without the control
-    rows = [["method", *HEADERS, f"AP over {compared_with}", "seconds"]]
+    of_rows = first.get("intervals", {}).values() if len(runs) == 1 else ()
+    others = [key for key in DIFFERENCES if key != "over_control" and of_rows and all(key in own for own in of_rows)]
+    rows = [["method", *HEADERS, f"AP over {compared_with}", *(DIFFERENCES[key] for key in others), "seconds"]]
     for method in first["methods"]:
         rows_figures = [figures_of(run, method) for run in runs]
         figures = [[own[name] for own in rows_figures] for name in FIGURES]
         gains = [run["methods"][method]["AP"] - run["methods"][control]["AP"] for run in runs]
         seconds = [run["seconds"].get(method) for run in runs]
         intervals = first["intervals"][method] if len(runs) == 1 and "intervals" in first else {}
-        ap = _with_interval(intervals["AP"]) if intervals else _spread(figures[0])
-        gain = _with_interval(intervals["over_control"], "+") if intervals else _spread(gains)
+        ap = with_interval(intervals["AP"]) if intervals else _spread(figures[0])
+        gain = with_interval(intervals["over_control"], "+") if intervals else _spread(gains)
+        more = [with_interval(intervals[key], "+") for key in others]
         spent = f"{mean(seconds):.0f}" if None not in seconds else "-"
-        rows.append([method, ap, *map(_spread, figures[1:]), gain, spent])
+        rows.append([method, ap, *map(_spread, figures[1:]), gain, *more, spent])
     return rows
 
 
-def _with_interval(figure: dict[str, float | None], sign: str = "") -> str:
+def with_interval(figure: dict[str, float | None], sign: str = "") -> str:
     """A figure times 100, with its 95 % interval over test images."""
     value, low, high = (figure[key] for key in ("value", "low", "high"))
     if value is None or low is None or high is None:

@@ -63,7 +63,7 @@ def test_a_strategy_has_a_second_row_with_fitted_post_processing_unless_it_is_po
         assert method["over_fitted_control"]["value"] == pytest.approx(over, abs=1e-12)
     run = results(out / Cell(CONTROL, 0).folder)
     assert told[fitted]["AP"]["value"] == pytest.approx(run["methods"][fitted]["AP"], abs=1e-6)
-    assert "| AP over control with fitted post-processing |" in (out / "comparison.md").read_text()
+    assert "| AP over fitted control |" in (out / "comparison.md").read_text()
 
 
 def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_all_figures_are_means_over_the_folds_and_those_of_each_fold_are_kept(ou
 
 def test_the_table_and_the_picture_say_how_many_folds_and_images_there_are(out: Path) -> None:
     table = (out / "comparison.md").read_text()
-    assert "| AP over control | AP over control with hand-set votes | seconds |" in table
+    assert "| AP over control | AP over voted control | seconds |" in table
     assert "Means over 2 folds and seeds 0. Each of the 14 images is tested once" in table
     assert (out / "comparison.png").stat().st_size > 1000
     page = (out / "report.html").read_text()

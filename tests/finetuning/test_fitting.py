@@ -17,6 +17,7 @@ from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.candidates.votes import Votes
 from rl_det.data.splits import Splits
 from rl_det.finetuning import fitting
+from rl_det.report.bootstrap import Interval
 from rl_det.storage.checkpoint import read_checkpoint
 from rl_det.strategies.postprocessing import FittedPostProcessing
 
@@ -54,6 +55,16 @@ def test_the_warm_start_the_control_and_every_strategy_have_a_fitted_row(results
     assert list(results.rows) == [*rows, *(f"{name}_fitted" for name in ALONE)]
     assert any(results.methods[f"{name}_fitted"]["AP"] != results.methods[name]["AP"] for name in ALONE)
     assert "warm_start_fitted" in results.table()
+
+
+def test_every_row_is_compared_with_the_fitted_control_too(results: rl_det.Results, tmp_path: Path) -> None:
+    fitted = results.rows["continued_supervised_fitted"]
+    for row in results.rows.values():
+        assert row.over_fitted_control is not None
+        assert row.over_fitted_control.value == pytest.approx(row.figures["AP"] - fitted.figures["AP"], abs=1e-9)
+    assert fitted.over_fitted_control == Interval(0.0, 0.0, 0.0)
+    assert "AP over fitted control" in results.table()
+    assert rl_det.load_results(results.folder).rows == results.rows
 
 
 def test_other_rows_are_as_they_are_without_the_stage(results: rl_det.Results, tmp_path: Path) -> None:

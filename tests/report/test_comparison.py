@@ -47,7 +47,7 @@ def test_a_comparison_without_folds_is_the_table_and_what_ended_early() -> None:
 
 def test_the_difference_from_the_control_with_hand_set_votes_is_a_column_if_it_is_there() -> None:
     header, _, row, *_ = markdown(compared("over_control", "over_voted_control")).splitlines()
-    assert header.endswith("| AP over control | AP over control with hand-set votes | seconds |")
+    assert header.endswith("| AP over control | AP over voted control | seconds |")
     assert row.endswith("| +1.10 (-0.20 to +3.00) | +1.10 (-0.20 to +3.00) | 15 |")
 
 

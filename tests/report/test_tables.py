@@ -66,11 +66,18 @@ def test_a_runs_intervals_stand_beside_its_ap_and_its_gain_and_seeds_have_none()
         for name, figures in run["methods"].items()
     }
     run["intervals"]["warm_start"]["over_control"] = interval(None)
+    assert "fitted" not in markdown_table([run])
     rows = markdown_table([run]).splitlines()
     assert "| 53.00 (52.00 to 60.00) |" in rows[-1]
     assert "| +1.00 (+0.00 to +60.00) |" in rows[-1]
     assert "| - |" in rows[2]
     assert "| 53.00 |" in markdown_table([run, run]).splitlines()[-1]
+    for own in run["intervals"].values():
+        own["over_fitted_control"] = interval(-0.005)
+    header, *_, last = markdown_table([run]).splitlines()
+    assert header.endswith("| AP over control | AP over fitted control | seconds |")
+    assert "| +1.00 (+0.00 to +60.00) | -0.50 (-1.50 to +60.00) |" in last
+    assert "fitted" not in markdown_table([run, run])
 
 
 def test_seconds_that_are_not_known_are_a_dash() -> None:
