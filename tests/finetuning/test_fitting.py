@@ -62,9 +62,10 @@ def test_every_row_is_compared_with_the_fitted_control_too(results: rl_det.Resul
     for row in results.rows.values():
         assert row.over_fitted_control is not None
         assert row.over_fitted_control.value == pytest.approx(row.figures["AP"] - fitted.figures["AP"], abs=1e-9)
-    assert fitted.over_fitted_control == Interval(0.0, 0.0, 0.0)
+    assert fitted.over_fitted_control == Interval(value=0.0, low=0.0, high=0.0)
     assert "AP over fitted control" in results.table()
-    assert rl_det.load_results(results.folder).rows == results.rows
+    for name, row in rl_det.load_results(results.folder).rows.items():
+        assert row.over_fitted_control == results.rows[name].over_fitted_control
 
 
 def test_other_rows_are_as_they_are_without_the_stage(results: rl_det.Results, tmp_path: Path) -> None:
