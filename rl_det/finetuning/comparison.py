@@ -28,7 +28,7 @@ from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, PAGE, RESULTS, check_same_run, remove_run
-from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, check_names
+from rl_det.strategies.catalogue import CATALOGUE, USUAL, VOTED_CONTROL, named
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
 from rl_det.training.trackers import check_tracker
@@ -37,7 +37,7 @@ from rl_det.training.trackers import check_tracker
 def compare(
     request: Request,
     *,
-    strategies: Sequence[str] = tuple(CATALOGUE),
+    strategies: Sequence[str] = USUAL,
     seeds: Sequence[int] = (0, 1, 2),
     folds: int | None = None,
     reward: str = "pool_ap",
@@ -56,7 +56,7 @@ def compare(
     Ray cluster. Every strategy that leaves post-processing as it was has a second row, with fitted post-processing, as in
     `finetune`.
     """
-    check_names(strategies)
+    strategies = named(strategies)
     parallel.check_alone("a comparison, which starts its own processes,")
     check_tracker(request.track)
     if workers < 1:

@@ -53,9 +53,18 @@ _OBJECTS: tuple[Strategy, ...] = (
 CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJECTS}
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError, which lists the known names, for an unknown name, and if the control is missing."""
+USUAL = (CONTROL, VOTED_CONTROL, "voting_smooth_ap_from_plain_votes", "ppo")
+"""Compared by default: the control, its head with hand-set votes, the voting policy taught by labels alone, and PPO."""
+ALL = "all"
+"""In place of names, all of the catalogue."""
+
+
+def named(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, or all for `ALL`. Raises ValueError for an unknown name, with a list of the known, and without the control."""
+    if tuple(names) == (ALL,):
+        return tuple(CATALOGUE)
     if unknown := sorted(set(names) - set(CATALOGUE)):
-        raise UserError(f"a strategy must be one of {', '.join(CATALOGUE)}; got {unknown[0]!r}")
+        raise UserError(f"a strategy must be one of {', '.join(CATALOGUE)}, or {ALL} alone; got {unknown[0]!r}")
     if CONTROL not in names:
         raise UserError(f"the strategies must hold {CONTROL}, with which all are compared; got {', '.join(names)}")
+    return tuple(names)
