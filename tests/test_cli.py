@@ -117,6 +117,8 @@ def test_every_setting_is_a_flag_with_its_help(capsys: pytest.CaptureFixture[str
     for flag in FLAGS:
         assert re.search(rf"{flag}\b", told), flag
     assert "['pool_ap']" not in told
+    without = re.findall(r"│ (--[\w.-]+)[^\n]*\n│\s+\((?:default|optional|required)", told)
+    assert not without, "flags without a word"
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

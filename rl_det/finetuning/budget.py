@@ -109,16 +109,27 @@ class Recipe:
     """
 
     num_steps: int
+    """The steps in which all of the detector is trained."""
     batch_size: int
+    """The images of such a step."""
     learning_rate: float
+    """AdamW's peak rate in them."""
     flip: bool
+    """Mirror half of the images, left to right."""
     validate_every: int
+    """The steps between two validations."""
     num_workers: int
+    """The processes that decode images for them."""
     patience: int
+    """The validations without progress after which they end."""
     head_steps: int
+    """The steps in which the head alone is trained, afterwards."""
     head_batch_size: int
+    """The images of such a step."""
     head_learning_rate: float
+    """AdamW's peak rate in them, and in the strategies that have no rate of their own."""
     head_validate_every: int
+    """The steps between two validations of the head."""
     head_images: int
     """The maximum number of images on which the head alone is trained; their encodings are kept in memory."""
 

@@ -36,7 +36,7 @@ from rl_det.precision import WantedPrecision
 from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.settings import check_argument
-from rl_det.storage.checkpoint import has_checkpoint, latest_checkpoint, remove_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import UNFINISHED, has_checkpoint, latest_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
@@ -192,7 +192,7 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
         policy.postprocessing = PostProcessingSettings.of(kept["postprocessing"])
         rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
         return
-    unfinished = run.checkpoints / f"{name}.unfinished.pt"
+    unfinished = run.checkpoints / f"{name}{UNFINISHED}.pt"
     clock = plan.clock()
     kept_so_far = Checkpoint(unfinished, clock=clock)
     around: list[Callback] = [kept_so_far]

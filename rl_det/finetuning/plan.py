@@ -28,6 +28,7 @@ from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodin
 from rl_det.policies.build import check_bears, usual_policy
 from rl_det.progress import SHORT_WORK, bar, tell
 from rl_det.settings import SEEDS, check_settings
+from rl_det.storage.checkpoint import FORMER, NEXT, UNFINISHED
 from rl_det.storage.run import ENCODINGS, FILES, PARTS
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import WARM_START
@@ -320,7 +321,7 @@ def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
                 f"{name!r} is the row of {name.removesuffix(FITTED)} with fitted post-processing; give the "
                 f"{type(strategy).__name__} another `name`"
             )
-        if name in FILES or name.endswith((".former", ".next", ".unfinished")):
+        if name in FILES or name.endswith((FORMER, NEXT, UNFINISHED)):
             raise UserError(f"{name!r} may be a file of the run; give the {type(strategy).__name__} another `name`")
         if name in PARTS or not re.fullmatch(r"\w[\w.+-]*", name):
             raise UserError(

@@ -15,6 +15,8 @@ from rl_det.storage.files import finite, write_with
 
 SEAL = b"rl_det sha256 "
 """What stands at the end of a checkpoint, before the hash of all bytes in front of it."""
+NEXT, FORMER, UNFINISHED = ".next", ".former", ".unfinished"
+"""What follows a checkpoint's stem: while it is written, in the one before it, and in that of a row which still trains."""
 SEALED = len(SEAL) + hashlib.sha256().digest_size
 
 
@@ -28,7 +30,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     After a crash or on a full disk, whole files alone are there, and OSError names the one that could not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    newest = _beside(path, "next")
+    newest = _beside(path, NEXT)
     write_with(newest, partial(_write_sealed, state))
     if path.exists():
         path.replace(former(path))
@@ -81,17 +83,17 @@ def has_checkpoint(path: Path) -> bool:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint, and the one before it."""
-    for file in (path, former(path), _beside(path, "next")):
+    for file in (path, former(path), _beside(path, NEXT)):
         file.unlink(missing_ok=True)
 
 
 def former(path: Path) -> Path:
     """Where the checkpoint before the one at `path` is."""
-    return _beside(path, "former")
+    return _beside(path, FORMER)
 
 
 def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f"{path.stem}.{what}{path.suffix}")
+    return path.with_name(f"{path.stem}{what}{path.suffix}")
 
 
 def _write_sealed(state: dict[str, Any], file: Path) -> None:

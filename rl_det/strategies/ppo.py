@@ -75,8 +75,8 @@ class PPO:
     """The policy. The head alone: rescore, select, or adjust (rescore and move boxes). The head with a module: context
     (rescore) or voting (rescore and move boxes). Left out: voting where proposals overlap, else adjust."""
     reward: Annotated[RewardLike, tyro.conf.arg(constructor=str, help_behavior_hint="(default: pool_ap)")] = "pool_ap"
-    """The reward: pool_ap (the data set's mAP), another name of `rl_det.rewards.REWARDS`, an object,
-    or a plain function (detections, target) -> value."""
+    """The reward: pool_ap (the exact change of the mAP of a pool of images), another name of `rl_det.rewards.REWARDS`, an
+    object, or a plain function (detections, target) -> value."""
     begin: Begin | None = None
     """Where the policy starts: at the warm start, or at the hand-set votes that are best on validation. Left out: at the
     votes where the policy votes."""
