@@ -32,6 +32,7 @@ from rl_det.errors import UserError
 from rl_det.policies.build import build_policy, check_policy, name_of
 from rl_det.policies.detections import detect_images, on_host
 from rl_det.policies.export import MODULE, export
+from rl_det.policies.head import HeadWithModule
 from rl_det.policies.onnx import export_onnx
 from rl_det.policies.policy import Policy
 from rl_det.settings import check_argument
@@ -77,6 +78,19 @@ class Tuned:
         """The library's own model, with the tuned head."""
         return self.policy.detector.plain()
 
+    @property
+    def beside_the_weights(self) -> list[str]:
+        """What the detections rest on beside the plain detector's weights and its own post-processing; often nothing."""
+        detector, how = self.policy.detector, self.policy.postprocessing
+        parts = {
+            "module": isinstance(self.policy, HeadWithModule),
+            "votes": not how.votes.is_neutral,
+            "soft-NMS": not how.is_hard,
+            "NMS IoU": how.nms_iou != detector.nms_iou,
+            "recalibration": how.recalibrates,
+        }
+        return [name for name, is_there in parts.items() if is_there]
+
     def export(self, folder: str | Path) -> Path:
         """Write the plain detector, `model.json` and the policy's modules; return the folder, which `load_tuned` reads."""
         folder = Path(folder)
@@ -96,6 +110,7 @@ class Tuned:
             "num_candidates": self.num_candidates,
             "postprocessing": self.policy.postprocessing.plain(),
             "recalibration": _recalibration(self.policy),
+            "beside_the_weights": self.beside_the_weights,
         }
         write_sealed(folder / MODEL_CARD, card)
         return folder
