@@ -32,7 +32,6 @@ from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.report.figures import form_of
 from rl_det.settings import SEEDS, at_least, check_settings, within
 from rl_det.storage.run import CONFIG
-from rl_det.strategies.catalogue import USUAL
 from rl_det.strategies.labels import Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
@@ -156,8 +155,9 @@ class SupervisedFlags(RunFlags):
 class CompareFlags(Request, ProgramFlags):
     """Run each strategy and seed in its own process, and compare them; with folds, every image is tested once."""
 
-    strategies: tuple[str, ...] = USUAL
-    """Names of `rl_det.strategies.catalogue`, the control among them; or all."""
+    strategies: tuple[str, ...] | None = None
+    """Names of `rl_det.strategies.catalogue`, the control among them, or all; left out: the control, the same with hand-set
+    votes, smooth-AP, and PPO, without votes where proposals have none."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """The seeds; every strategy runs with each."""
     folds: int | None = None

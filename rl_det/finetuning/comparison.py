@@ -28,7 +28,7 @@ from rl_det.report.comparison import draw_comparison, markdown
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, PAGE, RESULTS, check_same_run, remove_run
-from rl_det.strategies.catalogue import CATALOGUE, USUAL, VOTED_CONTROL, named
+from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, named
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
 from rl_det.training.trackers import check_tracker
@@ -37,7 +37,7 @@ from rl_det.training.trackers import check_tracker
 def compare(
     request: Request,
     *,
-    strategies: Sequence[str] = USUAL,
+    strategies: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     folds: int | None = None,
     reward: str = "pool_ap",
@@ -49,6 +49,7 @@ def compare(
 ) -> dict[str, Any]:
     """Run the cells without results, then compare all; write `comparison.json`, `.md`, `.png` and `report.html` to `out`.
 
+    `strategies` are names of the catalogue; left out, the usual ones for this detector.
     With `folds`, every image is tested once (`rl_det.data.folds`): each fold has its own warm start, and a cell is a
     strategy with a seed in a fold. A cell's results are reused only if they are of the same configuration, data and
     weights. Otherwise ValueError names the difference, unless `overwrite` runs the cell again. A folder of another number
@@ -56,7 +57,6 @@ def compare(
     Ray cluster. Every strategy that leaves post-processing as it was has a second row, with fitted post-processing, as in
     `finetune`.
     """
-    strategies = named(strategies)
     parallel.check_alone("a comparison, which starts its own processes,")
     check_tracker(request.track)
     if workers < 1:
@@ -66,6 +66,7 @@ def compare(
     check_writable(out)
     _check_folds(out, folds)
     data, detector = request.open()
+    strategies = named(strategies, detector)
     parts = parts_of(data, folds)
     if folds is not None and detector.is_trained:
         tell(

@@ -7,8 +7,9 @@ selects their weights. They train the head, and the module beside it if the poli
 from collections.abc import Sequence
 from typing import get_args
 
+from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
-from rl_det.policies.build import PolicyName
+from rl_det.policies.build import PolicyName, check_bears
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmStart
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
@@ -45,9 +46,9 @@ _OBJECTS: tuple[Strategy, ...] = (
     PPO(name="ppo_select", policy="select", taught_by=None),
     PPO(name="ppo_context", policy="context", taught_by=None),
     PPO(name="ppo_adjust", policy="adjust", taught_by=None),
-    PPO(name="ppo_voting", begin="warm_start", taught_by=None),
-    PPO(name="ppo_voting_and_smooth_ap", begin="warm_start"),
-    PPO(name="ppo_voting_from_plain_votes", taught_by=None),
+    PPO(name="ppo_voting", policy="voting", begin="warm_start", taught_by=None),
+    PPO(name="ppo_voting_and_smooth_ap", policy="voting", begin="warm_start"),
+    PPO(name="ppo_voting_from_plain_votes", policy="voting", taught_by=None),
     PPO(),
 )
 CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJECTS}
@@ -55,16 +56,38 @@ CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJEC
 
 USUAL = (CONTROL, VOTED_CONTROL, "voting_smooth_ap_from_plain_votes", "ppo")
 """Compared by default: the control, its head with hand-set votes, the voting policy taught by labels alone, and PPO."""
+USUAL_WITHOUT_VOTES = (CONTROL, "smooth_ap", "ppo")
+"""The same for a detector whose proposals do not vote, as a set detector's."""
 ALL = "all"
-"""In place of names, all of the catalogue."""
+"""In place of names, all of the catalogue that the detector bears."""
 
 
-def named(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, or all for `ALL`. Raises ValueError for an unknown name, with a list of the known, and without the control."""
+def named(names: Sequence[str] | None, detector: Detector) -> tuple[str, ...]:
+    """The names; for None the usual ones, and for `ALL` all of the catalogue, of those that the detector bears.
+
+    Raises ValueError for an unknown name, with a list of the known, for one that the detector does not bear, and without the
+    control.
+    """
+    if names is None:
+        return USUAL if detector.overlapping_proposals else USUAL_WITHOUT_VOTES
     if tuple(names) == (ALL,):
-        return tuple(CATALOGUE)
+        return tuple(name for name, strategy in CATALOGUE.items() if _fits(strategy, detector))
     if unknown := sorted(set(names) - set(CATALOGUE)):
         raise UserError(f"a strategy must be one of {', '.join(CATALOGUE)}, or {ALL} alone; got {unknown[0]!r}")
     if CONTROL not in names:
         raise UserError(f"the strategies must hold {CONTROL}, with which all are compared; got {', '.join(names)}")
+    if others := [name for name in names if not _fits(CATALOGUE[name], detector)]:
+        raise UserError(
+            f"the strategies must be of policies that the {detector.architecture.name} bears; {', '.join(others)} are not; "
+            f"{', '.join(named(None, detector))} are usual"
+        )
     return tuple(names)
+
+
+def _fits(strategy: Strategy, detector: Detector) -> bool:
+    """Whether the detector bears the strategy's policy."""
+    try:
+        check_bears(getattr(strategy, "policy", None), detector)
+    except UserError:
+        return False
+    return True

@@ -6,7 +6,7 @@ They cost seconds, so a trained policy has to beat them.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -70,6 +70,8 @@ def check_runs_first(strategy: WarmStart | Labels) -> None:
 class HandSetVotes:
     """Hand-set votes on the head that another strategy leaves."""
 
+    policy: ClassVar[PolicyName] = "voting"
+    """The policy that it needs."""
     name: str = "voting_untrained"
     """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
