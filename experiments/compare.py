@@ -1,6 +1,6 @@
 """Question: which strategy raises mAP most, on the same images and for as many image passes?
 
-Command: python experiments/compare.py --budget short --seeds 0 1 2
+Command: python experiments/compare.py --budget short --seeds 0 1 2 --strategies all
 Hardware, hours and the tables with their intervals: experiments/NUMBERS.md.
 
 Every strategy and seed runs in its own process and its own folder, and with --folds 5 in each fold of the images. What has

@@ -233,6 +233,11 @@ class DetectFlags(DataFlags, ProgramFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, threshold=within("[0, 1]"))
+        for name in ("test_data", "keep_difficult"):
+            if getattr(self, name):
+                raise UserError(
+                    f"detect has no use for {name}: the images' own data set is --data, and boxes are not read"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

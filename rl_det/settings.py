@@ -55,7 +55,7 @@ def within(interval: str, *, usual: str | None = None) -> Rule:
     )
 
 
-SEEDS = Rule(words="not be negative, and less than 2**63", holds=lambda value: 0 <= value < 2**63, usual="0")
+SEEDS = Rule(words="not be negative, and less than 2**32", holds=lambda value: 0 <= value < 2**32, usual="0")
 """The rule of a seed: what all generators of random numbers take."""
 
 

@@ -109,6 +109,13 @@ FLAGS = [
 ]
 
 
+def without_help(told: str) -> list[str]:
+    """The flags of a help text that have a type and a default, and no word."""
+    pieces = re.split(r"\s(?=--[a-z])", re.sub(r"[│╭╮╰╯─]", " ", told))
+    silent = r"(--[\w.-]+)(?:,\s*)?(?:\s+[^\sa-z(]\S*)*\s+\((?:default|optional|required)"
+    return [found[1] for piece in pieces if (found := re.match(silent, piece))]
+
+
 def test_every_setting_is_a_flag_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending:
         cli.main(["finetune", "--help"])
@@ -117,8 +124,9 @@ def test_every_setting_is_a_flag_with_its_help(capsys: pytest.CaptureFixture[str
     for flag in FLAGS:
         assert re.search(rf"{flag}\b", told), flag
     assert "['pool_ap']" not in told
-    without = re.findall(r"│ (--[\w.-]+)[^\n]*\n│\s+\((?:default|optional|required)", told)
-    assert not without, "flags without a word"
+    assert not without_help(told), "flags without a word"
+    silent = "│ --a INT  (default: 3) │\n│ --recipe.b {None}|INT │\n│    (default: 4) │\n│ --c INT  The images. (default: 3) │"
+    assert without_help(silent) == ["--a", "--recipe.b"]
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +152,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("--strategies ppo ppo", "'ppo' is there twice"),
         ("--supervised.monitor mAP", "a training is led by one of AP, "),
         ("--track comet", "invalid choice 'comet' for argument '--track'"),
-        ("--seed -1", "seed must not be negative, and less than 2.*63; got -1; 0 is usual"),
+        ("--seed -1", "seed must not be negative, and less than 2.*32; got -1; 0 is usual"),
         ("--image-size 0", "image_size must be at least 1; got 0"),
         (
             "--strategies labels --ppo.clip 0.3",
@@ -399,6 +407,12 @@ def test_detect_overwrites_no_image_and_confuses_no_two(
     ]
     rows = json.loads((tmp_path / "c" / "detections.json").read_text())
     assert {row["image_id"] for row in rows} == {"a/one.png", "b/one.png"}
+    (tmp_path / "a" / "two.png").symlink_to(tmp_path / "b" / "one.png")
+    given = [tmp_path / "a", tmp_path / "a" / "one.png", tmp_path / "a" / ".." / "a" / "one.png"]
+    cli.main(["detect", str(run / "ppo"), *map(str, given), "--out", str(tmp_path / "d")])
+    rows = json.loads((tmp_path / "d" / "detections.json").read_text())
+    assert {row["image_id"] for row in rows} == {"one.png", "two.png"}
+    assert len(rows) == len({str(row) for row in rows})
 
 
 def test_detect_tells_the_detections_of_each_image_id_that_a_file_has(run: Path, data: Path, tmp_path: Path) -> None:
@@ -424,10 +438,17 @@ def test_detect_takes_images_beyond_the_usual_limits_if_they_are_raised(
     assert (tmp_path / "found" / "long.png").exists()
 
 
+@pytest.mark.parametrize("flags", [("--test-data", "other"), ("--keep-difficult",)])
+def test_detect_refuses_flags_that_do_nothing(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, flags: tuple[str, ...]
+) -> None:
+    assert "detect has no use for" in error_of(capsys, "detect", run / "ppo", "--data", data, *flags)
+
+
 def test_a_runs_folder_is_no_detector_and_those_in_it_are_named(
     capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
 ) -> None:
-    expected = f"{run}: must be a folder that was exported; it is a run's, with a folder for each row: "
+    expected = f"{run}: must be a folder that was exported; those in it are: "
     assert expected in error_of(capsys, "detect", run, data / "images")
     line = error_of(capsys, "finetune", "--data", data, "--detector", run, "--out", tmp_path / "new")
     assert expected in line

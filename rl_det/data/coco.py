@@ -54,7 +54,7 @@ def read_coco(path: Path, reading: Reading) -> dict[Split, Listing] | None:
 def json_files(root: Path, findings: Findings) -> dict[Split, Path]:
     """The JSON file of each split in a folder; a data set in one piece counts as training images.
 
-    A file whose name only holds a split's word, such as train_config.json, counts if it has COCO's lists.
+    A file whose name only holds a split's word, such as train_config.json, counts if it has COCO's lists, or is damaged.
     """
     beside, annotations, nested = (
         sorted(file for file in root.glob(where) if not file.name.startswith("."))
@@ -67,7 +67,7 @@ def json_files(root: Path, findings: Findings) -> dict[Split, Path]:
             split = split_of(file.parent.name if file in nested else file.stem)
             if split is None or file.stem.startswith(("image_info", "person_keypoints", "captions", "stuff")):
                 continue
-            if _is_usual(file) or _has_lists(file):
+            if _is_usual(file) or _may_be_coco(file):
                 named.setdefault(split, []).append(file)
         for split, several in named.items():
             several.sort(key=_is_usual, reverse=True)
@@ -81,17 +81,21 @@ def json_files(root: Path, findings: Findings) -> dict[Split, Path]:
 
 
 def _is_usual(file: Path) -> bool:
-    """Whether a program calls a split's annotations so; then what is wrong with the file is a fault."""
-    return file.stem in (*SPLIT_WORDS, *WHOLE) or file.stem.startswith("instances")
+    """Whether a program calls a split's annotations so, such as "test", "val2017" or "instances_train2017"."""
+    word = re.sub(r"\d+$", "", file.stem.lower().removeprefix("instances_"))
+    return word in SPLIT_WORDS or file.stem in WHOLE
 
 
-def _has_lists(file: Path) -> bool:
-    """Whether a file seems to be COCO's."""
+def _may_be_coco(file: Path) -> bool:
+    """Whether a file has COCO's lists, or is damaged, which is a fault; other programs' JSON is left alone."""
     try:
         content = read_file(file)
-    except DataError:
-        return False
-    return all(f'"{name}"'.encode() in content for name in LISTS.values())
+        if all(f'"{name}"'.encode() in content for name in LISTS.values()):
+            return True
+        document = json.loads(content)
+    except (ValueError, RecursionError):  # DataError too
+        return True
+    return isinstance(document, dict) and document.keys() >= set(LISTS.values())
 
 
 def split_of(name: str) -> Split | None:

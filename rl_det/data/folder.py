@@ -129,7 +129,10 @@ def _with_ids_of(first: Listing, other: Listing) -> Listing:
     Two folders may number their classes each in its own way, and VOC's classes are those that a folder happens to hold.
     """
     id_of = {name: key for key, name in first.categories.items()}
-    if len(id_of) < len(first.categories) or not set(other.categories.values()) <= id_of.keys():
+    used = set(other.boxes.category_id)
+    if len(id_of) < len(first.categories) or not (
+        set(other.categories.values()) <= id_of.keys() and used <= other.categories.keys()
+    ):
         return other
     ids = array("q", (id_of[other.categories[key]] for key in other.boxes.category_id))
     return replace(other, categories=first.categories, boxes=replace(other.boxes, category_id=ids))

@@ -1,6 +1,6 @@
 """Open a folder, or a user's own data sets, as the three splits of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def open_data(
             "data must be three data sets, train, val and test, or a DatasetDict; got one; divide it by its "
             "train_test_split(test_size=0.2, seed=0)"
         )
-    if not isinstance(source, Sequence | Mapping):
+    if not isinstance(source, Iterable):
         raise UserError(f"data must be a folder, or three data sets (train, val, test); got {type(source).__name__}")
     datasets = splits_of(source) if isinstance(source, Mapping) else tuple(source)
     if len(datasets) != 3:

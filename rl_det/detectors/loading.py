@@ -1,6 +1,7 @@
 """Load a `Detector` for a data set's classes from a name, a file, a folder or a user's own model."""
 
 import copy
+import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,14 @@ from rl_det.detectors.torchvision.retinanet import RETINANET
 from rl_det.detectors.torchvision.ssd import SSD_FAMILY
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, TINY, tiny
 from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
-from rl_det.detectors.transformers.pretrained import QUERY_DETECTORS, is_pretrained, load_pretrained, rebuild
+from rl_det.detectors.transformers.pretrained import (
+    QUERY_DETECTORS,
+    SHARDS,
+    WEIGHTS,
+    is_pretrained,
+    load_pretrained,
+    rebuild,
+)
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
@@ -87,7 +95,7 @@ def load_detector(
         if value not in get_args(known):
             raise UserError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}")
     check_argument("image_size", image_size, int | None, at_least(1), usual="the detector's own (None)")
-    if isinstance(source, type) or not isinstance(source, nn.Module | str | Path):
+    if isinstance(source, type) or not isinstance(source, nn.Module | str | os.PathLike):
         got = source.__name__ if isinstance(source, type) else type(source).__name__
         raise UserError(f"a detector must be a name, a path, or a model object; got {got}; tiny is usual")
     wanted = Wanted(
@@ -203,8 +211,8 @@ def _fitted(detector: Detector, wanted: Wanted, known: tuple[str, ...] | None) -
         if wanted.other_classes == "refuse":
             raise UserError(
                 f"the detector knows other classes than {wanted.data}: {ours!r} where the data has {theirs!r}; "
-                "rename them if they mean the same, or give the detector a new predictor by other_classes='replace' "
-                "(--other-classes replace)"
+                "rename them if they mean the same, order the data's as the detector's by open_data(path, classes=...), or "
+                "give the detector a new predictor by other_classes='replace' (--other-classes replace)"
             )
     tell(
         f"the detector knows {detector.num_classes} classes, and {wanted.data} has {count}: "
@@ -284,13 +292,13 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
 
 
 def _refuse_run(folder: Path) -> None:
-    """Raise UserError, which names them, if not this folder but some in it are exported detectors, as those of a run are."""
-    if not folder.is_dir() or (folder / MODEL_CARD).is_file():
+    """Raise UserError, which names them, if not this folder but some in it are exported detectors, as in a run's folder."""
+    if not folder.is_dir() or any((folder / name).is_file() for name in (MODEL_CARD, WEIGHTS, SHARDS)):
         return
     if inner := sorted(each.parent.name for each in folder.glob(f"*/{MODEL_CARD}")):
         raise UserError(
-            f"{folder}: must be a folder that was exported; it is a run's, with a folder for each row: {', '.join(inner)}; "
-            f"name one, such as {folder / inner[-1]}"
+            f"{folder}: must be a folder that was exported; those in it are: {', '.join(inner)}; name one, such as "
+            f"{folder / inner[-1]}"
         )
 
 

@@ -109,7 +109,7 @@ def finetune(
         plan.encodings = Path(encodings)
 
     def check() -> None:
-        goes_on = check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite)
+        goes_on = check_run_folder(folder, plan.identity, resume=resume, overwrite=overwrite, rows=plan.possible_rows)
         check_tracker(track)
         if encodings is not None:
             check_writable(Path(encodings))

@@ -145,6 +145,12 @@ class Plan:
         tell(plan.told())
         return plan
 
+    @property
+    def possible_rows(self) -> list[str]:
+        """The names that the run's rows may have."""
+        alone = [*(strategy.name for strategy in self.strategies), *(BASELINES if self.baselines else ())]
+        return [*alone, *(name + FITTED for name in alone)]
+
     def clock(self) -> Callable[[], float]:
         """A clock that tells the seconds from now on, without those of encoding images, which all strategies share."""
         started, encoding = time.perf_counter(), self.encoding
@@ -306,12 +312,16 @@ def _check_frozen(detector: Detector, strategies: Sequence[Strategy], frozen: Fr
         )
 
 
+BASELINES = (WARM_START, CONTROL, WARM_START + VOTED, CONTROL + VOTED)
+"""The rows that a run may have beside its strategies'."""
+
+
 def _check_names(strategies: Sequence[Strategy], *, baselines: bool) -> None:
     """Raise ValueError for names that are repeated, that are the baselines', or that cannot name a folder."""
     names = [strategy.name for strategy in strategies]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"each strategy must have a name of its own; {twice!r} is there twice; give one another `name`")
-    baseline_names = (WARM_START, CONTROL, WARM_START + VOTED, CONTROL + VOTED) if baselines else ()
+    baseline_names = BASELINES if baselines else ()
     fitted_names = {row + FITTED for row in (*names, *baseline_names)}
     for strategy, name in zip(strategies, names, strict=True):
         if name in baseline_names and strategy != Labels():

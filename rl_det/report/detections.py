@@ -61,7 +61,7 @@ def draw_and_write(
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and the image files in the given folders, by name, but for hidden ones. ValueError if there are none."""
+    """The given files, and the image files in the given folders, by name, each once, without hidden ones; else ValueError."""
     known = Image.registered_extensions()
     found: list[Path] = []
     for path in paths:
@@ -73,15 +73,16 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
         found += own
     if not found:
         raise UserError("detect needs an image at least")
-    return found
+    return list({os.path.abspath(file): file for file in reversed(found)}.values())[::-1]  # each once
 
 
 def names_of(files: Sequence[Path]) -> dict[Path, str]:
     """What each image is called: as its file; if two of them have one name, by its path below the folder that all share."""
     if len({file.name for file in files}) == len(files):
         return {file: file.name for file in files}
-    shared = os.path.commonpath([file.resolve().parent for file in files])
-    return {file: file.resolve().relative_to(shared).as_posix() for file in files}
+    paths = {file: Path(os.path.abspath(file)) for file in files}  # as it is written: a link is not what it points to
+    shared = os.path.commonpath([path.parent for path in paths.values()])
+    return {file: path.relative_to(shared).as_posix() for file, path in paths.items()}
 
 
 def pictures_of(files: Sequence[Path], folder: Path, limits: ImageLimits | None = None) -> dict[Path, Path]:

@@ -13,13 +13,15 @@ from rl_det import parallel
 
 @contextmanager
 def one_at_a_time(file: Path, tell: Callable[[str], Any], wait: str) -> Iterator[None]:
-    """A context that one run has at a time, for this file, among all that share its folder; `tell` is told `wait` once.
+    """A context that one run has at a time, for this file, among all that share its folder.
+
+    `tell` is told `wait` once if the file is not there yet.
 
     Of processes that train together, the main one waits for them all. A run that is killed leaves the lock open. Where no
     lock can be had, as in a folder that cannot be written, the context is entered at once.
     """
-    lock = FileLock(file.with_name(f"{file.name}.lock"))
-    parallel.of_main(lambda: _take(lock, tell, wait))
+    lock = FileLock(file.with_name(f"{file.name}.lock"), fallback_to_soft=False)
+    parallel.of_main(lambda: _take(lock, tell, "" if file.exists() else wait))
     try:
         yield
     finally:
@@ -32,5 +34,6 @@ def _take(lock: FileLock, tell: Callable[[str], Any], wait: str) -> None:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            tell(wait)
+            if wait:
+                tell(wait)
             lock.acquire()

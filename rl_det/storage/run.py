@@ -102,19 +102,21 @@ class Run:
         return path
 
 
-def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+def check_run_folder(
+    folder: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool, rows: Collection[str] = ()
+) -> bool:
     """Whether the folder holds this same run, which goes on.
 
     Raises ValueError for a folder that is not writable, holds a run that may be neither resumed nor replaced, or holds files of
-    others under a run's names. A run may be resumed if `resume` is set and its identity is the same. It may be replaced if
-    `overwrite` is set. Both at once are refused.
+    others under a run's names, or under those of its `rows`. A run may be resumed if `resume` is set and its identity is the
+    same. It may be replaced if `overwrite` is set. Both at once are refused.
     """
     if resume and overwrite:
         raise UserError("resume goes on with a run, overwrite replaces it; give one of the two")
     check_writable(folder)
     file = folder / CONFIG
     if not file.exists():
-        _check_nothing_is_lost(folder)
+        _check_nothing_is_lost(folder, rows)
         return False
     if resume:
         check_same_run(folder, identity)
@@ -126,10 +128,10 @@ def check_run_folder(folder: Path, identity: dict[str, Any], *, resume: bool, ov
     return resume
 
 
-def _check_nothing_is_lost(folder: Path) -> None:
-    """Raise UserError if a folder without a run holds what a run would write over."""
+def _check_nothing_is_lost(folder: Path, rows: Collection[str]) -> None:
+    """Raise UserError if a folder without a run holds what a run would write over, or an overwritten one would remove."""
     there = [name for name in FILES if (folder / name).exists()]
-    there += [f"{name}/" for name in (CHECKPOINTS, ENCODINGS, DETECTIONS) if any((folder / name).glob("*"))]
+    there += [f"{name}/" for name in (*PARTS, *rows) if any((folder / name).glob("*"))]
     if there:
         raise UserError(
             f"{folder}: holds {', '.join(there)}, which a run would write over, and no run ({CONFIG}); move that away, or give "

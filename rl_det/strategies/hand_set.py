@@ -126,7 +126,8 @@ class PostProcessingGrid:
         policy.trainable.load_state_dict(calibrated.trainable.state_dict())
         candidates = candidates_of(policy, task.val, task.evaluated_candidates)
 
-        choices = [PostProcessingSettings.soft(iou, decay) for iou, decay in product(NMS_IOUS, DECAYS)]
+        grid = (PostProcessingSettings.soft(iou, decay) for iou, decay in product(NMS_IOUS, DECAYS))
+        choices = [replace(policy.postprocessing, nms_iou=one.nms_iou, sigma=one.sigma) for one in grid]
         scored = []
         with bar("post-processing by grid", len(choices), delay=SHORT_WORK) as shown:
             for choice in choices:

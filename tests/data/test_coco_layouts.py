@@ -376,6 +376,41 @@ def test_a_split_whose_file_has_the_usual_name_and_is_broken_is_a_fault(tmp_path
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["test2017.json", "annotations/test_v1.json", "test_v1.json"])
+def test_a_split_whose_file_is_cut_off_is_a_fault_whatever_its_name(name: str, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write(tmp_path, split, name.replace("test", split), "images")
+    whole = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(whole[: len(whole) // 3])
+    with pytest.raises(DataError, match=rf"{Path(name).name}: the file: not JSON"):
+        open_data(tmp_path)
+
+
+def test_a_split_in_two_bytes_a_letter_is_read(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write(tmp_path, split, f"{split}_v1.json", "images")
+        file = tmp_path / f"{split}_v1.json"
+        file.write_text(file.read_text(), encoding="utf-16")
+    assert [len(open_data(tmp_path)[split]) for split in ("train", "val", "test")] == [5, 4, 3]
+
+
+def test_the_whole_of_a_split_comes_before_a_part_of_it(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write(tmp_path, split, f"annotations/instances_{split}2017.json", "images")
+    (tmp_path / "annotations" / "instances_train-mini.json").write_text(json.dumps(document("test")))
+    assert len(open_data(tmp_path).train) == 5
+
+
+def test_a_test_folder_with_a_class_without_a_name_is_a_fault(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / "a", split, f"{split}.json", "images")
+    told = document("test")
+    told["categories"] = [{"id": 1, "name": "ripe"}, {"id": 2, "name": ""}]
+    write(tmp_path / "b", "test", "test.json", "images", told)
+    with pytest.raises(DataError, match=r"test\.json: category 2: name"):
+        open_data(tmp_path / "a", test=tmp_path / "b")
+
+
 def test_test_images_of_another_folder_may_have_ids_of_their_own_for_the_same_names(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path / "a", split, f"{split}.json", "images")

@@ -146,3 +146,11 @@ def test_onnxruntime_is_timed_beside_torch() -> None:
     assert set(result) == {"tiny", "fasterrcnn_mobilenet_v3_large_320_fpn"}
     for times in result.values():
         assert times["onnxruntime_over_torch"] == pytest.approx(times["onnxruntime_ms"] / times["torch_ms"], abs=1e-3)
+
+
+def test_a_pass_of_a_head_is_timed_and_its_encoding_weighed() -> None:
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    result = printed("head_pass.py", "--json", "--repeats", "1", "--detectors", name)
+    assert result.keys() == {name}
+    assert result[name]["head_pass_s"] > 0
+    assert result[name]["encoding_MB"] == pytest.approx(100 * 256 * 49 * 2 / 1e6, abs=0.01)

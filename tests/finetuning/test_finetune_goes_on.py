@@ -12,6 +12,7 @@ from rl_det.data.splits import Splits
 from rl_det.detectors import Detector, encodings_on_disk
 from rl_det.detectors.encodings import EncodedDataset
 from rl_det.finetuning.plan import Plan
+from rl_det.storage.checkpoint import read_checkpoint, write_checkpoint
 from rl_det.strategies import hand_set, pretest
 
 pytestmark = pytest.mark.usefixtures("without_pages")
@@ -40,7 +41,10 @@ def test_a_run_that_was_broken_off_repeats_nothing_and_clears_its_encodings_away
         patched.delattr(encodings_on_disk, "write")
         for room, done in ((Plan, "check_images"), (hand_set, "set_best_votes"), (pretest, "best_of_samples")):
             patched.delattr(room, done)
+        unfinished = tmp_path / "broken" / "checkpoints" / "ppo.unfinished.pt"
+        write_checkpoint(unfinished, read_checkpoint(unfinished) | {"seconds": 1000.0})
         resumed = tuned("broken", resume=True)
+    assert 1000.0 < resumed.rows["ppo"].seconds < 1000.0 + 60.0
     assert resumed.folder == tmp_path / "broken"
     assert results(tmp_path / "broken")["methods"] == results(tmp_path / "whole")["methods"]
     assert not (tmp_path / "broken" / "encodings").exists()
@@ -48,6 +52,17 @@ def test_a_run_that_was_broken_off_repeats_nothing_and_clears_its_encodings_away
     with pytest.raises(OSError, match="the power is gone"):
         tuned("no room", callbacks=[Break()], cache_disk=0.0)
     assert not (tmp_path / "no room" / "encodings").exists()
+
+
+def test_an_exported_detector_under_the_name_of_a_row_is_not_written_over(
+    data: Splits, detector: Detector, tmp_path: Path
+) -> None:
+    own = tmp_path / "models" / "supervised_fitted" / "model.json"
+    own.parent.mkdir(parents=True)
+    own.write_text("the user's own")
+    with pytest.raises(ValueError, match="models: holds supervised_fitted/, which a run would write over"):
+        rl_det.finetune(detector, data, rl_det.Supervised(), budget=BUDGET, out=tmp_path / "models")
+    assert own.read_text() == "the user's own"
 
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_goes_on_or_is_replaced(

@@ -60,7 +60,7 @@ def test_a_folder_with_a_run_is_entered_to_go_on_with_the_same_run_or_to_replace
 
 
 def test_a_run_that_fails_before_it_has_begun_removes_only_what_it_made(tmp_path: Path) -> None:
-    own = [tmp_path / name for name in ("better/model.json", "better/notes.txt", "tensorboard/x", "notes.md")]
+    own = [tmp_path / name for name in ("better/model.json", "better/notes.txt", "notes.md")]
     for file in own:
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
@@ -83,7 +83,9 @@ def test_a_detector_that_a_user_exported_into_a_run_outlives_it(tmp_path: Path) 
     assert [file.name for file in tmp_path.iterdir()] == ["better"]
 
 
-@pytest.mark.parametrize("name", ["report.html", "metrics.jsonl", "checkpoints/ppo.pt", "encodings/train/0.npz"])
+@pytest.mark.parametrize(
+    "name", ["report.html", "metrics.jsonl", "checkpoints/ppo.pt", "encodings/train/0.npz", "tensorboard/x"]
+)
 @pytest.mark.parametrize("flag", ["resume", "overwrite", None])
 def test_what_others_have_written_under_a_runs_names_is_not_written_over(
     tmp_path: Path, name: str, flag: str | None
