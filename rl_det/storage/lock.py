@@ -9,18 +9,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rl_det import parallel
+from rl_det.storage.cache import cache_folder
 
 
 @contextmanager
 def one_at_a_time(file: Path, tell: Callable[[str], Any], wait: str) -> Iterator[None]:
-    """A context that one run has at a time, for this file, among all that share its folder.
+    """A context that one run has at a time, for this file, among all that share the cache folder.
 
-    `tell` is told `wait` once if the file is not there yet.
-
-    Of processes that train together, the main one waits for them all. A run that is killed leaves the lock open. Where no
-    lock can be had, as in a folder that cannot be written, the context is entered at once.
+    `tell` is told `wait` once if the file is not there yet. Of processes that train together, the main one waits for them all.
+    A run that is killed leaves the lock open. Where no lock can be had, as in a folder that cannot be written, the context is
+    entered at once.
     """
-    lock = FileLock(file.with_name(f"{file.name}.lock"), fallback_to_soft=False)
+    lock = FileLock(cache_folder() / "locks" / f"{file.name}.lock", fallback_to_soft=False)
     parallel.of_main(lambda: _take(lock, tell, "" if file.exists() else wait))
     try:
         yield

@@ -118,7 +118,8 @@ def test_two_runs_that_need_one_warm_start_at_once_train_it_once(
     """The second begins while the first trains: it says that it waits, and finds what the first has kept."""
     data, begun, may_end, trained = rl_det.digit_scenes(4, 2, 2), Event(), Event(), list[Detector]()
 
-    def train(detector: Detector, *_: object) -> None:
+    def train(detector: Detector, _: object, __: object, ___: Recipe, file: Path, ____: object) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         trained.append(detector)
         with torch.no_grad():
             next(detector.trainable.parameters()).flatten()[0] = 0.5
