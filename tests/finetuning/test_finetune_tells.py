@@ -95,7 +95,7 @@ def test_what_is_no_strategy_no_detector_or_no_budget_costs_one_sentence(tmp_pat
         "budget must be one of smoke, short, full, or a Budget; got 'tiny'",
         "nowhere: the folder: there is none of this name",
         "budget must be one of smoke, short, full, or a Budget; got 3",
-        "seed must not be negative; got -1; 0 is usual",
+        "seed must not be negative, and less than 2**32; got -1; 0 is usual",
     ]
     assert not list(tmp_path.iterdir())
 
