@@ -161,9 +161,10 @@ def build_model(architecture: Architecture) -> nn.Module:
 
 def of_model(model: nn.Module, *, part: Part = "head") -> Detector:
     """The Detector around a user's own model, in float32. Raises ValueError for a model of no known family."""
-    others = {str(each.dtype).removeprefix("torch.") for each in model.parameters() if each.dtype != torch.float32}
-    if others:
-        tell(f"the model's weights in {' and '.join(sorted(others))} are taken in float32, in which strategies train")
+    kinds = {each.dtype for each in model.parameters() if each.is_floating_point()} - {torch.float32}
+    if kinds:
+        others = sorted(str(kind).removeprefix("torch.") for kind in kinds)
+        tell(f"the model's weights in {' and '.join(others)} are taken in float32, in which strategies train")
         model.float()
     return family_of(model).around(model.eval(), part=part)
 

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+
+from rl_det.data.splits import Splits
 
 Document = dict[str, Any]
 CATEGORIES = [{"id": 1, "name": "ripe"}, {"id": 2, "name": "unripe"}]
@@ -42,3 +45,16 @@ LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
                    (("train", "train"), ("val", "valid"), ("test", "test"))},
     "annotations of splits": {split: (f"annotations/{split}.json", f"images/{split}") for split in NUM_IMAGES},
 }  # fmt: skip
+
+
+def same(one: Splits, other: Splits) -> None:
+    for split in ("train", "val", "test"):
+        ours, theirs = one[split], other[split]
+        assert len(ours) == len(theirs)
+        for index in range(len(ours)):
+            for field in ("boxes", "labels", "area", "iscrowd"):
+                assert torch.equal(getattr(ours[index].target, field), getattr(theirs[index].target, field))
+            assert ours[index].target.image_id == theirs[index].target.image_id
+            assert torch.equal(ours[index].image, theirs[index].image)
+    assert one.category_ids == other.category_ids
+    assert one.classes == other.classes

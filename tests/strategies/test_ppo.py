@@ -74,17 +74,23 @@ def test_a_reward_of_ones_own_and_the_known_names_are_taken() -> None:
     assert PPO(begin="hand_set_votes").policy is None, "the detector decides"
 
 
+def course(strategy: PPO, data: EncodedDataset, metric: str, num_steps: int) -> list[float]:
+    """The metric in each update, from the shipped detector on."""
+    told = Told()
+    torch.manual_seed(0)
+    policy = strategy.start(shipped())
+    validations = iter([0.5, 0.6]).__next__
+    task = a_task(data, num_steps=num_steps, validate_every=num_steps, callbacks=[told], validation_ap=validations)
+    strategy.tune(policy, task)
+    return [metrics[metric] for update, metrics in told.lines if update]
+
+
 @pytest.mark.parametrize("name", ["rescore", "adjust", "voting"])
 def test_a_price_of_leaving_the_start_is_paid_by_a_reference_of_its_own(name: PolicyName, data: EncodedDataset) -> None:
     distances = {}
     for weight in (0.01, 100.0):
-        told = Told()
         strategy = PPO(policy=name, begin="warm_start", kl_weight=weight, num_epochs=1, supervised_weight=0.0, **LITTLE)
-        torch.manual_seed(0)
-        policy = strategy.start(shipped())
-        task = a_task(data, num_steps=3, validate_every=3, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)
-        strategy.tune(policy, task)
-        distances[weight] = [metrics["kl_start"] for update, metrics in told.lines if update]
+        distances[weight] = course(strategy, data, "kl_start", 3)
     free, held = distances[0.01], distances[100.0]
     assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the policy is the reference"
     assert 0 < held[-1] < free[-1]
@@ -97,21 +103,8 @@ def test_what_any_module_adds_to_the_heads_logits_has_a_price(
 ) -> None:
     added = {}
     for weight in (0.0, 1000.0):
-        told = Told()
-        strategy = PPO(
-            policy=name,
-            begin="warm_start",
-            residual_penalty=weight,
-            num_epochs=1,
-            learning_rate=1e-2,
-            **taught,
-            **LITTLE,
-        )
-        torch.manual_seed(0)
-        policy = strategy.start(shipped())
-        task = a_task(data, num_steps=4, validate_every=4, callbacks=[told], validation_ap=iter([0.5, 0.6]).__next__)
-        strategy.tune(policy, task)
-        added[weight] = [metrics["residual"] for update, metrics in told.lines if update]
+        settings = {"residual_penalty": weight, "num_epochs": 1, "learning_rate": 1e-2, **taught, **LITTLE}
+        added[weight] = course(PPO(policy=name, begin="warm_start", **settings), data, "residual", 4)
     free, held = added[0.0], added[1000.0]
     assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the module adds nothing"
     assert 0 < 2 * held[-1] < free[-1]
