@@ -21,7 +21,7 @@ from rl_det.progress import tell
 from rl_det.settings import check_settings
 from rl_det.training.interrupts import Interrupted, interruptible
 
-COMMAND = Path(__file__).with_name("cli.py")
+COMMAND = Path(__file__).with_name("cli") / "__main__.py"
 
 
 DEBUG = "RL_DET_DEBUG"

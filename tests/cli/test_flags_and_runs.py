@@ -1,84 +1,22 @@
 """The command `rl-det`: its flags, what a run leaves, what a mistake costs, and how a run that was stopped goes on."""
 
-import contextlib
 import importlib.metadata
-import io
 import json
 import os
 import re
 import shutil
 import stat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from finetuning.small import write_folder
+from cli.asking import error_of, finetune
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from report.page_runs import as_older
-from unchecked import unchecked
 
 from rl_det import cli
+from rl_det.cli import comparing
 from rl_det.storage.run import CONFIG, RESULTS, TRUTHS
-
-TINY = [
-    "--budget",
-    "smoke",
-    "--limits.num-updates",
-    "2",
-    "--limits.images-per-update",
-    "4",
-    "--limits.num-draws",
-    "5",
-    "--limits.evaluated-candidates",
-    "80",
-    "--limits.validated-candidates",
-    "64",
-    "--device",
-    "cpu",
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A cache of the tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RL_DET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits, which tiny knows."""
-    return write_folder(tmp_path_factory.mktemp("cli") / "data")
-
-
-@pytest.fixture(scope="module")
-def run(data: Path) -> Path:
-    """A run that has ended."""
-    out = data.parent / "run"
-    cli.main([*finetune(data, out), "--ppo.samples-per-image", "2", "--strategies", "ppo"])
-    return out
-
-
-def finetune(data: Path, out: Path) -> list[str]:
-    return ["finetune", "--data", str(data), "--out", str(out), "--policy", "rescore", *TINY]
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    """The one line that the command ends with; but for the data's layout nothing is printed, so no image was decoded."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ending:
-        cli.main([str(argument) for argument in arguments])
-    assert ending.value.code == 2
-    printed = capsys.readouterr()
-    assert not printed.out
-    (line,) = [line for line in printed.err.splitlines() if ": COCO, " not in line]
-    assert line.startswith("error: ")
-    return line
-
 
 FLAGS = [
     "--data",
@@ -248,7 +186,7 @@ def test_a_folder_that_holds_a_comparison_is_refused_unless_it_goes_on(
     (tmp_path / "warm_start-seed0").mkdir()
     (tmp_path / "warm_start-seed0" / CONFIG).write_text("{}")
     begun: list[Path] = []
-    monkeypatch.setattr(cli, "compare", lambda *_, out, **__: begun.append(out))
+    monkeypatch.setattr(comparing, "compare", lambda *_, out, **__: begun.append(out))
     assert f"{tmp_path}: holds a comparison already" in error_of(capsys, "compare", "--out", tmp_path)
     assert begun == []
     (tmp_path / "comparison.md").write_text("the table\n")
@@ -329,150 +267,3 @@ def test_report_of_seeds_needs_the_same_test_images_and_joins_older_runs_without
         capsys, "report", other, "--html", tmp_path / "page.html"
     )
     assert not (tmp_path / "page.html").exists()
-
-
-def test_detect_draws_and_writes_coco_results(
-    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
-) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    Image.open(data / "images" / "test0.png").save(images / "one.png")
-    Image.open(data / "images" / "test1.png").convert("L").resize((200, 90)).save(images / "two.jpg")
-    out = tmp_path / "found"
-    cli.main(["detect", str(run / "ppo"), str(images), "--out", str(out), "--device", "cpu"])
-    assert capsys.readouterr().out == f"the pictures and detections.json are in {out}\n"
-    assert sorted(file.name for file in out.iterdir()) == ["detections.json", "one.png", "two.png"]
-    with Image.open(out / "two.png") as picture:
-        assert picture.size == (600, 270), "three times as large, so that the names can be read"
-    rows = json.loads((out / "detections.json").read_text())
-    assert {row["image_id"] for row in rows} == {"one.png", "two.jpg"}
-    assert {row["category_id"] for row in rows} <= set(range(1, 11))
-    for row in rows:
-        left, top, width, height = row["bbox"]
-        wide, high = (128, 128) if row["image_id"] == "one.png" else (200, 90)
-        assert left >= 0
-        assert top >= 0
-        assert width >= 0
-        assert height >= 0
-        assert left + width <= wide + 1e-3
-        assert top + height <= high + 1e-3
-        assert 0 <= row["score"] <= 1
-
-
-def test_detect_on_a_data_set_writes_results_that_pycocotools_reads(run: Path, data: Path, tmp_path: Path) -> None:
-    cli.main(["detect", str(run / "ppo"), "--data", str(data), "--out", str(tmp_path / "found"), "--device", "cpu"])
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(data / "test.json"))
-        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "found" / "detections.json")), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    told = json.loads((run / RESULTS).read_text())["methods"]["ppo"]["AP"]
-    assert judge.stats[0] == pytest.approx(told, abs=1e-6)
-
-
-def test_detect_takes_images_or_a_data_set_of_its_classes(
-    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
-) -> None:
-    assert "or --data; not both" in error_of(capsys, "detect", run / "ppo", tmp_path, "--data", data)
-    other = shutil.copytree(data, tmp_path / "other")
-    for split in ("train", "val", "test"):
-        told = json.loads((other / f"{split}.json").read_text())
-        told["categories"][0]["name"] = "zero"
-        (other / f"{split}.json").write_text(json.dumps(told))
-    line = error_of(capsys, "detect", run / "ppo", "--data", other)
-    assert "must have the detector's classes; 0 is not among its own" in line
-
-
-def test_detect_overwrites_no_image_and_confuses_no_two(
-    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
-) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        Image.open(data / "images" / "test0.png").save(tmp_path / folder / "one.png")
-    before = (tmp_path / "a" / "one.png").read_bytes()
-    line = error_of(capsys, "detect", run / "ppo", tmp_path / "a" / "one.png", "--out", tmp_path / "a")
-    assert "its picture would overwrite the image" in line
-    assert (tmp_path / "a" / "one.png").read_bytes() == before
-    Image.open(data / "images" / "test1.png").save(tmp_path / "a" / "one.jpg")
-    line = error_of(capsys, "detect", run / "ppo", tmp_path / "a", "--out", tmp_path / "c")
-    assert "its picture would be that of" in line
-    assert not (tmp_path / "c").exists()
-    (tmp_path / "a" / "one.jpg").unlink()
-    (tmp_path / "a" / "._one.png").write_bytes(b"what a Macintosh leaves beside a file")
-    cli.main(["detect", str(run / "ppo"), str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")])
-    assert sorted(file.relative_to(tmp_path / "c").as_posix() for file in (tmp_path / "c").rglob("*.png")) == [
-        "a/one.png",
-        "b/one.png",
-    ]
-    rows = json.loads((tmp_path / "c" / "detections.json").read_text())
-    assert {row["image_id"] for row in rows} == {"a/one.png", "b/one.png"}
-    (tmp_path / "a" / "two.png").symlink_to(tmp_path / "b" / "one.png")
-    given = [tmp_path / "a", tmp_path / "a" / "one.png", tmp_path / "a" / ".." / "a" / "one.png"]
-    cli.main(["detect", str(run / "ppo"), *map(str, given), "--out", str(tmp_path / "d")])
-    rows = json.loads((tmp_path / "d" / "detections.json").read_text())
-    assert {row["image_id"] for row in rows} == {"one.png", "two.png"}
-    assert len(rows) == len({str(row) for row in rows})
-
-
-def test_detect_tells_the_detections_of_each_image_id_that_a_file_has(run: Path, data: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(data, tmp_path / "other")
-    told = json.loads((other / "test.json").read_text())
-    told["images"].append(told["images"][0] | {"id": 999})
-    (other / "test.json").write_text(json.dumps(told))
-    cli.main(["detect", str(run / "ppo"), "--data", str(other), "--out", str(tmp_path / "found"), "--device", "cpu"])
-    rows = json.loads((tmp_path / "found" / "detections.json").read_text())
-    first, again = (
-        [{**row, "image_id": 0} for row in rows if row["image_id"] == own] for own in (told["images"][0]["id"], 999)
-    )
-    assert first == again != []
-
-
-def test_detect_takes_images_beyond_the_usual_limits_if_they_are_raised(
-    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
-) -> None:
-    Image.open(data / "images" / "test0.png").resize((1100, 20)).save(tmp_path / "long.png")
-    given = ("detect", run / "ppo", tmp_path / "long.png", "--out", tmp_path / "found", "--device", "cpu")
-    assert "long.png" in error_of(capsys, *given)
-    cli.main([*map(str, given), "--max-aspect", "60"])
-    assert (tmp_path / "found" / "long.png").exists()
-
-
-@pytest.mark.parametrize("flags", [("--test-data", "other"), ("--keep-difficult",)])
-def test_detect_refuses_flags_that_do_nothing(
-    capsys: pytest.CaptureFixture[str], run: Path, data: Path, flags: tuple[str, ...]
-) -> None:
-    assert "detect has no use for" in error_of(capsys, "detect", run / "ppo", "--data", data, *flags)
-
-
-def test_a_runs_folder_is_no_detector_and_those_in_it_are_named(
-    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
-) -> None:
-    expected = f"{run}: must be a folder that was exported; those in it are: "
-    assert expected in error_of(capsys, "detect", run, data / "images")
-    line = error_of(capsys, "finetune", "--data", data, "--detector", run, "--out", tmp_path / "new")
-    assert expected in line
-    assert "ppo" in line
-
-
-def test_onnx_writes_one_file_with_the_classes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    file = tmp_path / "new" / "tuned.onnx"
-    with unchecked():
-        cli.main(["onnx", str(run / "ppo"), str(file), "--image-size", "96", "128"])
-    assert capsys.readouterr().out == f"the ONNX file is {file}\n"
-    model, card = onnx.load(file), json.loads((run / "ppo" / "model.json").read_text())
-    about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert {name: about[name] for name in ("classes", "category_ids", "policy", "strategy")} == {
-        name: card[name] for name in ("classes", "category_ids", "policy", "strategy")
-    }
-    assert [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim] == [3, 96, 128]
-
-
-def test_onnx_refuses_what_is_no_exported_folder_and_a_size_that_cannot_be(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "must be a model.json that rl_det has exported" in error_of(capsys, "onnx", tmp_path, tmp_path / "a.onnx")
-    size = ("--image-size", "0", "64")
-    assert "image_size must be at least 1" in error_of(capsys, "onnx", run / "ppo", tmp_path / "a.onnx", *size)
-    assert not list(tmp_path.iterdir())
