@@ -22,6 +22,22 @@ def test_an_import_loads_no_torch(module: str) -> None:
     assert run(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
 
 
+def test_what_trains_loads_nothing_that_only_draws_or_that_few_use() -> None:
+    everything = "import sys, rl_det, rl_det.cli; [getattr(rl_det, name) for name in rl_det.__all__]"
+    slow = {
+        "matplotlib",
+        "stable_baselines3",
+        "sklearn",
+        "scipy.optimize",
+        "tensorboard",
+        "cmaes",
+        "onnx",
+        "ray",
+        "transformers",
+    }
+    assert run(f"{everything}; print(sorted({slow} & sys.modules.keys()))") == "[]\n"
+
+
 def test_the_import_itself_takes_less_than_a_second() -> None:
     last = run("import rl_det", "-X", "importtime").splitlines()[-1]
     _, microseconds, name = last.split("|")

@@ -5,11 +5,8 @@ from pathlib import Path
 
 import tyro
 
-from rl_det.finetuning.inspection import inspect
-from rl_det.finetuning.reporting import report
 from rl_det.finetuning.request import DataFlags
 from rl_det.program import ProgramFlags
-from rl_det.report.figures import form_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +23,9 @@ class CheckFlags(DataFlags, ProgramFlags):
 
 def run_check(flags: CheckFlags) -> None:
     """`rl-det check`."""
+    from rl_det.finetuning.inspection import inspect  # matplotlib is slow to import
+    from rl_det.report.figures import form_of
+
     picture = flags.picture or Path(f"{flags.path.resolve().stem}-check.png")
     form_of(picture)  # before all is read
     found = inspect(
@@ -56,6 +56,8 @@ class ReportFlags(ProgramFlags):
 
 def run_report(flags: ReportFlags) -> None:
     """`rl-det report`."""
+    from rl_det.finetuning.reporting import report  # matplotlib is slow to import
+
     print(report(flags.folders, html=flags.html, picture=flags.picture), end="")
     if flags.html is not None:
         print(f"the page is {flags.html}")

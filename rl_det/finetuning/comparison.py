@@ -21,10 +21,9 @@ from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.processes import JOB, On, runner_on
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import check_files, load_results, read_detections
-from rl_det.finetuning.run_page import comparison_page
 from rl_det.finetuning.warm_start import warm_start
 from rl_det.progress import bar, tell
-from rl_det.report.comparison import draw_comparison, markdown
+from rl_det.report.comparison import markdown
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.run import CONFIG, PAGE, RESULTS, check_same_run, remove_run
@@ -123,15 +122,23 @@ def compare(
     runs = {name: [_results(out / Cell(name, *cell).folder) for cell in cells] for name in strategies}
     rows = {row: name for name in strategies for row in _rows_of(runs[name])}
     compared = _compared(out, runs, rows, seeds, parts, facts)
-    write_whole(out / "comparison.json", as_json(compared))
-    write_whole(out / "comparison.md", markdown(compared) + "\n")
-    draw_comparison(compared, out / "comparison.png")
     folders = {
         row: {str(seed): [out / Cell(name, seed, fold).folder for fold in parts] for seed in seeds}
         for row, name in rows.items()
     }
-    write_whole(out / PAGE, comparison_page(compared, folders))
+    _write(out, compared, folders)
     return compared
+
+
+def _write(out: Path, compared: dict[str, Any], folders: Mapping[str, Mapping[str, list[Path]]]) -> None:
+    """Write the numbers, the table, the picture and the page; `folders` has each row's runs by seed."""
+    from rl_det.finetuning.run_page import comparison_page  # matplotlib is slow to import
+    from rl_det.report.comparison_picture import draw_comparison
+
+    write_whole(out / "comparison.json", as_json(compared))
+    write_whole(out / "comparison.md", markdown(compared) + "\n")
+    draw_comparison(compared, out / "comparison.png")
+    write_whole(out / PAGE, comparison_page(compared, folders))
 
 
 def _budget_of(name: str, budget: Budget) -> Budget:

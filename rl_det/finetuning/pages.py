@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.data import Dataset
 from rl_det.finetuning.results import Results
-from rl_det.finetuning.run_page import run_page
 from rl_det.progress import tell
-from rl_det.report.precision_recall import Curves, draw_curves, log_curves
+from rl_det.report.precision_recall import Curves, log_curves
 from rl_det.storage.files import write_whole
 from rl_det.storage.run import DETECTIONS, PAGE, Run
 
@@ -32,6 +31,8 @@ class Findings:
 
 def precision_recall(findings: Findings) -> None:
     """Write each row's precision-recall curves to the metrics, and draw them in a file beside its detections."""
+    from rl_det.report.precision_recall_picture import draw_curves  # matplotlib is slow to import
+
     for name, curves in findings.curves.items():
         log_curves(findings.run, findings.results.rows[name].ending.update, f"{name}_test", curves)
         draw_curves(curves, findings.run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
@@ -39,6 +40,8 @@ def precision_recall(findings: Findings) -> None:
 
 def report(findings: Findings) -> None:
     """Write the page that explains the run."""
+    from rl_det.finetuning.run_page import run_page  # matplotlib is slow to import
+
     page = run_page(findings.results, findings.detections, findings.truths, findings.test)
     write_whole(findings.run.folder / PAGE, page)
 

@@ -7,7 +7,8 @@ from rl_det.errors import UserError
 from rl_det.finetuning.compared import compared_seeds, have_truths
 from rl_det.finetuning.results import load_results
 from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
-from rl_det.report.comparison import draw_comparison, markdown
+from rl_det.report.comparison import markdown
+from rl_det.report.comparison_picture import draw_comparison
 from rl_det.report.tables import markdown_table
 from rl_det.storage.files import write_whole
 

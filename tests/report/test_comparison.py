@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rl_det.report.comparison import draw_comparison, markdown, means
+from rl_det.report.comparison import markdown, means
+from rl_det.report.comparison_picture import draw_comparison
 
 
 def figures(ap50: float, f1: float | None = 0.7) -> dict[str, float | None]:

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from rl_det.metrics.coco import coco_summary
-from rl_det.report.precision_recall import Curves, curves_of, draw_curves, log_curves
+from rl_det.report.precision_recall import Curves, curves_of, log_curves
+from rl_det.report.precision_recall_picture import draw_curves
 from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
 
