@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 
 from rl_det.data import Split
 from rl_det.data.check import LARGEST_AREA, Corners, DataError, Findings, brief, is_number
-from rl_det.data.files import Finder, read_file
+from rl_det.data.files import Finder, parts_of, read_file
 from rl_det.data.images import read_header
 from rl_det.data.listing import UNKNOWN_AREA, ListedBoxes, ListedImage, Listing, Reading
 from rl_det.errors import UserError
@@ -138,6 +138,7 @@ class _Document:
         finder = Finder(self.root, image_folders(self.path, self.root))
         images: list[ListedImage] = []
         place: dict[int, int | None] = {}
+        known: dict[Path, tuple[int, list[str]]] = {}
         for key, entry in self.entries_by_id(document, "image").items():
             where = f"image {key} of {self.path.name}"
             place[key] = None
@@ -148,13 +149,29 @@ class _Document:
                         self.path, f"image {key}", f"file_name must be a non-empty string; got {brief(name)}"
                     )
                 file = finder.find(name, self.path, where)
+                self.check_other(known.setdefault(file, (key, parts_of(name))), name, file, where)
                 size = self.size_of(entry, file, where)
             except DataError as fault:
                 self.findings.add(fault)
                 continue
             place[key] = len(images)
             images.append(ListedImage(key, file, where, size))
+        if len(finder.shortened) > 1:
+            name, file = finder.shortened[max(finder.shortened)]
+            self.findings.warn(
+                f"{self.path}: some images lie where their file_name says, and others without its folders; "
+                f"{brief(name)} is taken to be {file.relative_to(self.root)}"
+            )
+        if (repeated := len(images) - len({image.file for image in images})) > 0:
+            self.findings.warn(f"{self.path}: {repeated} of {len(images)} images are listed twice, under other ids")
         return images, place
+
+    def check_other(self, first: tuple[int, list[str]], name: str, file: Path, where: str) -> None:
+        """Raise DataError if the file is that of another name, of which folders were left out."""
+        key, parts = first
+        if parts_of(name) != parts:
+            other = f"image {key}, {brief('/'.join(parts))}"
+            raise DataError(file, where, f"file_name {brief(name)} leads to this file, which is also that of {other}")
 
     def size_of(self, entry: dict[str, Any], file: Path, where: str) -> tuple[int, int] | None:
         """The size that the JSON gives, or None; DataError if it is none."""

@@ -112,14 +112,16 @@ def inside(root: Path, path: Path) -> Path | None:
 class Finder:
     """Finds images below `root`: under one of the `bases`, with the name as it is, or with less and less of its folders.
 
-    The way that led to one image is tried first for the next.
+    What one name leads to does not depend on the others. `shortened` has, for each number of folders that had to be left
+    out, the first name and its file.
     """
 
     def __init__(self, root: Path, bases: Sequence[Path]) -> None:
         self.root = root
         self.bases = [base for base in dict.fromkeys(bases) if base.is_dir()] or [root]
-        self._way = (self.bases[0], 0)
+        self.shortened: dict[int, tuple[str, Path]] = {}
         self._files: dict[Path, frozenset[str]] = {}
+        self._of_parent: dict[tuple[str, ...], list[tuple[int, Path]]] = {}
         self._inside = cache(self._resolved_inside)
 
     @cached_property
@@ -136,19 +138,15 @@ class Finder:
             raise DataError(list_file, in_list, f"file_name must have at most {MOST_FOLDERS} folders; got {len(parts)}")
         if ".." in parts:
             raise DataError(list_file, in_list, f"file_name must not leave the data's folder; got {name!r}")
-        base, dropped = self._way
-        if (found := self._at(base, parts[dropped:])) is None:
-            ways = [(base, dropped) for dropped in range(len(parts)) for base in self.bases]
-            found = None
-            for base, dropped in ways:
-                if (found := self._at(base, parts[dropped:])) is not None:
-                    self._way = base, dropped
-                    break
-        if found is None:
-            wanted = self.bases[0].joinpath(*parts)
-            raise DataError(wanted, entry, f"there is no such image file; {self._looked(name)}")
-        self.check_inside(found, entry)
-        return found
+        *parent, file = parts
+        for left_out, folder in self._folders(tuple(parent)):
+            if file in self._files[folder]:
+                found = folder / file
+                self.check_inside(found, entry)
+                self.shortened.setdefault(left_out, (name, found))
+                return found
+        wanted = self.bases[0].joinpath(*parts)
+        raise DataError(wanted, entry, f"there is no such image file; {self._looked(name)}")
 
     def _looked(self, name: str) -> str:
         """What was looked for, for a message."""
@@ -157,17 +155,25 @@ class Finder:
         folders = ", ".join(str(os.path.relpath(base, self.root)) for base in self.bases)
         return f"file names are relative to one of: {folders} (in {self.root})"
 
-    def _at(self, base: Path, parts: Sequence[str]) -> Path | None:
-        if not parts:
-            return None
-        path = base.joinpath(*parts)
-        folder = path.parent
+    def _folders(self, parent: tuple[str, ...]) -> list[tuple[int, Path]]:
+        """The folders that a name with these folders may mean, the likeliest first, and how many of its own each leaves out."""
+        if parent not in self._of_parent:
+            ways = [
+                (left_out, base.joinpath(*parent[left_out:]))
+                for left_out in range(len(parent) + 1)
+                for base in self.bases
+            ]
+            self._of_parent[parent] = [(left_out, folder) for left_out, folder in ways if self._listed(folder)]
+        return self._of_parent[parent]
+
+    def _listed(self, folder: Path) -> frozenset[str]:
+        """The names in a folder; none if there is no such folder."""
         if folder not in self._files:
             try:
                 self._files[folder] = frozenset(os.listdir(folder))
             except (OSError, ValueError):  # no such folder, or a name with a zero byte
                 self._files[folder] = frozenset()
-        return path if path.name in self._files[folder] else None
+        return self._files[folder]
 
     def check_inside(self, path: Path, entry: str) -> None:
         """Raise DataError for a link that leads out of the root."""

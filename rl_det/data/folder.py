@@ -26,16 +26,20 @@ DIVIDED_BY_SEED = 0
 
 
 class Layout(NamedTuple):
-    """A layout of files: the name that is said, and the function that reads it."""
+    """A layout of files."""
 
     name: str
+    """The name that is said."""
     read: Reader
+    """The function that reads it."""
+    lists_classes: bool = True
+    """Whether the files list all classes; else the classes are those of the objects."""
 
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout("COCO", read_coco),
     Layout("YOLO", read_yolo),
-    Layout("Pascal VOC", read_voc),
+    Layout("Pascal VOC", read_voc, lists_classes=False),
 )
 """The layouts that `open_data` knows; the first that recognises a folder opens it. A new one is one file and one line
 here."""
@@ -83,7 +87,8 @@ def read_folder(
 ) -> Opened:
     """Read a folder's splits, or those of one annotation file; `test` is another folder or file with the test images.
 
-    `classes` gives the order of the labels, else it is that of the category ids. Adds what is wrong to the findings. Raises
+    `classes` gives the order of the labels, else it is that of the category ids; VOC's, which no file lists, may name more
+    than the objects do. Adds what is wrong to the findings. Raises
     DataError if nothing there is of a known layout.
     """
     reading = Reading(findings=findings, keep_difficult=keep_difficult, limits=limits or ImageLimits())
@@ -96,13 +101,13 @@ def read_folder(
     listings = {split: listings[split] for split in SPLITS if split in listings}
     categories = _categories(listings, findings, notes)
     if classes is not None:
-        categories = _in_order(path, categories, classes)
+        categories = _in_order(path, categories, classes, may_add=not layout.lists_classes)
     if not findings.faults:  # else a split may be missing because its file is broken
         listings = _divided(listings, findings, notes)
     splits = {
         split: AnnotatedImages(listings[split], categories, findings, limits) for split in SPLITS if split in listings
     }
-    opened = Opened(layout=layout, splits=splits, categories=categories, notes=notes)
+    opened = Opened(layout=layout.name, splits=splits, categories=categories, notes=notes)
     for split, images in splits.items():
         check_split(split, images, findings)
     for one, other, count in images_in_both(splits):
@@ -112,12 +117,12 @@ def read_folder(
     return opened
 
 
-def _listings(path: Path, reading: Reading) -> tuple[str, dict[Split, Listing]]:
+def _listings(path: Path, reading: Reading) -> tuple[Layout, dict[Split, Listing]]:
     if not path.exists():
         raise DataError(path, "the folder", "there is none of this name")
     for layout in LAYOUTS:
         if (listings := layout.read(path, reading)) is not None:
-            return layout.name, listings
+            return layout, listings
     inside = ", ".join(sorted(each.name for each in path.iterdir())[:8]) if path.is_dir() else "one file"
     inside = inside or "nothing"
     raise DataError(path, "the folder", f"must be of a layout that is known: {KNOWN}; it holds {inside}")
@@ -165,9 +170,15 @@ def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: li
     return categories
 
 
-def _in_order(path: Path, categories: Mapping[int, str], classes: Sequence[str]) -> dict[int, str]:
-    """The categories in the order of these names; DataError unless they are the same names."""
+def _in_order(path: Path, categories: Mapping[int, str], classes: Sequence[str], *, may_add: bool) -> dict[int, str]:
+    """The categories in the order of these names; DataError unless they are the same names.
+
+    With `may_add`, names that the data lack are classes without an object.
+    """
     id_of = {name: key for key, name in categories.items()}
+    if may_add:
+        absent = [name for name in classes if name not in id_of]
+        id_of |= {name: key for key, name in enumerate(absent, start=1 + max(categories, default=0))}
     if sorted(classes) != sorted(id_of):
         raise DataError(
             path, "classes", f"must be the data's own names in any order, {list(id_of)}; got {list(classes)}"

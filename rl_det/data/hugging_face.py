@@ -32,12 +32,16 @@ class HuggingFaceImages:
 
     `objects` may have "area", "iscrowd" (or "is_crowd") and other fields, and the split a column "image_id". Their
     defaults are the clipped boxes' areas, no crowd, and the index. Boxes are clipped to their image, and left out if they
-    have no size inside. Label k is class k - 1 of the ClassLabel. Raises ValueError, which names the split and the index,
+    have no size inside. Label k is class k of `classes`, which `names`, those of the ClassLabel, have in any order; without
+    names, it is category k - 1. Raises ValueError, which names the split and the index,
     for any other form.
     """
 
-    def __init__(self, rows: Any, split: str, classes: tuple[str, ...]) -> None:
+    def __init__(self, rows: Any, split: str, classes: tuple[str, ...], names: tuple[str, ...] | None = None) -> None:
         self.rows, self.split, self.classes = rows, split, classes
+        numbered = names or classes
+        self._labels = torch.tensor([1 + classes.index(name) for name in numbered])
+        self.category_ids = tuple(map(numbered.index, classes))
         for index, objects in enumerate(rows["objects"]):
             self._boxes(objects, f"{split}[{index}]")
 
@@ -116,7 +120,7 @@ class HuggingFaceImages:
             )
         if (area < 0).any() or area.isinf().any():
             raise UserError(f"{where}: area must be finite, not negative; got {brief(area.tolist())}")
-        return torch.cat([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], 1), labels + 1, area, iscrowd
+        return torch.cat([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], 1), self._labels[labels], area, iscrowd
 
 
 def columns_of(objects: Any, where: str) -> Mapping[str, Any]:
@@ -156,7 +160,11 @@ def splits_of(given: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 def hugging_face_images(
     given: Mapping[Split, Any], classes: Sequence[str] | None
 ) -> tuple[dict[Split, HuggingFaceImages], list[str]]:
-    """The splits of `datasets.Dataset`s, and what looks wrong with them; `classes` replaces the names of the ClassLabel."""
+    """The splits of `datasets.Dataset`s, and what looks wrong with them.
+
+    `classes` are the names of each split's ClassLabel in the wanted order, by default that of the first split; without a
+    ClassLabel, they name the numbers.
+    """
     for split, rows in given.items():
         if not is_hugging_face(rows):
             raise UserError(f"{split}: must be a datasets.Dataset as the others; got {type(rows).__name__}")
@@ -173,10 +181,15 @@ def hugging_face_images(
         raise UserError(
             f"{split}: the category of objects must be a ClassLabel, which names the classes; else give classes="
         )
-    splits = {
-        split: HuggingFaceImages(rows, split, tuple(classes) if classes is not None else names[split] or ())
-        for split, rows in given.items()
-    }
+    named = {split: own for split, own in names.items() if own is not None}
+    if len(set(named.values())) > 1:
+        raise UserError(f"the splits must agree in their classes; got {', '.join(map(str, named.values()))}")
+    order = tuple(classes) if classes is not None else next(iter(named.values()))
+    for own in named.values():
+        if sorted(own) != sorted(order):
+            wanted = f"must be the names of the ClassLabel in any order, {brief(list(own))}"
+            raise UserError(f"classes {wanted}; got {brief(list(order))}")
+    splits = {split: HuggingFaceImages(rows, split, order, names[split]) for split, rows in given.items()}
     return splits, [sentence for images in splits.values() if (sentence := images.suspicion())]
 
 

@@ -113,10 +113,10 @@ def _of_hugging_face(given: Mapping[Split, Any], classes: Sequence[str] | None, 
     for line in warnings:
         tell(f"warning: {line}")
     train, val, test = splits.values()
-    _check_classes(train, val, test)
-    ids = tuple(range(len(train.classes)))
     told = getattr(getattr(given["train"], "info", None), "dataset_name", None)
-    return Splits(train=train, val=val, test=test, name=name or str(told or "hugging_face"), category_ids=ids)
+    return Splits(
+        train=train, val=val, test=test, name=name or str(told or "hugging_face"), category_ids=train.category_ids
+    )
 
 
 def _check_classes(train: Dataset, val: Dataset, test: Dataset) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from rl_det.data import Split
@@ -65,6 +65,8 @@ class TorchDataset:
         iscrowd = numbers(given.get("iscrowd", torch.zeros(len(boxes))), where, "iscrowd").reshape(-1).to(torch.bool)
         if not len(boxes) == len(area) == len(iscrowd):
             raise UserError(f"{where}: area and iscrowd must have one entry for each of the {len(boxes)} boxes")
+        if not (torch.isfinite(area).all() and (area >= 0).all()):
+            raise UserError(f"{where}: area must be finite, not negative; got {area.tolist()}")
         image_id = numbers(given.get("image_id", index), where, "image_id").reshape(-1)
         if len(image_id) != 1:
             raise UserError(f"{where}: image_id must be one number; got {image_id.tolist()}")
@@ -124,6 +126,16 @@ def image_tensor(image: Any, where: str) -> Float[Tensor, "3 H W"]:
     if not whole and not 0 <= float(pixels.min()) <= float(pixels.max()) <= 1:
         raise UserError(f"{where}: a floating-point image must lie in [0, 1]; got up to {float(pixels.abs().max()):g}")
     return pixels.expand(3, -1, -1)
+
+
+def upright(image: Any, where: str) -> Float[Tensor, "3 H W"]:
+    """The same, but a PIL image must be upright, as the readers of files make it; ValueError if its EXIF would turn it."""
+    if isinstance(image, Image.Image) and "exif" in image.info:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation != 1:
+            how = "give PIL.ImageOps.exif_transpose(image), in whose pixels the boxes then are"
+            raise UserError(f"{where}: must be upright; its EXIF orientation is {orientation}: {how}")
+    return image_tensor(image, where)
 
 
 def classes_of(splits: Mapping[Split, PairDataset]) -> tuple[str, ...]:

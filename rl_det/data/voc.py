@@ -19,7 +19,7 @@ detection inside it).
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from defusedxml import ElementTree
 from rl_det.data import Split
 from rl_det.data.check import Corners, DataError, Findings, brief
 from rl_det.data.coco import split_of
-from rl_det.data.files import IMAGE_SUFFIXES, LARGEST_PART, Finder, images_below, inside, read_file
+from rl_det.data.files import IMAGE_SUFFIXES, LARGEST_PART, Finder, images_below, inside, parts_of, read_file
 from rl_det.data.listing import ListedBoxes, ListedImage, Listing, Reading
 from rl_det.errors import UserError
 
@@ -163,11 +163,14 @@ def _of_list(file: Path, root: Path, folder: Path, known: Mapping[str, Path], fi
 
 
 class ImageFolders:
-    """Finds the image of an annotation file: of the same name, else of the name that the file gives."""
+    """Finds the image of an annotation file: of the same name without suffix, else of the name that the file gives.
+
+    Of several with the same name, such as an image and its mask, it is the one whose suffix the file gives.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files: dict[Path, dict[str, Path]] = {}
+        self.files: dict[Path, dict[str, list[Path]]] = {}
         self.finder = Finder(root, [*(root / name for name in IMAGE_FOLDERS), root])
 
     def find(self, annotation: Path, filename: str, entry: str) -> Path:
@@ -180,7 +183,8 @@ class ImageFolders:
             ]
             folders += [self.root.joinpath(*below[:end], name) for end in range(len(below), -1, -1)]
         for folder in folders:
-            if (found := self.images(folder).get(annotation.stem)) is not None:
+            if several := self.images(folder).get(annotation.stem):
+                found = _meant(several, filename, annotation)
                 self.finder.check_inside(found, entry)
                 return found
         if not filename:
@@ -188,12 +192,25 @@ class ImageFolders:
             raise DataError(annotation, "filename", wanted)
         return self.finder.find(filename, annotation, entry)
 
-    def images(self, folder: Path) -> dict[str, Path]:
+    def images(self, folder: Path) -> dict[str, list[Path]]:
         """The images of one folder by their names without suffix."""
         if folder not in self.files:
-            inner = [file for file in images_below(folder) if file.parent == folder] if folder.is_dir() else []
-            self.files[folder] = {file.stem: file for file in reversed(inner)}
+            self.files[folder] = {}
+            for file in images_below(folder) if folder.is_dir() else []:
+                if file.parent == folder:
+                    self.files[folder].setdefault(file.stem, []).append(file)
         return self.files[folder]
+
+
+def _meant(several: Sequence[Path], filename: str, annotation: Path) -> Path:
+    """The image of this file name, if there are several; DataError if none has it."""
+    if len(several) == 1:
+        return several[0]
+    named = [file for file in several if parts_of(filename)[-1:] == [file.name]]
+    if not named:
+        wanted = f"must be one of {', '.join(file.name for file in several)}"
+        raise DataError(annotation, "filename", f"{wanted}; got {brief(filename)}")
+    return named[0]
 
 
 @dataclass

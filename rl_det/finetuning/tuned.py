@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import rl_det
 from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.splits import Splits
-from rl_det.data.torch_dataset import image_tensor
+from rl_det.data.torch_dataset import upright
 from rl_det.detectors import load_state
 from rl_det.detectors.loading import (
     A_CARD,
@@ -64,12 +64,12 @@ class Tuned:
         Images are tensors [3, H, W], uint8 or floats in [0, 1], or PIL images. There is no score threshold: keep what
         your application needs. Images go through the network 16 at a time; images of different sizes are padded together,
         so their last digits depend on their order. Raises ValueError, which names the place, for anything that is not an
-        image.
+        image, and for a PIL image that is not upright yet.
         """
         if (isinstance(images, Tensor) and images.ndim == 3) or not isinstance(images, Iterable):
             got = "tensor [3, H, W]" if isinstance(images, Tensor) else type(images).__name__
             raise UserError(f"detect takes several images; got one {got}; give [image]")
-        checked = (image_tensor(image, f"images[{place}]") for place, image in enumerate(images))
+        checked = (upright(image, f"images[{place}]") for place, image in enumerate(images))
         found = detect_images([self.policy], checked, self.num_candidates)
         return [on_host(each) for (batch,) in found for each in batch]
 

@@ -20,6 +20,8 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "model_e
 """The names under which checkpoints keep a state_dict beside other things; the first one counts."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "detector.", "net.")
 """What wrappers put before the names of all entries."""
+AVERAGES = "n_averaged"
+"""The entry of `torch.optim.swa_utils.AveragedModel` that is no weight: how many states it has averaged."""
 SEAL, BLANK = "rl_det_checksum", "00000000"
 """The name of the checksum in a safetensors file's header, and what it is while it is computed."""
 LONGEST_HEADER = 100_000_000
@@ -138,7 +140,12 @@ def as_named_now(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the prefixes that wrappers (DistributedDataParallel, Lightning, torch.compile) give all names."""
+    """The state without the prefixes that wrappers (DistributedDataParallel, Lightning, torch.compile) give all names.
+
+    The count of averages that `torch.optim.swa_utils.AveragedModel` keeps beside them is left out.
+    """
+    if AVERAGES in state and all(name.startswith("module.") for name in state if name != AVERAGES):
+        state = {name: tensor for name, tensor in state.items() if name != AVERAGES}
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})

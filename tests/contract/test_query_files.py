@@ -23,6 +23,7 @@ from rl_det.detectors.transformers.pretrained import (
     rebuild,
     save_pretrained,
 )
+from rl_det.detectors.transformers.processing import resized, resized_by_tensors, sized
 from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.errors import UserError
 
@@ -35,6 +36,31 @@ CLASSES = ("cat", "dog", "bird")
 def detectors() -> dict[str, QueryDetector]:
     torch.manual_seed(0)
     return {family: lively_query_detector(family, NUM_CLASSES, IMAGES) for family in OPTIONS}
+
+
+def test_pixels_have_the_range_that_the_processor_gives_them(detectors: dict[str, QueryDetector]) -> None:
+    image = torch.rand(3, 48, 64)
+    for family, detector in detectors.items():
+        processor = copy.deepcopy(detector.processor)
+        processor.rescale_factor = 1 / 127.5
+        whole = (image * 255).round().to(torch.uint8)
+        wanted = processor(images=[whole], do_resize=False, do_pad=False, return_tensors="pt")["pixel_values"][0]
+        processor.do_resize = False
+        torch.testing.assert_close(resized(processor, whole / 255), wanted, rtol=0, atol=1e-5, msg=family)
+        torch.testing.assert_close(resized_by_tensors(processor, whole / 255), wanted, rtol=0, atol=1e-5, msg=family)
+
+
+def test_a_processor_that_cannot_be_followed_is_refused(detectors: dict[str, QueryDetector]) -> None:
+    for detector in detectors.values():
+        padding, raw = copy.deepcopy(detector.processor), copy.deepcopy(detector.processor)
+        padding.do_pad, padding.pad_size = True, {"height": 128, "width": 128}
+        with pytest.raises(UserError, match="must not pad every image to one size"):
+            sized(padding, None)
+        raw.do_rescale, raw.do_normalize, raw.image_mean = False, True, [123.7, 116.3, 103.5]
+        with pytest.raises(
+            UserError, match=r"must rescale pixels \(do_rescale\), or take them in \[0, 1\]; its mean is \(123"
+        ):
+            sized(raw, None)
 
 
 SCRIPT = """

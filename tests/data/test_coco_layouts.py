@@ -49,6 +49,51 @@ def test_images_are_found_however_a_program_wrote_their_names(name: str, tmp_pat
     assert [len(open_data(tmp_path)[split]) for split in ("train", "val", "test")] == [5, 4, 3]
 
 
+def in_folders(told: Document, *names: str) -> Document:
+    for entry, name in zip(told["images"], names, strict=True):
+        entry["file_name"] = name
+    return told
+
+
+def test_two_names_of_one_file_are_refused_as_folders_were_left_out(tmp_path: Path) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    names = ["cam1/train1.png", "cam2/train1.png", "train3.png", "train4.png", "train5.png"]
+    write(tmp_path, "train", "train.json", "images", in_folders(document("train"), *names))
+    told = (
+        r"train1\.png: image 2 of train\.json: file_name 'cam2/train1\.png' leads to this file, "
+        r"which is also that of image 1, 'cam1/train1\.png'"
+    )
+    with pytest.raises(DataError, match=told):
+        open_data(tmp_path)
+
+
+def test_a_file_that_is_found_without_its_folders_is_told_if_others_are_found_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    for folder in ("cam1", "cam2"):
+        (tmp_path / "images" / folder).mkdir()
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "images" / "cam1" / "train2.png")
+    names = ["cam1/train1.png", "cam1/train2.png", "train3.png", "train4.png", "train5.png"]
+    write(tmp_path, "train", "train.json", "images", in_folders(document("train"), *names))
+    opened = open_data(tmp_path)
+    told = "and others without its folders; 'cam1/train1.png' is taken to be images/train1.png"
+    assert told in capsys.readouterr().err
+    files = [opened.train.file_of(index).relative_to(tmp_path / "images").as_posix() for index in range(2)]  # type: ignore[attr-defined]
+    assert files == ["train1.png", "cam1/train2.png"], "what one name leads to does not depend on the one before"
+
+
+def test_an_image_under_two_ids_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    names = ["train1.png", "train1.png", "train3.png", "train4.png", "train5.png"]
+    write(tmp_path, "train", "train.json", "images", in_folders(document("train"), *names))
+    assert len(open_data(tmp_path).train) == 5
+    assert "train.json: 1 of 5 images are listed twice, under other ids" in capsys.readouterr().err
+
+
 def test_an_absolute_path_in_the_folder_is_taken(tmp_path: Path) -> None:
     for split in NUM_IMAGES:
         write(tmp_path, split, f"{split}.json", "images", document(split, lambda name: str(tmp_path / "images" / name)))

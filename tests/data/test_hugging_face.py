@@ -46,6 +46,16 @@ def rows(
     return Rows.from_dict(content, Features(features))
 
 
+def test_classes_give_the_order_and_leave_each_box_its_name() -> None:
+    plain = open_data(DatasetDict(train=rows(), validation=rows(), test=rows()))
+    other = open_data(DatasetDict(train=rows(), validation=rows(), test=rows()), classes=["dog", "cat"])
+    assert (other.classes, other.category_ids) == (("dog", "cat"), (1, 0))
+    for splits in (plain, other):
+        assert [splits.classes[label - 1] for label in splits.train[0].target.labels.tolist()] == ["dog", "cat"]
+    with pytest.raises(ValueError, match=r"classes must be the names of the ClassLabel in any order, \['cat', 'dog'\]"):
+        open_data(DatasetDict(train=rows(), validation=rows(), test=rows()), classes=["dog", "cow"])
+
+
 def test_a_dataset_dict_is_three_splits_with_the_names_of_its_class_label() -> None:
     splits = open_data(DatasetDict(train=rows(), validation=rows(), test=rows()), name="pets")
     assert (splits.classes, splits.category_ids, splits.name) == (("cat", "dog"), (0, 1), "pets")

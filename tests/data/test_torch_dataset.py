@@ -140,6 +140,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         r"must lie in the image, of \(12, 10\) pixels \(width, height\); got \[\[20\.0, 2\.0, 25\.0, 8\.0\]\]",
     ),
     "areas too few": ((pixels(), target(area=[1.0])), "one entry for each of the 2 boxes"),
+    "an area of nothing": (
+        (pixels(), target(area=[1.0, np.nan])),
+        r"area must be finite, not negative; got \[1\.0, nan\]",
+    ),
     "crowds too few": ((pixels(), target(iscrowd=[0])), "one entry for each of the 2 boxes"),
     "an id in words": ((pixels(), target(image_id="a.png")), "image_id"),
     "a path": (("a.png", target()), "the image must be a tensor .* or a PIL image; got str"),

@@ -186,6 +186,26 @@ def test_detections_of_a_difficult_object_count_neither_way_unless_it_is_kept(fo
     assert target.iscrowd.tolist() == [not keep, False]
 
 
+def test_a_class_without_an_object_may_be_named_as_no_file_lists_them(folder: Path) -> None:
+    opened = open_data(folder, classes=["dog", "bird", "cat"])
+    assert opened.classes == ("dog", "bird", "cat")
+    assert len(set(opened.category_ids)) == 3
+    assert [opened.classes[label - 1] for label in opened.train[0].target.labels.tolist()] == ["cat", "dog"]
+    with pytest.raises(DataError, match="classes: must be the data's own names"):
+        open_data(folder, classes=["dog", "bird"])
+
+
+def test_of_an_image_and_its_mask_the_file_name_says_which_is_meant(folder: Path) -> None:
+    picture(folder / "JPEGImages" / "a.bmp")
+    text(folder / "Annotations" / "a.xml", document(thing(), filename="a.jpg"))
+    assert good(folder).splits["train"].images[0].file.name == "a.jpg"
+    text(folder / "Annotations" / "a.xml", document(thing(), filename="somewhere\\a.bmp"))
+    assert good(folder).splits["train"].images[0].file.name == "a.bmp"
+    text(folder / "Annotations" / "a.xml", document(thing()))
+    with pytest.raises(DataError, match=r"a\.xml: filename: must be one of a\.bmp, a\.jpg; got ''"):
+        open_data(folder)
+
+
 def test_parts_of_an_object_are_not_objects(folder: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>6</xmax><ymax>6</ymax></bndbox></part>"
     text(folder / "Annotations" / "a.xml", document(thing(extra=part)))

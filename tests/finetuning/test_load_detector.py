@@ -213,6 +213,22 @@ def test_a_checkpoint_of_torchvisions_references_is_a_detector(tmp_path: Path, p
         assert same_state(detector.plain().state_dict(), known.plain().state_dict())
 
 
+def test_a_running_mean_of_torch_is_a_detector_too(tmp_path: Path) -> None:
+    digits = rl_det.digit_scenes(2, 2, 2)
+    known = rl_det.load_detector("tiny", digits)
+    torch.save({"model": torch.optim.swa_utils.AveragedModel(known.plain()).state_dict()}, tmp_path / "ema.pt")
+    detector = rl_det.load_detector("tiny", digits, weights=tmp_path / "ema.pt")
+    assert same_state(detector.plain().state_dict(), known.plain().state_dict())
+
+
+def test_a_box_predictor_with_other_layers_costs_one_sentence(two: Splits) -> None:
+    model = own_model()
+    model.roi_heads.box_predictor = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    told = r"must have the layers cls_score and bbox_pred; Sequential lacks \['bbox_pred', 'cls_score'\]"
+    with pytest.raises(ValueError, match=told):
+        rl_det.load_detector(model, two)
+
+
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"])
 def test_a_mask_or_keypoint_rcnn_is_taken_by_its_boxes(name: str, two: Splits) -> None:
     detector = rl_det.load_detector(name, two, weights="none", image_size=64, trainable="predictor")

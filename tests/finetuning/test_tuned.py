@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from finetuning.small import BUDGET, TWO, own_model, pairs, write_folder
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.transforms.functional import to_pil_image
@@ -145,6 +145,24 @@ def test_images_come_in_every_usual_form(results: rl_det.Results, test_split: An
         tuned.detect([test_split[0].image, test_split[1].image * 255])
     with pytest.raises(ValueError, match=r"images\[0\]: the image must be a tensor"):
         tuned.detect(["photo.jpg"])
+
+
+def test_a_picture_that_its_exif_would_turn_is_refused_until_it_is_upright(
+    results: rl_det.Results, test_split: Any, tmp_path: Path
+) -> None:
+    tuned, picture = rl_det.load_tuned(results.folder / "rescore"), to_pil_image(test_split[0].image)
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    turned = Image.open(tmp_path / "turned.png")
+    told = r"images\[0\]: must be upright; its EXIF orientation is 6: give PIL\.ImageOps\.exif_transpose\(image\)"
+    with pytest.raises(ValueError, match=told):
+        tuned.detect([turned])
+    (found,), (upright,) = (
+        tuned.detect([image])
+        for image in (ImageOps.exif_transpose(turned), picture.transpose(Image.Transpose.ROTATE_270))
+    )
+    assert torch.equal(found["boxes"], upright["boxes"])
 
 
 def test_a_folder_that_is_no_exported_detector_is_named(tmp_path: Path) -> None:

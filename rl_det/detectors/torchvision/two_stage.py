@@ -24,6 +24,7 @@ from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
 from rl_det.detectors.torchvision.traced import alone, filled, transformed
+from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include=["fasterrcnn_*", "maskrcnn_*", "keypointrcnn_*"]))
@@ -49,6 +50,11 @@ class TwoStage:
         is_trained: bool = True,
         part: Part = "head",
     ) -> None:
+        if missing := {"cls_score", "bbox_pred"} - dict(model.roi_heads.box_predictor.named_children()).keys():
+            got = type(model.roi_heads.box_predictor).__name__
+            raise UserError(
+                f"a box predictor must have the layers cls_score and bbox_pred; {got} lacks {sorted(missing)}"
+            )
         self.model = model.eval()
         self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)

@@ -1,5 +1,6 @@
 """Images as a model of transformers takes them in, by the library's own image processors."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +32,11 @@ def image_processor(anatomy: Anatomy | type[Anatomy], input_size: int | None, fo
 
 
 def sized(processor: Any, input_size: int | None) -> Any:
-    """The image processor with another side of its square, or another shorter side; None: its own."""
+    """The image processor with another side of its square, or another shorter side; None: its own.
+
+    Raises ValueError for a processor that cannot be followed.
+    """
+    _check(processor)
     if input_size is not None:
         processor.size = _resized_to(processor.size, input_size)
     return processor
@@ -71,11 +76,31 @@ def _resized_to(size: Any, input_size: int) -> Any:
 
 def resized(processor: Any, image: Tensor) -> Tensor:
     """One image [3, H, W] in [0, 1] as the model takes it in, without padding, on its own device."""
+    images = [_rescaled(processor, image)]
     made = processor(
-        images=[image], do_rescale=False, do_pad=False, input_data_format="channels_first", return_tensors="pt"
+        images=images, do_rescale=False, do_pad=False, input_data_format="channels_first", return_tensors="pt"
     )
     pixels: Tensor = made["pixel_values"][0]
     return pixels
+
+
+def _check(processor: Any) -> None:
+    """Raise ValueError for settings that would change what the model sees, and that are not followed here."""
+    if processor.do_pad and getattr(processor, "pad_size", None):
+        raise UserError(
+            f"an image processor must not pad every image to one size; its pad_size is {processor.pad_size}"
+        )
+    if not processor.do_rescale and processor.do_normalize and max(processor.image_mean) > 1:
+        mean = tuple(processor.image_mean)
+        raise UserError(
+            f"an image processor must rescale pixels (do_rescale), or take them in [0, 1]; its mean is {mean}"
+        )
+
+
+def _rescaled(processor: Any, image: Tensor) -> Tensor:
+    """The image in [0, 1] as the processor's own factor, which is for 0..255, would have it."""
+    factor = 255 * processor.rescale_factor if processor.do_rescale else 1.0
+    return image if math.isclose(factor, 1.0) else image * factor
 
 
 def resized_by_tensors(processor: Any, image: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 _ _"]:
@@ -88,6 +113,7 @@ def resized_by_tensors(processor: Any, image: Float[Tensor, "3 _ _"]) -> Float[T
             f"an image processor must interpolate linearly to be traced; this one has {processor.resample!r}"
         )
     size = fixed_size(processor) or resized(processor, torch.zeros(3, *map(int, image.shape[1:]))).shape[1:]
+    image = _rescaled(processor, image)
     pixels = interpolated(image, (size[0], size[1]), antialias=True) if processor.do_resize else image
     if processor.do_normalize:
         mean, std = (pixels.new_tensor(value)[:, None, None] for value in (processor.image_mean, processor.image_std))
