@@ -8,11 +8,13 @@ import gymnasium as gym
 import pytest
 import torch
 from finetuning.small import own_model
+from gymnasium.vector import AutoresetMode
 from PIL import Image
 from torchvision.models.detection import FasterRCNN
 from unchecked import unchecked
 
 import rl_det
+from rl_det.detectors.encodings import encode_dataset
 from rl_det.errors import UserError
 from rl_det.rewards import PoolAp
 from rl_det.training.loop import Callback
@@ -66,6 +68,26 @@ OTHERS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "the name of a detector": (
         lambda *_: gym.make(ENVIRONMENT, detector="tiny"), "detector must be what rl_det.load_detector gives; got str",
     ),
+    "no whole number of candidates": (
+        lambda *_: gym.make(ENVIRONMENT, num_candidates=2.5), "num_candidates must be a whole number; got 2.5; 64 is usual",
+    ),
+    "half a pool": (lambda *_: gym.make(ENVIRONMENT, pool_images=4.7), "pool_images must be a whole number; got 4.7"),
+    "half a context": (
+        lambda *_: gym.make(ENVIRONMENT, context_candidates=1.5), "context_candidates must be a whole number; got 1.5",
+    ),
+    "half a sample": (lambda *_: gym.make(ENVIRONMENT, samples_per_image=1.5), "samples_per_image must be a whole number"),
+    "half a step": (lambda *_: gym.make("rl_det/RefineBoxes-v0", num_steps=1.5), "num_steps must be a whole number; got 1.5"),
+    "an overlap in words": (lambda *_: gym.make(ENVIRONMENT, nms_iou="a"), "nms_iou must be a number or None; got 'a'"),
+    "a scale in words": (lambda *_: gym.make(ENVIRONMENT, action_scale="x"), "action_scale must be a number or None; got 'x'"),
+    "credit in words": (lambda *_: gym.make(ENVIRONMENT, credit="no"), "credit must be True or False; got 'no'"),
+    "a strange autoreset": (
+        lambda *_: gym.make_vec(ENVIRONMENT, vectorization_mode="vector_entry_point", autoreset_mode="NEXT_STEP"),
+        "autoreset_mode must be one of AutoresetMode; got 'NEXT_STEP'",
+    ),
+    "one episode with an autoreset": (
+        lambda *_: gym.make(ENVIRONMENT, autoreset_mode=AutoresetMode.SAME_STEP),
+        "autoreset_mode is the vector form's, of gymnasium.make_vec",
+    ),
     "a strange device": (
         lambda *_: gym.make(ENVIRONMENT, device="gpu"), "device must be one that torch knows; got 'gpu'; cpu is usual",
     ),
@@ -77,6 +99,17 @@ def test_other_functions(mistake: str, data: rl_det.Splits, detector: Any) -> No
     call, message = OTHERS[mistake]
     with unchecked(), pytest.raises(UserError, match=message):
         call(data, detector)
+
+
+def test_an_index_that_is_no_whole_number_is_refused() -> None:
+    env = gym.make(ENVIRONMENT, pool_images=2)
+    for wrong in (1.7, None, [1]):
+        with pytest.raises(ValueError, match="indices must be whole numbers; got"):
+            env.reset(options={"index": wrong})
+
+
+def test_a_message_that_shows_encodings_is_short(data: rl_det.Splits, detector: Any) -> None:
+    assert len(repr(encode_dataset(detector, data.val))) < 200
 
 
 def test_one_image_where_several_are_wanted_is_refused(data: rl_det.Splits, detector: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rl_det.detectors.encodings import check_finite
 from rl_det.errors import UserError
 from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
+from rl_det.settings import at_least, check_argument, positive
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
 
@@ -54,13 +55,11 @@ class CandidateVectorEnv(DetectorVectorEnv):
         action_scale: float | None = None,
         **arguments: Any,
     ) -> None:
-        if context_candidates < 0:
-            raise UserError(f"context_candidates must not be negative; got {context_candidates}; 0 is usual")
+        check_argument("context_candidates", context_candidates, int, at_least(0), usual=0)
+        check_argument("action_scale", action_scale, float | None, positive(), usual=self.usual_scale)
         if action_scale is not None and self.usual_scale is None:
             raise UserError(f"action_scale has no meaning here, where an action keeps or drops; got {action_scale}")
         scale = (self.usual_scale or 1.0) if action_scale is None else action_scale
-        if not 0 < scale < np.inf:
-            raise UserError(f"action_scale must be positive; got {action_scale}; {self.usual_scale:g} is usual")
         self.context_candidates, self.action_scale = context_candidates, float(scale)
         super().__init__(num_envs, **arguments)
 

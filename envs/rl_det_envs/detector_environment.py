@@ -5,6 +5,7 @@ single form (`rl_det_envs.single_form`) wraps it.
 """
 
 import json
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from rl_det.detectors.encodings import Encodings, names_of
 from rl_det.detectors.protocol import Detector
 from rl_det.errors import NotFiniteError, UserError
 from rl_det.rewards import Reward, RewardLike, reward_named
+from rl_det.settings import at_least, check_argument, within
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.agent import Earned, Shown
 from rl_det_envs.detector_and_data import (
@@ -98,8 +100,10 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         device: str | torch.device = "cpu",
     ) -> None:
         check_counts(num_envs, samples_per_image, num_candidates, pool_images)
-        if nms_iou is not None and not 0 <= nms_iou <= 1:
-            raise UserError(f"nms_iou must lie in [0, 1]; got {nms_iou}; 0.5 is usual")
+        check_argument("nms_iou", nms_iou, float | None, within("[0, 1]"), usual=0.5)
+        check_argument("credit", credit, bool, usual=True)
+        if autoreset_mode not in [*AutoresetMode, *(mode.value for mode in AutoresetMode)]:
+            raise UserError(f"autoreset_mode must be one of AutoresetMode; got {autoreset_mode!r}; DISABLED is usual")
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
         check_detector_and_data(detector, dataset)
@@ -305,7 +309,10 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         if not options:
             return []
         (name,) = options
-        given = [int(image) for image in options[name]]
+        try:
+            given = [operator.index(image) for image in options[name]]
+        except TypeError as error:
+            raise ValueError(f"{name} must be whole numbers; got {options[name]!r}") from error
         if len(given) != self.num_images or len(set(given)) < len(given):
             raise ValueError(f"{name} must be {self.num_images} different images; got {given}")
         if name == "indices":
@@ -394,11 +401,13 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
 
 
 def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, pool_images: int) -> None:
-    """Raise ValueError if a count leaves no environment, no candidate or no pool."""
+    """Raise ValueError if a count is none, or leaves no environment, no candidate or no pool."""
+    counts = {"num_candidates": (num_candidates, 64), "pool_images": (pool_images, 32)}
+    for name, (count, usual) in counts.items():
+        check_argument(name, count, int, at_least(1), usual=usual)
+    for name, count in {"num_envs": num_envs, "samples_per_image": samples_per_image}.items():
+        check_argument(name, count, int)
     if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
         raise UserError(
             f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
         )
-    for name, count, usual in (("num_candidates", num_candidates, 64), ("pool_images", pool_images, 32)):
-        if count < 1:
-            raise UserError(f"{name} must be at least 1; got {count}; {usual} is usual")

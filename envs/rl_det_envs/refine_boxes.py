@@ -12,9 +12,9 @@ from torch import Tensor
 from rl_det.ap.batch import DetectionBatch
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
-from rl_det.errors import UserError
 from rl_det.policies.exploration import Exploration
 from rl_det.rewards import Scene, Step
+from rl_det.settings import at_least, check_argument
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.candidate_environment import CandidateVectorEnv
 from rl_det_envs.detector_environment import Groups
@@ -40,8 +40,7 @@ class RefineBoxesVector(CandidateVectorEnv):
     takes_baseline = False
 
     def __init__(self, num_envs: int = 1, *, num_steps: int = 3, **arguments: Any) -> None:
-        if num_steps < 1:
-            raise UserError(f"num_steps must be at least 1; got {num_steps}; 3 is usual")
+        check_argument("num_steps", num_steps, int, at_least(1), usual=3)
         self.num_steps = num_steps
         self._scenes: list[tuple[Int64[np.ndarray, " r"], Scene]] = []
         super().__init__(num_envs, **arguments)

@@ -3,9 +3,9 @@
     envs = gymnasium.make_vec("rl_det/TunePostprocessing-v0", num_envs=64, vectorization_mode="vector_entry_point")
     model = PPO("MlpPolicy", VecMonitor(DetectorVecEnv(envs)))
 
-All sub-environments share one process, one pass of the head and one call of the reward. With one sub-environment, every
-step equals that of SB3's `DummyVecEnv` of `gymnasium.make(...)`. This module imports SB3, so `rl_det_envs` does not
-import it.
+All sub-environments share one process, one pass of the head and one call of the reward. With one sub-environment and
+`action_scale=envs.action_scale`, every step equals that of SB3's `DummyVecEnv` of `gymnasium.make(...)`. This module
+imports SB3, so `rl_det_envs` does not import it.
 """
 
 from collections.abc import Iterable, Sequence

@@ -9,16 +9,20 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rl_det.errors import UserError
 from rl_det_envs.detector_environment import METADATA, PLURAL, DetectorVectorEnv
 
 
 class DetectorEnv(gymnasium.Env[Any, Any]):
-    """The single form: one image, numpy in and out. It takes the vector form's arguments."""
+    """The single form: one image, numpy in and out. It takes the vector form's arguments, without its autoreset."""
 
     metadata: dict[str, Any] = METADATA
     vector_class: ClassVar[type[DetectorVectorEnv]]
 
     def __init__(self, **arguments: Any) -> None:
+        if "autoreset_mode" in arguments:
+            got = arguments["autoreset_mode"]
+            raise UserError(f"autoreset_mode is the vector form's, of gymnasium.make_vec; got {got!r}")
         self.batched = self.vector_class(1, **arguments)
         self.render_mode = self.batched.render_mode
         self.observation_space = flat_space(self.batched.single_observation_space)

@@ -39,8 +39,8 @@ class Said:
 class EncodedDataset:
     """A data set's encodings, on the CPU or on disk with features in half precision, and its targets."""
 
-    encoded: Encoded
-    targets: list[Target]
+    encoded: Encoded = field(repr=False)
+    targets: list[Target] = field(repr=False)
     source: Dataset | None = None
     """The images themselves, if they are known."""
     said: Said = field(default_factory=Said, compare=False, repr=False)

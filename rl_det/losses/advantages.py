@@ -27,8 +27,9 @@ nothing has changed."""
 def leave_one_out(reward: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """Each sample's reward minus the mean of the other K - 1 samples of its image (Kool et al. 2019).
 
-    This is unbiased, because the baseline does not depend on the sample's own action. It is not divided by the group's
-    spread, which would give weight to images on which nothing matters. If all samples have the same reward, it is 0.
+    This is unbiased if the samples are independent, as the baseline then does not depend on the sample's own action. It is
+    not divided by the group's spread, which would give weight to images on which nothing matters. If all samples have the
+    same reward, it is 0.
     Raises ValueError for K = 1.
     """
     num_samples = reward.shape[1]

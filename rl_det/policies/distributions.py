@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from rl_det.candidates import SHIFT_OF_ONE
 
-Draws = Literal["antithetic", "stratified"]
-"""How the K samples of an image depend on each other. antithetic: in pairs, the second mirrors the first. stratified: of each
-candidate's number, one sample lies in each K-th of the probability (Owen 2013, chapter 10)."""
+Draws = Literal["antithetic", "stratified", "independent"]
+"""How the K samples of an image depend on each other. independent: not at all. antithetic: in pairs, the second mirrors the
+first. stratified: of each candidate's number, one sample lies in each K-th of the probability (Owen 2013, chapter 10)."""
 
 
 @runtime_checkable
@@ -210,6 +210,8 @@ def _normal(
     """Standard normal numbers."""
     if draws == "antithetic":
         return _antithetic(torch.randn, like, num_samples, generator, mirror=torch.neg)
+    if draws == "independent":
+        return _independent(torch.randn, like, num_samples, generator)
     drawn: Tensor = torch.special.ndtri(_strata(like, num_samples, generator))
     return drawn.to(like.dtype)
 
@@ -220,6 +222,8 @@ def _uniform(
     """Numbers that are uniform in [0, 1]."""
     if draws == "antithetic":
         return _antithetic(torch.rand, like, num_samples, generator, mirror=lambda u: 1 - u)
+    if draws == "independent":
+        return _independent(torch.rand, like, num_samples, generator)
     return _strata(like, num_samples, generator).to(like.dtype)
 
 
@@ -236,6 +240,14 @@ def _antithetic(
     half = draw((num_images, (num_samples + 1) // 2, math.prod(numbers)), generator=generator, device=generator.device)
     both = torch.stack([half, mirror(half)], 2).flatten(1, 2)
     return both[:, :num_samples].to(like.device).view(num_images, num_samples, *numbers)
+
+
+def _independent(
+    draw: Callable[..., Tensor], like: Float[Tensor, " B *numbers"], num_samples: int, generator: torch.Generator
+) -> Float[Tensor, " B K *numbers"]:
+    """Draws that do not depend on each other."""
+    drawn: Tensor = draw((len(like), num_samples, *like.shape[1:]), generator=generator, device=generator.device)
+    return drawn.to(like.device)
 
 
 def _strata(

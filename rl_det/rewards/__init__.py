@@ -33,9 +33,10 @@ REWARDS: dict[str, Callable[[Objects], Reward]] = {
     "pool_cost": lambda objects: Worth(OverThePool(Cost()), "by_change"),
     "count_error": lambda objects: Worth(OverThePool(count_error), "by_change"),
 }
-"""The rewards of `gymnasium.make(..., reward=name)`. `reward` may also be any `Reward` object, or a plain function."""
-RewardLike = str | Reward | DetectionsFunction
-"""What names a reward: a name, a `Reward`, or a plain function (detections, target) -> value (`rl_det.rewards.function`)."""
+"""The rewards of `gymnasium.make(..., reward=name)`. `reward` may also be a `Reward`, a formula, or a plain function."""
+RewardLike = str | Reward | Tallied | DetectionsFunction
+"""What names a reward: a name, a `Reward`, a formula of tallies such as `Cost(missed=-3.0)`, or a plain function
+(detections, target) -> value (`rl_det.rewards.function`)."""
 
 __all__ = [
     "AP50",
@@ -90,9 +91,12 @@ def check_reward(reward: RewardLike) -> None:
 def reward_named(reward: RewardLike, objects: Objects) -> Reward:
     """The reward of this name, for a data set with this many objects of each class.
 
-    A `Reward` is returned as it is. A plain function becomes the value of an image's detections, paid at the end.
+    A `Reward` is returned as it is. A formula of tallies and a plain function become the value of an image's detections, paid
+    at the end; a formula over the pool is paid by its change.
     """
     check_reward(reward)
     if isinstance(reward, Reward):
         return reward
+    if isinstance(reward, Tallied):
+        return Worth(reward, "by_change") if reward.pooled else Worth(reward)
     return REWARDS[reward](objects) if isinstance(reward, str) else Worth(FunctionValue(reward))

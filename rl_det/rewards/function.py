@@ -26,11 +26,12 @@ class FunctionValue:
     """The value of an image's detections by a plain function, for `Worth`.
 
     The function gets the detections that NMS leaves, as torchvision's dictionary on the CPU ("boxes" [M, 4] in pixels,
-    "labels" [M], "scores" [M] as probabilities, best first, no threshold), and the image's `Target`. The value must follow
-    from these alone, as the function is called once for equal detections of an image: once for each image and sample, and for
-    credit once more for each candidate whose action changes what NMS leaves. So it must be quick; docs/environments.md has
-    measured numbers. It is called in the thread that steps the environment, one call after another: plain Python would
-    gain nothing by threads, and a user's function need not be fit for them, nor for other processes.
+    "labels" [M], "scores" [M] as probabilities, best first, no threshold), and the image's `Target`, whose `image_id` is -1,
+    as a pool does not know it. The value must follow from these alone, as the function is called once for equal detections
+    of an image: once for each image and sample, and for credit once more for each candidate whose action changes what NMS
+    leaves. So it must be quick; docs/environments.md has measured numbers. It is called in the thread that steps the
+    environment, one call after another: plain Python would gain nothing by threads, and a user's function need not be fit
+    for them, nor for other processes.
     """
 
     function: DetectionsFunction
@@ -89,12 +90,12 @@ def rows_of(batch: DetectionBatch, *, logits: bool) -> list[Detections]:
 
 
 def targets_of(truths: TruthBatch) -> list[Target]:
-    """Each image's target; `image_id` is its place in the pool."""
+    """Each image's target; `image_id` is -1, as a pool does not know it."""
     parts = {
         name: torch.from_numpy(np.asarray(getattr(truths, name))) for name in ("boxes", "labels", "area", "iscrowd")
     }
     counts = truths.mask.sum(1).tolist()
     return [
-        Target(**{name: values[image, :count] for name, values in parts.items()}, image_id=image)
+        Target(**{name: values[image, :count] for name, values in parts.items()}, image_id=-1)
         for image, count in enumerate(counts)
     ]

@@ -10,6 +10,6 @@ some had ten times the bound of the KL, and others stayed within all bounds.
 KL_OVER_TARGET = 20.0
 """The KL from the policy that sampled, as a multiple of the target at which the remaining epochs are skipped."""
 MEAN_SHIFT = 2.0
-"""The mean shift of all logits since the candidates were shown, in nats."""
+"""The mean shift of the logits since the candidates were shown, in nats."""
 RESIDUAL = 5.0
 """The mean square of what a module adds to the head's logits."""

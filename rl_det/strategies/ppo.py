@@ -116,7 +116,8 @@ class PPO:
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     mean_shift_penalty: float = 0.1
-    """Weight of the squared mean shift of each class's logits, a mean over classes."""
+    """Weight of the squared mean shift of each class's logits since they were shown, a mean over the classes shown. It does not
+    hold what the head has learned; `kl_weight` does."""
     residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
     factor_weights: tuple[float, ...] = (1.0, 4.0)

@@ -18,7 +18,7 @@ from rl_det.errors import NotFiniteError
 from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.progress import SHORT_WORK, bar, tell
-from rl_det.rewards import DetectionsFunction, Reward
+from rl_det.rewards import DetectionsFunction, Reward, Tallied
 from rl_det.strategies.rollouts import Actor, Paid, collect, in_range, make_environment
 from rl_det.strategies.strategy import Task
 from rl_det.types import Detections, Target
@@ -71,7 +71,7 @@ def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
     """
     if config.advantage != "counterfactual" or task.goes_on:
         return
-    counted = None if isinstance(config.reward, str | Reward) else Counted(config.reward)
+    counted = None if isinstance(config.reward, str | Reward | Tallied) else Counted(config.reward)
     paying = config if counted is None else replace(config, reward=counted)  # type: ignore[type-var]
     envs = make_environment(paying, policy, task, wrapped=False)
     if not isinstance(envs, CandidateVectorEnv) or envs.num_steps > 1:

@@ -82,7 +82,8 @@ class Reinforce:
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     mean_shift_penalty: float = 0.1
-    """Weight of the squared mean shift of all logits."""
+    """Weight of the squared mean shift of each class's logits since they were shown, a mean over the classes shown; it holds a
+    module alone, as a head has not moved yet when its shift is taken."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
     monitor: Monitor | None = None

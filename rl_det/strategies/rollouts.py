@@ -16,6 +16,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from rl_det_envs.agent import AgentEnvironment, Earned
+from rl_det_envs.torch_to_numpy import TorchToNumpy
 from rl_det_envs.wrapped import agent_environment
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from rl_det.errors import NotFiniteError, UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
 from rl_det.losses.policy_gradient import masked_mean
 from rl_det.policies.build import POLICIES, PolicyName, check_num_steps, name_of
-from rl_det.policies.distributions import Distribution, Draws
+from rl_det.policies.distributions import BernoulliGates, Distribution, Draws
 from rl_det.policies.head import HeadWithModule
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike, check_reward
@@ -39,9 +40,9 @@ DRAWS: dict[Advantage, Draws] = {
 }
 """How samples are drawn for each advantage. A candidate's own credit does not depend on its image's other samples, so strata
 keep it unbiased and quiet it. A mean over the other samples is no baseline if they lie where this one does not: mirrored
-pairs only change its scale, strata would change more."""
+pairs only change its scale, strata would change more. Of gates, pairs would change its direction (`draws_for`)."""
 Wrap = Callable[[VectorEnv[Any, Any, Any]], VectorEnv[Any, Any, Any]]
-"""A function that wraps an environment, such as a vector wrapper of Gymnasium."""
+"""A function that wraps an environment in numpy, such as a vector wrapper of Gymnasium."""
 
 
 @runtime_checkable
@@ -113,7 +114,7 @@ class Rollout:
 
     @property
     def signal(self) -> float:
-        """The mean absolute advantage: 0 if there is nothing to learn."""
+        """The mean absolute advantage, padding counted as 0: 0 if there is nothing to learn."""
         return sum(float(own.abs().mean()) for own in self.advantages) / len(self.advantages)
 
     def distributions(self, policy: Actor, output: HeadOutput | None) -> list[Distribution]:
@@ -159,6 +160,8 @@ class Paid(Protocol):
 def check_paid(config: Paid) -> None:
     """Raise UserError for an unknown reward, or for a setting that does nothing with this policy or advantage."""
     check_reward(config.reward)
+    if not (config.wrap is None or callable(config.wrap)):
+        raise UserError(f"wrap must be a function that wraps an environment; got {config.wrap!r}; None is usual")
     check_num_steps(config.policy, config.num_steps)
     if config.gamma != 1 and config.policy != "refine":
         raise UserError(
@@ -196,7 +199,7 @@ def make_environment(config: Paid, policy: Policy, task: Task, *, wrapped: bool 
         **options,
     )
     envs.reset(seed=task.seed)
-    return envs if config.wrap is None or not wrapped else config.wrap(envs)
+    return envs if config.wrap is None or not wrapped else config.wrap(TorchToNumpy(envs))
 
 
 def usable(envs: Any, advantage: Advantage, gamma: float) -> AgentEnvironment:
@@ -217,6 +220,17 @@ def usable(envs: Any, advantage: Advantage, gamma: float) -> AgentEnvironment:
     return own
 
 
+def draws_for(advantage: Advantage, distribution: Distribution) -> Draws:
+    """How this advantage's samples of this distribution are drawn.
+
+    A gate's mirrored pair has the other value, unless both have the likelier one. A baseline of other samples would then
+    weigh the gates by their probabilities: up to twice as much as it should, and each its own way.
+    """
+    if advantage != "counterfactual" and isinstance(distribution, BernoulliGates):
+        return "independent"
+    return DRAWS[advantage]
+
+
 def collect(
     policy: Actor,
     envs: AgentEnvironment,
@@ -232,7 +246,7 @@ def collect(
     running = torch.ones(len(shown.indices), envs.samples_per_image, dtype=torch.bool, device=envs.detector.device)
     moves: list[Move] = []
     while len(moves) < envs.num_steps and running.any():
-        move = moved_once(policy, envs, observation, output, running, generator, DRAWS[advantage])
+        move = moved_once(policy, envs, observation, output, running, generator, advantage)
         moves.append(move)
         observation, running = move.earned.observation, running & ~move.earned.ended.view_as(running)
     alive = torch.stack([move.running for move in moves])
@@ -258,7 +272,7 @@ def moved_once(
     output: HeadOutput | None,
     running: Bool[Tensor, "B K"],
     generator: torch.Generator,
-    draws: Draws,
+    advantage: Advantage,
 ) -> Move:
     """Draw an action for every sub-environment, and make the step; `observation` has one row for each draw of samples."""
     num_rows = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
@@ -266,7 +280,7 @@ def moved_once(
     images = torch.arange(len(running), device=running.device).repeat_interleave(num_rows // len(running))
     distribution = policy.distribution(observation, of_rows(output, images))
     with torch.no_grad():
-        action = distribution.sample(share, generator, draws)
+        action = distribution.sample(share, generator, draws_for(advantage, distribution))
         log_prob = distribution.log_prob(action)
     if not action.isfinite().all():
         raise NotFiniteError("the policy's actions are NaN or infinite")
@@ -347,7 +361,11 @@ def check_fits(distribution: Distribution, action: Tensor, envs: AgentEnvironmen
 
 
 def class_shifts(move: Move, distribution: Distribution, num_classes: int) -> Float[Tensor, " C"]:
-    """The mean shift of each class's logits, 0 for a class without candidates; of all actors where none has a class."""
+    """The mean shift of the logits of each class that has candidates; of all actors where none has a class.
+
+    A shift is what the policy and its module add to the logits that were shown. The head that shows them is the one that is
+    trained, so what its weights have changed since the training began is not in it.
+    """
     shift, real = distribution.shift(), move.mask.any(1)
     if not isinstance(move.observation, dict):
         return masked_mean(shift, real)[None]
@@ -356,4 +374,5 @@ def class_shifts(move: Move, distribution: Distribution, num_classes: int) -> Fl
         values.new_zeros(num_classes).index_add(0, column, values.flatten())
         for values in (shift * real, real.to(shift.dtype))
     )
-    return sums / counts.clamp(min=1)
+    present = counts > 0
+    return sums[present] / counts[present] if present.any() else sums[:1]

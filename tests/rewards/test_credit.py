@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from ap.hostile import NUM_CLASSES, hostile
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rl_det.errors import UserError
@@ -26,6 +26,7 @@ from rl_det.rewards import (
     reward_named,
 )
 from rl_det.rewards.edits import Factor
+from rl_det.rewards.function import targets_of
 from rl_det.types import Detections, Target
 
 NUM_IMAGES, NUM_CANDIDATES, NUM_SAMPLES = 3, 14, 5
@@ -186,10 +187,12 @@ def test_a_function_is_called_for_what_differs_and_once_for_equal_detections(
     told: list[tuple[bytes, ...]] = []
 
     def heard(found: Detections, target: Target) -> float:
-        told.append((bytes([target.image_id]), *(part.numpy().tobytes() for part in found.values())))  # type: ignore[attr-defined]
+        told.append((target.boxes.numpy().tobytes(), *(part.numpy().tobytes() for part in found.values())))  # type: ignore[attr-defined]
         return worth(found, target)
 
     step = random_step(hostile_scene(seed, 0.0), seed, factors)
+    truths = targets_of(step.scene.pool.truths)
+    assume(len({target.boxes.numpy().tobytes() for target in truths}) == len(truths))  # the images can be told apart
     Worth(FunctionValue(heard)).credited(step, ended=True)
     at_rest, alone, joint = set(seen(step.baseline)), set(seen(step.alone(factors[0]).after)), set(seen(step.after))
     slow = set(seen(slow_edits(step, factors[0], step.boxes, step.scores)))
@@ -204,7 +207,7 @@ def reader() -> tuple[FunctionValue, list[tuple[bytes, ...]]]:
     shown: list[tuple[bytes, ...]] = []
 
     def note(found: Detections, target: Target) -> float:
-        shown.append((bytes([target.image_id]), *(part.numpy().tobytes() for part in found.values())))  # type: ignore[attr-defined]
+        shown.append((target.boxes.numpy().tobytes(), *(part.numpy().tobytes() for part in found.values())))  # type: ignore[attr-defined]
         return 0.0
 
     return FunctionValue(note), shown

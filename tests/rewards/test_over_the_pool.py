@@ -10,7 +10,7 @@ from rewards.test_credit import NUM_IMAGES, OBJECTS, hostile_scene, random_step
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.options import AREA_RANGES, CocoOptions
-from rl_det.rewards import Cost, Edits, OverThePool, Pool, Worth, reward_named
+from rl_det.rewards import Cost, Edits, OverThePool, Pool, Worth, f1, reward_named
 
 MANY = 10_000
 DISPLAYED_FROM = 0.75
@@ -111,3 +111,16 @@ def test_the_pools_cost_is_the_images_divided_by_the_number_of_images() -> None:
     _, of_pool = Worth(OverThePool(prices), "by_change").credited(step, ended=True)
     np.testing.assert_allclose(of_pool, of_image / NUM_IMAGES, rtol=0, atol=1e-12)
     assert np.abs(of_pool).max() > 0
+
+
+def test_a_formula_is_a_reward_as_it_is() -> None:
+    step = random_step(hostile_scene(0, DISPLAYED_FROM), 0, ("scores", "boxes"))
+    for formula, named in (
+        (f1, "f1"),
+        (Cost(), "cost"),
+        (OverThePool(f1), "pool_f1"),
+        (OverThePool(Cost()), "pool_cost"),
+    ):
+        given, wanted = (reward_named(reward, OBJECTS).credited(step, ended=True) for reward in (formula, named))
+        np.testing.assert_array_equal(given[0], wanted[0])
+        np.testing.assert_array_equal(given[1], wanted[1])

@@ -103,7 +103,8 @@ def test_what_any_module_adds_to_the_heads_logits_has_a_price(
 ) -> None:
     added = {}
     for weight in (0.0, 1000.0):
-        settings = {"residual_penalty": weight, "num_epochs": 1, "learning_rate": 1e-2, **taught, **LITTLE}
+        settings = {"residual_penalty": weight, "mean_shift_penalty": 0.0, "num_epochs": 1, "learning_rate": 1e-2}
+        settings |= {**taught, **LITTLE}
         added[weight] = course(PPO(policy=name, begin="warm_start", **settings), data, "residual", 4)
     free, held = added[0.0], added[1000.0]
     assert free[0] == held[0] == pytest.approx(0.0, abs=1e-9), "at its start the module adds nothing"

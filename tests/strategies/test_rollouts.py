@@ -7,10 +7,12 @@ from learning.toy import NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 from rl_det_envs.tune_postprocessing import TunePostprocessingVector
 
+from rl_det.losses.advantages import leave_one_out
+from rl_det.policies.distributions import BernoulliGates, GaussianShifts
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.policies.settings import SettingsPolicy
 from rl_det.strategies.ppo import PPO, PpoLearner
-from rl_det.strategies.rollouts import collect
+from rl_det.strategies.rollouts import class_shifts, collect, draws_for
 from rl_det.training.loop import FitRun
 from rl_det.training.loop_config import LoopConfig
 from rl_det.types import Encoded, HeadOutput
@@ -79,3 +81,28 @@ def test_the_environment_gets_the_nearest_action_that_it_takes_and_the_density_i
     told = move.earned.told["settings"]
     drawn = move.action.reshape(-1, 4)
     torch.testing.assert_close(told[:, 0].float(), (drawn[:, 0].clamp(-1, 1) + 1) / 2)
+
+
+@pytest.mark.parametrize("num_samples", [2, 4])
+def test_gates_teach_a_baseline_of_other_samples_in_the_right_direction(num_samples: int) -> None:
+    """The estimate over many images against the true gradient of the number of candidates that are kept."""
+    gates = BernoulliGates(torch.tensor([[0.0, 3.0, -3.0, 1.0]]).expand(40_000, 4))
+    keep, generator = gates.logits.sigmoid(), torch.Generator().manual_seed(0)
+    draws = draws_for("leave_one_out", gates)
+    action = gates.sample(num_samples, generator, draws)
+    advantage = leave_one_out(action.sum(-1))[..., None]
+    estimated = ((action - keep[:, None]) * advantage).mean((0, 1)) / (keep * (1 - keep))[0]
+    torch.testing.assert_close(estimated, torch.ones(4), rtol=0, atol=0.1)
+    assert draws_for("leave_one_out", GaussianShifts(torch.zeros(1, 4), 1.0)) == "antithetic"
+    assert draws_for("counterfactual", gates) == "stratified"
+
+
+@pytest.mark.parametrize("num_classes", [2, 80])
+def test_the_mean_shift_is_of_the_classes_that_are_shown_however_many_there_are(num_classes: int) -> None:
+    detector, envs = made(RescoreDetectionsVector, 0)
+    (move,) = collect(RescorePolicy(detector, sigma=0.5), envs, torch.Generator().manual_seed(0)).moves
+    shown = move.observation["labels"][move.mask.any(1)].unique()
+    shifted = GaussianShifts(torch.full_like(move.observation["logits"], 3.0), 0.5)
+    shifts = class_shifts(move, shifted, num_classes)
+    assert len(shifts) == len(shown)
+    torch.testing.assert_close(shifts, torch.full((len(shown),), 3.0))

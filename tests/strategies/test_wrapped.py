@@ -17,6 +17,7 @@ from rl_det_envs.torch_to_numpy import TorchToNumpy
 from strategies.resuming import INPUT_SIZE, outcome
 from strategies.scenes import shipped as small
 from strategies.scenes import train_data
+from unchecked import unchecked
 
 from rl_det.errors import UserError
 from rl_det.policies.rescore import RescorePolicy
@@ -137,13 +138,16 @@ def test_a_discount_in_episodes_of_one_step_is_refused(agent: str) -> None:
     assert RefineBoxesVector.takes_baseline is False
 
 
+def test_what_is_no_wrapper_is_refused_at_once() -> None:
+    with unchecked(), pytest.raises(UserError, match="wrap must be a function that wraps an environment; got 3"):
+        PPO(wrap=3)  # type: ignore[arg-type]
+
+
 def test_a_strategy_with_an_idle_wrapper_tunes_as_it_does_without() -> None:
-    """PPO(wrap=...), as `finetune` runs it."""
+    """PPO(wrap=...), as `finetune` runs it, and as the page on environments writes it."""
     data, found = train_data(small(INPUT_SIZE)), []
-    for name in ("none", "RecordEpisodeStatistics"):
-        strategy = PPO(
-            begin="warm_start", samples_per_image=2, num_candidates=12, context_candidates=8, wrap=IDLE[name]
-        )
+    for wrap in (None, vector.RecordEpisodeStatistics):
+        strategy = PPO(begin="warm_start", samples_per_image=2, num_candidates=12, context_candidates=8, wrap=wrap)
         found.append(outcome(strategy, data))
     assert found[0].ending == found[1].ending
     assert found[0].lines == found[1].lines
