@@ -158,10 +158,10 @@ def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: li
     used = {each for listing in listings.values() for each in set(listing.boxes.category_id)}
     categories: dict[int, str] = {}
     for key, name in sorted(first.categories.items()):
-        if key in first.root_categories - used and len(first.categories) > 1:
-            notes.append(
-                f"the class {name!r} has no annotation in any split and only stands above others: it is left out"
-            )
+        is_root, is_background = key in first.root_categories, name.strip("_").lower() == "background"
+        if (is_root or is_background) and key not in used and len(first.categories) > 1:
+            why = "only stands above others" if is_root else "is the background"
+            notes.append(f"the class {name!r} has no annotation in any split and {why}: it is left out")
         elif name in categories.values():
             twin = next(other for other, own in categories.items() if own == name)
             findings.fault(first.path, f"category {key}", f"the name {name!r} is that of category {twin} too")

@@ -227,6 +227,18 @@ def test_a_category_that_only_stands_above_others_is_left_out_and_said(
     assert capsys.readouterr().err.count("'fruit'") == 1
 
 
+def test_a_background_without_an_object_is_left_out_and_said(tmp_path: Path) -> None:
+    for split in NUM_IMAGES:
+        told = document(split)
+        told["categories"] = [{"id": 0, "name": "_background_"}, *CATEGORIES]
+        write(tmp_path, split, f"{split}.json", "images", told)
+    opened = open_data(tmp_path)
+    assert opened.classes == ("ripe", "unripe")
+    assert opened.notes == (
+        "the class '_background_' has no annotation in any split and is the background: it is left out",
+    )
+
+
 def test_a_name_that_two_categories_have_is_refused(tmp_path: Path) -> None:
     told = document("train") | {"categories": [{"id": 1, "name": "fruit"}, {"id": 2, "name": "fruit"}]}
     write(tmp_path, "train", "train.json", "images", told)

@@ -181,6 +181,12 @@ def test_three_of_them_open_together_with_classes_that_are_given_named_or_counte
     assert open_data([Named(pairs([1])), pairs([2]), pairs([1])]).classes == ("ant", "bee")  # type: ignore[list-item]
 
 
+def test_a_background_at_the_head_of_the_classes_is_refused() -> None:
+    splits = [pairs([1], [2])] * 3
+    with pytest.raises(ValueError, match=r"classes must name the labels 1, 2, \.\.\., without the background; got"):
+        open_data(splits, classes=["__background__", "cat", "dog"])
+
+
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
