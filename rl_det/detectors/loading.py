@@ -285,7 +285,7 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
         return _fitted(detector, wanted, names_of(detector.plain()))
     if state_file(path) is None or not path.is_file():
         raise UserError(
-            f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .safetensors), "
+            f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .ckpt, .safetensors), "
             "a folder that was exported or that transformers saved, or a model; "
             f"{'it is none' if path.exists() else 'there is no such file'}"
         )

@@ -1,4 +1,4 @@
-"""Save and load a model's state_dict (.pt, .pth or .safetensors), checked entry by entry and written whole."""
+"""Save and load a model's state_dict (.pt, .pth, .ckpt or .safetensors), checked entry by entry and written whole."""
 
 import copy
 import hashlib
@@ -15,7 +15,8 @@ from rl_det.errors import UserError
 from rl_det.storage.checksums import checksum
 from rl_det.storage.files import write_with
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+"""How files of weights end; .ckpt is Lightning's."""
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "model_ema")
 """The names under which checkpoints keep a state_dict beside other things; the first one counts."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "detector.", "net.")

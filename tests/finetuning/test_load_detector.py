@@ -202,9 +202,11 @@ def test_what_strategies_train_is_chosen_and_anything_else_refused(two: Splits) 
             rl_det.load_detector(own_model(), two, **keywords)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_checkpoint_of_torchvisions_references_is_a_detector(tmp_path: Path, prefix: str) -> None:
-    digits, file = rl_det.digit_scenes(2, 2, 2), tmp_path / "model_25.pth"
+@pytest.mark.parametrize(("prefix", "suffix"), [("", ".pth"), ("module.", ".pth"), ("model.", ".ckpt")])
+def test_a_checkpoint_of_torchvisions_references_or_of_lightning_is_a_detector(
+    tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    digits, file = rl_det.digit_scenes(2, 2, 2), tmp_path / f"model_25{suffix}"
     known = rl_det.load_detector("tiny", digits)
     state = {prefix + name: tensor for name, tensor in known.plain().state_dict().items()}
     torch.save({"model": state, "optimizer": {}, "epoch": 25, "args": argparse.Namespace(lr=0.02)}, file)

@@ -87,7 +87,9 @@ def built(
     if file is not None:
         load_state(model, file)
     elif weights not in (None, "none"):
-        raise UserError(f"the weights of {name} must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
+        raise UserError(
+            f"the weights of {name} must be 'none' or a file (.pt, .pth, .ckpt, .safetensors); got {weights!r}"
+        )
     return model
 
 

@@ -118,7 +118,9 @@ def build(
         raise UserError(f"a query detector of transformers must be one of {', '.join(ANATOMIES)}; got {name!r}")
     file = state_file(weights)
     if file is None and weights not in (None, "none"):
-        raise UserError(f"the weights of {name} must be 'none' or a file (.pt, .pth, .safetensors); got {weights!r}")
+        raise UserError(
+            f"the weights of {name} must be 'none' or a file (.pt, .pth, .ckpt, .safetensors); got {weights!r}"
+        )
     config_class = getattr(library(), name.replace("ForObjectDetection", "Config"))
     backbone = {} if ANATOMIES[name].is_square else {"backbone_config": _resnet(name)}
     model: nn.Module = _random(name, config_class(num_labels=num_classes, **backbone))
