@@ -183,7 +183,8 @@ def family_of(model: nn.Module) -> Family:
         if family.takes(model):
             return family
     raise UserError(
-        "a model must be one of torchvision's detection models (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD); "
+        "a model must be one of torchvision's detection models (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD), "
+        "or of transformers' DETR, Conditional DETR, Deformable DETR, RT-DETR, RT-DETR v2 and D-FINE; "
         f"got a {type(model).__module__}.{type(model).__name__}"
     )
 
