@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from finetuning.small import own_model
@@ -16,7 +17,7 @@ from unchecked import unchecked
 import rl_det
 from rl_det.detectors.encodings import encode_dataset
 from rl_det.errors import UserError
-from rl_det.rewards import PoolAp
+from rl_det.rewards import Edits, PoolAp, Reward
 from rl_det.training.loop import Callback
 
 ENVIRONMENT = "rl_det/RescoreDetections-v0"
@@ -99,6 +100,21 @@ def test_other_functions(mistake: str, data: rl_det.Splits, detector: Any) -> No
     call, message = OTHERS[mistake]
     with unchecked(), pytest.raises(UserError, match=message):
         call(data, detector)
+
+
+class OfAll(Reward):
+    def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Any:
+        return np.float64(1.0)
+
+
+def test_a_reward_of_another_shape_is_refused() -> None:
+    env = gym.make(ENVIRONMENT, pool_images=2, reward=OfAll(), credit=False)
+    env.reset(seed=0)
+    with (
+        unchecked(),
+        pytest.raises(UserError, match=r"a reward must be one number for each of the 1 episodes; .* the shape \(\)"),
+    ):
+        env.step(env.action_space.sample())
 
 
 def test_an_index_that_is_no_whole_number_is_refused() -> None:

@@ -19,7 +19,7 @@ from rl_det.rewards import Scene, Step
 from rl_det.rewards.edits import Factor
 from rl_det.settings import at_least, check_argument, positive
 from rl_det.types import Encoded, HeadOutput
-from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
+from rl_det_envs.detector_environment import DetectorVectorEnv, Groups, check_shape
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_SIDE = 2.0**16
@@ -136,6 +136,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
             paid = list(self.reward.credited(own, ended=ended))
         else:
             paid = [self.reward(own.before, own.after, ended=ended)]
+        check_shape(paid[0], self.reward, len(own))
         if not divided:
             return paid
         owners = parallel.owners_of(number)

@@ -411,3 +411,10 @@ def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, poo
         raise UserError(
             f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
         )
+
+
+def check_shape(earned: Any, reward: Reward, count: int) -> None:
+    """Raise UserError if a reward did not give one number for each of so many episodes."""
+    if np.shape(earned) != (count,):
+        given = f"{reward!r} gave the shape {np.shape(earned)}"
+        raise UserError(f"a reward must be one number for each of the {count} episodes; {given}")

@@ -15,7 +15,7 @@ from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
 from rl_det.detectors.divided import said_by
 from rl_det.rewards import Edits, Pool
 from rl_det.types import Candidates
-from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
+from rl_det_envs.detector_environment import DetectorVectorEnv, Groups, check_shape
 from rl_det_envs.single_form import DetectorEnv
 
 BINS = 10
@@ -128,6 +128,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         self._edits = Edits(self._pool, self.rows, self._processed(self._acting, settings))
         told = np.stack([values.astype(np.float64) for values in vars(settings).values()], 1)
         reward = self.reward(self._baseline[self.rows], self._edits, ended=True)
+        check_shape(reward, self.reward, self.num_envs)
         credit = None
         if self.gives_credit:
             nothing = self.reward(self._baseline, self._baseline, ended=True)

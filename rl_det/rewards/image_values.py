@@ -118,6 +118,9 @@ class MatchedSum:
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         m = edits.matches
         weights = np.ones(edits.pool.num_classes) if self.class_weights is None else self.class_weights
+        if np.shape(weights) != (edits.pool.num_classes,):
+            told = f"one for each of the {edits.pool.num_classes} classes; got the shape {np.shape(weights)}"
+            raise UserError(f"class_weights must be {told}")
         labels = np.take_along_axis(edits.detections.labels, m.order, 1)
         reached = np.take_along_axis(
             reach(edits.detections, edits.truths, num_classes=edits.pool.num_classes), m.order, 1

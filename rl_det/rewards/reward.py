@@ -8,12 +8,20 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+from rl_det.errors import UserError
 from rl_det.rewards.edits import Edits, Factor, Step
 from rl_det.rewards.tallied import Tallied
 from rl_det.settings import check_settings
 
 Value = Callable[[Edits], Float64[np.ndarray, " R"]]
 """(edits) -> the value of each edit's detections."""
+
+
+def check_value(name: str, value: object) -> None:
+    """Raise UserError, naming the argument, for what is no value of detections."""
+    if isinstance(value, type) or not callable(value):
+        got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise UserError(f"{name} must be a value of detections, such as rl_det.rewards.f1 or Cost(); got {got}")
 
 
 class Reward(ABC):
@@ -52,6 +60,7 @@ class Worth(Reward):
     paid: Literal["at_the_end", "by_change"] = "at_the_end"
 
     def __post_init__(self) -> None:
+        check_value("value", self.value)
         check_settings(self)
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:

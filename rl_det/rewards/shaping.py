@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from rl_det.errors import UserError
 from rl_det.rewards.edits import Edits, Step
 from rl_det.rewards.image_values import best_iou, true_over_displayed
-from rl_det.rewards.reward import Reward, Value
+from rl_det.rewards.reward import Reward, Value, check_value
 from rl_det.settings import check_settings, within
 
 
@@ -16,6 +17,10 @@ class Sum(Reward):
     """The sum of several rewards, and of their credits."""
 
     parts: tuple[Reward, ...]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.parts, tuple) and self.parts and all(isinstance(part, Reward) for part in self.parts)):
+            raise UserError(f"parts must be a tuple of rewards, such as (PoolAp(), StepCost(0.01)); got {self.parts!r}")
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
         earned: Float64[np.ndarray, " R"] = np.sum([part(before, after, ended=ended) for part in self.parts], 0)
@@ -39,6 +44,7 @@ class PotentialShaping(Reward):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_value("potential", self.potential)
         check_settings(self, gamma=within("(0, 1]"))
 
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Float64[np.ndarray, " R"]:
@@ -72,6 +78,9 @@ class LengthFactor:
     """
 
     value: Value
+
+    def __post_init__(self) -> None:
+        check_value("value", self.value)
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         worth: Float64[np.ndarray, " R"] = self.value(edits) * true_over_displayed(edits)

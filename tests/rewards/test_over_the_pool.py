@@ -7,10 +7,24 @@ import numpy as np
 import pytest
 from ap.hostile import NUM_CLASSES, pycocotools_evaluation
 from rewards.test_credit import NUM_IMAGES, OBJECTS, hostile_scene, random_step
+from unchecked import unchecked
 
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.options import AREA_RANGES, CocoOptions
-from rl_det.rewards import Cost, Edits, OverThePool, Pool, Worth, f1, reward_named
+from rl_det.errors import UserError
+from rl_det.rewards import (
+    Cost,
+    Edits,
+    LengthFactor,
+    MatchedSum,
+    OverThePool,
+    Pool,
+    PotentialShaping,
+    Sum,
+    Worth,
+    f1,
+    reward_named,
+)
 
 MANY = 10_000
 DISPLAYED_FROM = 0.75
@@ -124,3 +138,26 @@ def test_a_formula_is_a_reward_as_it_is() -> None:
         given, wanted = (reward_named(reward, OBJECTS).credited(step, ended=True) for reward in (formula, named))
         np.testing.assert_array_equal(given[0], wanted[0])
         np.testing.assert_array_equal(given[1], wanted[1])
+
+
+PARTS: dict[str, tuple[Callable[[], object], str]] = {
+    "the name of a value": (lambda: Worth("f1"), r"value must be a value of detections, such as .*; got 'f1'"),  # type: ignore[arg-type]
+    "the class of a value": (lambda: Worth(Cost), r"value must be a value of detections, .*; got the class Cost"),  # type: ignore[arg-type]
+    "a potential's name": (lambda: PotentialShaping(potential="f1"), "potential must be a value of detections"),  # type: ignore[arg-type]
+    "a factor of nothing": (lambda: LengthFactor(value=None), "value must be a value of detections, .*; got None"),  # type: ignore[arg-type]
+    "names in a sum": (lambda: Sum(("pool_ap",)), r"parts must be a tuple of rewards, .*; got \('pool_ap',\)"),  # type: ignore[arg-type]
+    "an empty sum": (lambda: Sum(()), r"parts must be a tuple of rewards, .*; got \(\)"),
+}
+
+
+@pytest.mark.parametrize("mistake", PARTS)
+def test_a_part_of_a_reward_that_is_none_is_refused_at_once(mistake: str) -> None:
+    make, message = PARTS[mistake]
+    with unchecked(), pytest.raises(UserError, match=message):
+        make()
+
+
+def test_weights_of_other_classes_are_refused() -> None:
+    step = random_step(hostile_scene(0, DISPLAYED_FROM), 0, ("scores", "boxes"))
+    with pytest.raises(UserError, match="class_weights must be one for each of the"):
+        MatchedSum(class_weights=np.ones(NUM_CLASSES + 1))(step.after)
