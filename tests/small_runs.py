@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,15 @@ def results(folder: Path) -> dict[str, Any]:
 def files(folder: Path) -> set[str]:
     """All files in a folder, by their paths in it."""
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def printed(script: str, *arguments: str) -> dict[str, Any]:
+    """The JSON that a benchmark prints, run in a process of its own."""
+    command = [sys.executable, str(EXPERIMENTS / "benchmarks" / script), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
 
 
 def run_script(name: str, *flags: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,31 +1,18 @@
-"""The benchmarks in small: they run, and print what they promise."""
+"""The benchmarks of the engine and of strategies in small: they run, and print what they promise."""
 
 import importlib.util
-import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from small_runs import SMALL, run_script, tiny
+from small_runs import SMALL, printed, run_script, tiny
 
 import rl_det
 from rl_det.strategies.labels import CONTROL
 
-BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 PEERS = ("faster_coco_eval", "torchmetrics", "hotcoco", "vernier", "ultrafast_pycocotools")
 MISSING = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
-
-
-def printed(script: str, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, str(BENCHMARKS / script), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    result: dict[str, Any] = json.loads(ended.stdout)
-    return result
 
 
 def test_the_torch_path_is_timed_beside_the_cpu_path() -> None:
@@ -101,16 +88,6 @@ def test_the_first_use_is_timed() -> None:
     assert all(seconds > 0 for seconds in result["functions"].values())
 
 
-def test_detectors_of_real_size_are_measured_at_a_small_size() -> None:
-    sizes = ("--device", "cpu", "--image-size", "64", "--images", "2", "--batch-size", "2", "--updates", "1")
-    result = printed("gpu.py", "--json", *sizes, "--detectors", "fasterrcnn_mobilenet_v2")
-    figures = result["fasterrcnn_mobilenet_v2"]
-    assert figures["image_size"] == 64
-    assert figures["rl_over_supervised"] == pytest.approx(figures["rl_ms"] / figures["supervised_ms"], rel=0.01)
-    assert 0 < figures["reward_share"] < 1
-    assert figures["encoding_mb"] == pytest.approx(0.0126 * min(300, 500), rel=0.05)
-
-
 def test_rows_are_measured_on_other_scenes_as_the_run_measures_them_on_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,19 +115,3 @@ def test_costs_are_fitted_at_several_sizes() -> None:
     for costs in result.values():
         (small, first), (large, second) = ((int(size), spent) for size, spent in costs["milliseconds"].items())
         assert costs["slope"] == pytest.approx(math.log(second / first) / math.log(large / small), abs=0.1)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="the onnx extra is not installed")
-def test_onnxruntime_is_timed_beside_torch() -> None:
-    result = printed("onnx_speed.py", "--json", "--repeats", "1")
-    assert set(result) == {"tiny", "fasterrcnn_mobilenet_v3_large_320_fpn"}
-    for times in result.values():
-        assert times["onnxruntime_over_torch"] == pytest.approx(times["onnxruntime_ms"] / times["torch_ms"], abs=1e-3)
-
-
-def test_a_pass_of_a_head_is_timed_and_its_encoding_weighed() -> None:
-    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
-    result = printed("head_pass.py", "--json", "--repeats", "1", "--detectors", name)
-    assert result.keys() == {name}
-    assert result[name]["head_pass_s"] > 0
-    assert result[name]["encoding_MB"] == pytest.approx(100 * 256 * 49 * 2 / 1e6, abs=0.01)
