@@ -15,11 +15,11 @@ from rl_det.candidates import observe, proposal_of, select_candidates
 from rl_det.detectors.divided import said_by
 from rl_det.detectors.encodings import check_finite
 from rl_det.errors import UserError
-from rl_det.rewards import Scene, Step
+from rl_det.rewards import Scene, Step, check_shape
 from rl_det.rewards.edits import Factor
 from rl_det.settings import at_least, check_argument, positive
 from rl_det.types import Encoded, HeadOutput
-from rl_det_envs.detector_environment import DetectorVectorEnv, Groups, check_shape
+from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_SIDE = 2.0**16

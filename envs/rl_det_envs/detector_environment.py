@@ -26,9 +26,9 @@ from rl_det.detectors.encodings import Encodings, names_of
 from rl_det.detectors.protocol import Detector
 from rl_det.errors import NotFiniteError, UserError
 from rl_det.rewards import Reward, RewardLike, reward_named
-from rl_det.settings import at_least, check_argument, within
 from rl_det.types import Encoded, HeadOutput
 from rl_det_envs.agent import Earned, Shown
+from rl_det_envs.arguments import check_choices, check_counts
 from rl_det_envs.detector_and_data import (
     check_classes,
     check_detector_and_data,
@@ -100,12 +100,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         device: str | torch.device = "cpu",
     ) -> None:
         check_counts(num_envs, samples_per_image, num_candidates, pool_images)
-        check_argument("nms_iou", nms_iou, float | None, within("[0, 1]"), usual=0.5)
-        check_argument("credit", credit, bool, usual=True)
-        if autoreset_mode not in [*AutoresetMode, *(mode.value for mode in AutoresetMode)]:
-            raise UserError(f"autoreset_mode must be one of AutoresetMode; got {autoreset_mode!r}; DISABLED is usual")
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"render_mode must be 'rgb_array' or None; got {render_mode!r}")
+        check_choices(nms_iou, credit, autoreset_mode, render_mode)
         check_detector_and_data(detector, dataset)
         self.device, self.render_mode, self.gives_credit = known_device(device), render_mode, credit
         self.detector = detector or shipped_detector(self.device)
@@ -398,23 +393,3 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     @abstractmethod
     def drawn(self) -> tuple[DetectionBatch, DetectionBatch]:
         """Each sub-environment's detections at the start of the episode and now, with the same index for the same detection."""
-
-
-def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, pool_images: int) -> None:
-    """Raise ValueError if a count is none, or leaves no environment, no candidate or no pool."""
-    counts = {"num_candidates": (num_candidates, 64), "pool_images": (pool_images, 32)}
-    for name, (count, usual) in counts.items():
-        check_argument(name, count, int, at_least(1), usual=usual)
-    for name, count in {"num_envs": num_envs, "samples_per_image": samples_per_image}.items():
-        check_argument(name, count, int)
-    if num_envs < 1 or samples_per_image < 1 or num_envs % samples_per_image:
-        raise UserError(
-            f"num_envs must be a positive multiple of samples_per_image; got {num_envs} and {samples_per_image}"
-        )
-
-
-def check_shape(earned: Any, reward: Reward, count: int) -> None:
-    """Raise UserError if a reward did not give one number for each of so many episodes."""
-    if np.shape(earned) != (count,):
-        given = f"{reward!r} gave the shape {np.shape(earned)}"
-        raise UserError(f"a reward must be one number for each of the {count} episodes; {given}")

@@ -13,9 +13,9 @@ from rl_det.ap.padding import pad_targets
 from rl_det.candidates import select_candidates
 from rl_det.candidates.soft_nms import Settings, nearest_above, soft_nms
 from rl_det.detectors.divided import said_by
-from rl_det.rewards import Edits, Pool
+from rl_det.rewards import Edits, Pool, check_shape
 from rl_det.types import Candidates
-from rl_det_envs.detector_environment import DetectorVectorEnv, Groups, check_shape
+from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
 from rl_det_envs.single_form import DetectorEnv
 
 BINS = 10

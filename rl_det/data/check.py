@@ -113,6 +113,11 @@ def brief(value: Any) -> str:
     return text if len(text) <= LONGEST_BRIEF else f"{text[:LONGEST_BRIEF]}..."
 
 
+def is_background(name: str) -> bool:
+    """Whether a class is the background by its name: torchvision's "__background__", labelme's "_background_"."""
+    return name.strip("_").lower() == "background"
+
+
 def printable(text: str) -> str:
     """The text with line breaks, escape codes and other characters that cannot be printed written as escapes."""
     return "".join(

@@ -156,7 +156,7 @@ class _Document:
                 continue
             place[key] = len(images)
             images.append(ListedImage(key, file, where, size))
-        if len(finder.shortened) > 1:
+        if 0 in finder.shortened and len(finder.shortened) > 1:
             name, file = finder.shortened[max(finder.shortened)]
             self.findings.warn(
                 f"{self.path}: some images lie where their file_name says, and others without its folders; "

@@ -10,7 +10,7 @@ import numpy as np
 
 from rl_det.data import Split
 from rl_det.data.annotated import AnnotatedImages
-from rl_det.data.check import DataError, Findings
+from rl_det.data.check import DataError, Findings, is_background
 from rl_det.data.coco import read_coco
 from rl_det.data.images import ImageLimits
 from rl_det.data.listing import ListedBoxes, Listing, Reader, Reading
@@ -158,8 +158,8 @@ def _categories(listings: Mapping[Split, Listing], findings: Findings, notes: li
     used = {each for listing in listings.values() for each in set(listing.boxes.category_id)}
     categories: dict[int, str] = {}
     for key, name in sorted(first.categories.items()):
-        is_root, is_background = key in first.root_categories, name.strip("_").lower() == "background"
-        if (is_root or is_background) and key not in used and len(first.categories) > 1:
+        is_root = key in first.root_categories
+        if (is_root or is_background(name)) and key not in used and len(first.categories) > 1:
             why = "only stands above others" if is_root else "is the background"
             notes.append(f"the class {name!r} has no annotation in any split and {why}: it is left out")
         elif name in categories.values():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_det.data import Dataset, Split
-from rl_det.data.check import Findings, brief
+from rl_det.data.check import Findings, brief, is_background
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.folder import SPLITS, read_folder
 from rl_det.data.hugging_face import hugging_face_images, is_hugging_face, splits_of
@@ -101,7 +101,7 @@ def _of_objects(datasets: tuple[Any, ...], classes: Sequence[str] | None, name: 
         return _of_hugging_face(splits, classes, name)
     if not all(isinstance(dataset[0], Sample) for dataset in datasets):
         names = tuple(classes) if classes is not None else classes_of(splits)
-        if names[0].strip("_").lower() == "background":
+        if is_background(names[0]):
             raise UserError(f"classes must name the labels 1, 2, ..., without the background; got {brief(list(names))}")
         splits = {split: TorchDataset(dataset, names, split) for split, dataset in splits.items()}
     train, val, test = splits.values()

@@ -34,7 +34,15 @@ from rl_det.errors import UserError
 from rl_det.progress import tell
 from rl_det.settings import at_least, check_argument, fits
 from rl_det.storage.checksums import read_sealed
-from rl_det.storage.weights import as_named_now, check_state, load_state, read_state, state_file, without_prefix
+from rl_det.storage.weights import (
+    SUFFIXES,
+    as_named_now,
+    check_state,
+    load_state,
+    read_state,
+    state_file,
+    without_prefix,
+)
 
 FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY, QUERY_DETECTORS)
 """The families of detectors. A new family is one file and one entry here."""
@@ -286,7 +294,7 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
         return _fitted(detector, wanted, names_of(detector.plain()))
     if state_file(path) is None or not path.is_file():
         raise UserError(
-            f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights (.pt, .pth, .ckpt, .safetensors), "
+            f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights ({', '.join(SUFFIXES)}), "
             "a folder that was exported or that transformers saved, or a model; "
             f"{'it is none' if path.exists() else 'there is no such file'}"
         )

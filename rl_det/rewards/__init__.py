@@ -10,7 +10,7 @@ from rl_det.rewards.average_precision import AP50, AP_SMALL, BatchAp, PoolAp, po
 from rl_det.rewards.edits import Edits, Pool, Scene, Step
 from rl_det.rewards.function import DetectionsFunction, FunctionValue
 from rl_det.rewards.image_values import Cost, MatchedSum, best_iou, count_error, f1, image_ap_value, lrp
-from rl_det.rewards.reward import Reward, Value, Worth
+from rl_det.rewards.reward import Reward, Value, Worth, check_shape
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
 from rl_det.rewards.tallied import OverThePool, Tallied, of_displayed, of_ranked
 from rl_det.rewards.tallies import Displayed, Ranked
@@ -67,6 +67,7 @@ __all__ = [
     "Worth",
     "best_iou",
     "check_reward",
+    "check_shape",
     "count_error",
     "f1",
     "image_ap_value",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -91,3 +91,10 @@ class Worth(Reward):
 def joined(credits: list[Float64[np.ndarray, "R N"]]) -> Float64[np.ndarray, "R N *F"]:
     """The credits as [R, N] for one factor, or [R, N, F] for several."""
     return credits[0] if len(credits) == 1 else np.stack(credits, -1)
+
+
+def check_shape(earned: Any, reward: Reward, count: int) -> None:
+    """Raise UserError if a reward did not give one number for each of so many episodes."""
+    if np.shape(earned) != (count,):
+        given = f"{reward!r} gave the shape {np.shape(earned)}"
+        raise UserError(f"a reward must be one number for each of the {count} episodes; {given}")

@@ -179,7 +179,7 @@ class ReinforceLearner:
         metrics = {
             "reward": float(rollout.reward.mean()),
             "signal": rollout.signal,
-            "mean_shift": float(torch.stack(shifts).detach().mean()),
+            "mean_shift": float(mean([own.detach().mean() for own in shifts])),
         }
         loss = mean(losses) + config.mean_shift_penalty * mean([own.square().mean() for own in shifts])
         if self.supervised is not None and rollout.encoded is not None and rollout.output is not None:

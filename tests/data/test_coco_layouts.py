@@ -85,6 +85,15 @@ def test_a_file_that_is_found_without_its_folders_is_told_if_others_are_found_wi
     assert files == ["train1.png", "cam1/train2.png"], "what one name leads to does not depend on the one before"
 
 
+def test_absolute_names_of_several_depths_are_no_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in NUM_IMAGES:
+        write(tmp_path, split, f"{split}.json", "images")
+    names = [f"/home/{'a/' * k}train{k}.png" for k in range(1, 6)]
+    write(tmp_path, "train", "train.json", "images", in_folders(document("train"), *names))
+    assert len(open_data(tmp_path).train) == 5
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_an_image_under_two_ids_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in NUM_IMAGES:
         write(tmp_path, split, f"{split}.json", "images")

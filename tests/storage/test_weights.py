@@ -15,7 +15,7 @@ from rl_det.errors import PathError, UserError
 from rl_det.storage.files import write_with
 from rl_det.storage.weights import load_state, save_state, state_file
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 
 
 def model(width: int = 4, *, seed: int = 0) -> nn.Module:

@@ -1,5 +1,6 @@
 """Agents through Gymnasium's vector wrappers: what they may do, what they may not, and that idle ones change nothing."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from unchecked import unchecked
 
 from rl_det.errors import UserError
 from rl_det.policies.rescore import RescorePolicy
+from rl_det.strategies import ppo, reinforce
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
 from rl_det.training.loop import FitRun
@@ -136,6 +138,15 @@ def test_a_discount_in_episodes_of_one_step_is_refused(agent: str) -> None:
     with pytest.raises(ValueError, match="gamma does nothing in an episode of one step"):
         learner_class(policy, vectors(), config_class(policy="refine", gamma=0.9), generator=generator, validate=float)
     assert RefineBoxesVector.takes_baseline is False
+
+
+def test_the_steps_of_an_episode_may_show_different_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an episode that has ended shows none any more."""
+    counts = itertools.cycle((2, 3))
+    for strategy in (reinforce, ppo):
+        monkeypatch.setattr(strategy, "class_shifts", lambda *_: torch.zeros(next(counts), requires_grad=True))
+    for agent in AGENTS:
+        assert np.isfinite(taught(agent, REFINE, IDLE["none"], {})).all()
 
 
 def test_what_is_no_wrapper_is_refused_at_once() -> None:

@@ -7,7 +7,7 @@ from torchvision.models import get_model, get_model_weights
 
 from rl_det.detectors.family import Family
 from rl_det.errors import UserError
-from rl_det.storage.weights import load_state, state_file
+from rl_det.storage.weights import SUFFIXES, load_state, state_file
 
 
 def build_by_name(family: Family, name: str, *, num_classes: int, weights: str | Path | None, **options: Any) -> Any:
@@ -43,7 +43,7 @@ def _pretrained(name: str, weights: str, options: dict[str, Any]) -> Any:
     if weights not in known:
         raise UserError(
             f"the weights of {name} must be 'none', one of {', '.join(known)}, "
-            f"or a file that ends in .pt, .pth, .ckpt or .safetensors; got {weights!r}"
+            f"or a file that ends in one of {', '.join(SUFFIXES)}; got {weights!r}"
         )
     try:
         return get_model(name, weights=known[weights], **options)

@@ -13,7 +13,7 @@ from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
 from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
 from rl_det.errors import UserError
-from rl_det.storage.weights import load_state, state_file
+from rl_det.storage.weights import SUFFIXES, load_state, state_file
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny_digit_scenes.safetensors"
 """The warm start on digit scenes, in half precision, made by `experiments/warm_start.py`."""
@@ -87,9 +87,7 @@ def built(
     if file is not None:
         load_state(model, file)
     elif weights not in (None, "none"):
-        raise UserError(
-            f"the weights of {name} must be 'none' or a file (.pt, .pth, .ckpt, .safetensors); got {weights!r}"
-        )
+        raise UserError(f"the weights of {name} must be 'none' or a file ({', '.join(SUFFIXES)}); got {weights!r}")
     return model
 
 

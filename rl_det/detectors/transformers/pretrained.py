@@ -16,7 +16,7 @@ from rl_det.detectors.transformers.library import library, without_progress_bars
 from rl_det.detectors.transformers.processing import image_processor
 from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.errors import UserError
-from rl_det.storage.weights import load_state, state_file
+from rl_det.storage.weights import SUFFIXES, load_state, state_file
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 CLASSIFIERS = ("class_labels_classifier.bias", "class_embed.0.bias", "model.decoder.class_embed.0.bias")
@@ -118,9 +118,7 @@ def build(
         raise UserError(f"a query detector of transformers must be one of {', '.join(ANATOMIES)}; got {name!r}")
     file = state_file(weights)
     if file is None and weights not in (None, "none"):
-        raise UserError(
-            f"the weights of {name} must be 'none' or a file (.pt, .pth, .ckpt, .safetensors); got {weights!r}"
-        )
+        raise UserError(f"the weights of {name} must be 'none' or a file ({', '.join(SUFFIXES)}); got {weights!r}")
     config_class = getattr(library(), name.replace("ForObjectDetection", "Config"))
     backbone = {} if ANATOMIES[name].is_square else {"backbone_config": _resnet(name)}
     model: nn.Module = _random(name, config_class(num_labels=num_classes, **backbone))
