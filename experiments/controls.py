@@ -33,7 +33,7 @@ class Flags(RunFlags):
 
 def main(flags: Flags) -> None:
     """Run all, and name the best rate."""
-    rate = (flags.recipe or recipe_for(flags.open()[0])).head_learning_rate
+    rate = (flags.recipe or recipe_for(flags.open()[0])).rate_for(flags.trained_part)
     results = flags.run(
         Labels(),
         Labels(name=HALF, learning_rate=rate / 2),

@@ -7,6 +7,7 @@ from typing import Literal
 from rl_det.data.augment import Augmentations, check_scale
 from rl_det.data.digit_scenes import DigitScenes
 from rl_det.data.splits import Splits
+from rl_det.detectors.protocol import Part
 from rl_det.errors import UserError
 from rl_det.settings import at_least, check_settings, positive, within
 
@@ -104,8 +105,8 @@ def budget_named(budget: BudgetName | Budget) -> Budget:
 class Recipe:
     """How to train a detector of such data from labels: first all of it, then its head alone, on cached encodings.
 
-    Strategies tune the head at the head's learning rate given here. A head that has not converged would make every
-    later strategy look good.
+    Strategies tune the head at the head's learning rate given here, and all of a detector at a quarter of its rate. A head
+    that has not converged would make every later strategy look good.
     """
 
     num_steps: int
@@ -127,7 +128,7 @@ class Recipe:
     head_batch_size: int
     """The images of such a step."""
     head_learning_rate: float
-    """AdamW's peak rate in them, and in the strategies that have no rate of their own."""
+    """AdamW's peak rate in them, and in strategies without a rate of their own that train no more than the head."""
     head_validate_every: int
     """The steps between two validations of the head."""
     head_images: int
@@ -137,6 +138,10 @@ class Recipe:
         counts = [f.name for f in fields(self) if f.type is int]
         rules = dict.fromkeys(counts, at_least(1)) | {"num_workers": at_least(0)}
         check_settings(self, learning_rate=positive(usual="2e-3"), head_learning_rate=positive(usual="2e-3"), **rules)
+
+    def rate_for(self, part: Part) -> float:
+        """AdamW's peak rate for strategies that train this part and have no rate of their own."""
+        return self.learning_rate / 4 if part == "all" else self.head_learning_rate
 
     def scaled(self, share: float) -> "Recipe":
         """The recipe with this share of its steps, and as many validations, but none within ten steps of another."""

@@ -42,7 +42,7 @@ class Labels:
     policy: PolicyName | None = "rescore"
     """The policy whose head is trained; a module beside the head does not change. None: as for PPO."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: the head's rate in the warm start."""
+    """AdamW's peak rate; left out: the head's in the warm start, or a quarter of the whole detector's if all is trained."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
     passes: float = 1.0

@@ -105,7 +105,7 @@ class PPO:
     exploration: Exploration = field(default_factory=Exploration)
     """How widely the policy explores."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: the head's rate in the warm start."""
+    """AdamW's peak rate; left out: the head's in the warm start, or a quarter of the whole detector's if all is trained."""
     clip: float = 0.2
     """The distance from 1 up to which a candidate's probability ratio is still rewarded."""
     target_kl: float = 0.05

@@ -78,7 +78,7 @@ class Reinforce:
     exploration: Exploration = field(default_factory=Exploration)
     """How widely the policy explores."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: the head's rate in the warm start."""
+    """AdamW's peak rate; left out: the head's in the warm start, or a quarter of the whole detector's if all is trained."""
     supervised_weight: float = 1.0
     """Weight of the detector's own supervised loss."""
     mean_shift_penalty: float = 0.1

@@ -79,7 +79,7 @@ class Surrogate:
     residual_penalty: float = 0.1
     """Weight of the mean square of what a module adds to the head's own logits, if the policy has one."""
     learning_rate: float | None = None
-    """AdamW's peak rate; left out: the head's rate in the warm start."""
+    """AdamW's peak rate; left out: the head's in the warm start, or a quarter of the whole detector's if all is trained."""
     max_grad_norm: float = 1.0
     """The maximum norm of the gradient; a larger gradient is scaled down."""
 

@@ -74,6 +74,12 @@ def assign_objects(
     return torch.stack(rows)
 
 
+def in_all_objects(matched: Int[Tensor, "B P"], objects: list[dict[str, Tensor]]) -> Int[Tensor, " positives"]:
+    """The object of each assigned proposal, as an index into the objects of all images one after another."""
+    counts = torch.tensor([0] + [len(target["labels"]) for target in objects[:-1]], device=matched.device)
+    return (matched + counts.cumsum(0)[:, None])[matched > BACKGROUND]
+
+
 def within(boxes: Float[Tensor, "P 4"], crowd: Float[Tensor, "G 4"]) -> Bool[Tensor, " P"]:
     """Whether more than half of the box lies in one of the crowd's boxes."""
     sides = torch.minimum(boxes[:, None, 2:], crowd[:, 2:]) - torch.maximum(boxes[:, None, :2], crowd[:, :2])

@@ -22,7 +22,15 @@ from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
-from rl_det.detectors.torchvision.resized import BACKGROUND, LEFT_OUT, assign_objects, original_boxes, resized_targets
+from rl_det.detectors.torchvision.region_proposals import proposal_losses, said_of_anchors
+from rl_det.detectors.torchvision.resized import (
+    BACKGROUND,
+    LEFT_OUT,
+    assign_objects,
+    in_all_objects,
+    original_boxes,
+    resized_targets,
+)
 from rl_det.detectors.torchvision.traced import alone, filled, transformed
 from rl_det.errors import UserError
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
@@ -35,8 +43,8 @@ class TwoStage:
     """The Detector around a Faster R-CNN; `rl_det.detectors.protocol` documents each method.
 
     What is encoded are the resized images (part `all`), RoI-pooled features (`head`) or the box head's output
-    (`predictor`). The RPN is trained by no part, because a proposal's place has no gradient; under `all`, it proposes on
-    the maps of the backbone as it is. A Mask or Keypoint R-CNN is taken by its boxes: its other branches do not run, and
+    (`predictor`). A proposal's place has no gradient; under `all`, the RPN proposes on the maps of the backbone as it is, and
+    its own losses are among the detector's. A Mask or Keypoint R-CNN is taken by its boxes: its other branches do not run, and
     do not change.
     """
 
@@ -125,10 +133,17 @@ class TwoStage:
 
     def head(self, encoded: Encoded) -> HeadOutput:
         """The head's output, with class-specific boxes; the embeddings are the box head's output."""
-        model, (features,) = self.plain(), encoded.features
-        if self.part == "all":
-            features = self._pooled(named(model.backbone(features)), encoded)
-        return self._output(encoded, features.float() if self.part == "predictor" else self._embedded(features))
+        self.plain()
+        (features,) = encoded.features
+        if self.part == "predictor":
+            return self._output(encoded, features.float())
+        if self.part == "head":
+            return self._output(encoded, self._embedded(features))
+        maps = named(self.model.backbone(features))
+        output = self._output(encoded, self._embedded(self._pooled(maps, encoded)))
+        if not torch.is_grad_enabled():
+            return output
+        return output._replace(for_losses=said_of_anchors(self.model.rpn, features, maps))
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
@@ -144,25 +159,19 @@ class TwoStage:
         return detections
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
-        """torchvision's two losses over all proposals; torchvision's training samples some and adds the true boxes."""
-        scores, deltas = self.model.roi_heads.box_predictor(output.embeddings.flatten(0, 1))
-        coder, matcher = self.model.roi_heads.box_coder, self.model.roi_heads.proposal_matcher
+        """torchvision's two losses over all proposals; torchvision's training samples some and adds the true boxes.
+
+        Where all is trained, the RPN's two are among them, and the backbone runs again if the output has no gradients.
+        """
         objects, crowds = resized_targets(encoded, targets)
-        matched = assign_objects(encoded, objects, crowds, matcher)
-        positive, counted = matched > BACKGROUND, (matched != LEFT_OUT).flatten()
-        if not counted.any():  # the mean over no proposal: zero, with a graph
-            return {"loss_classifier": scores.sum() * 0.0, "loss_box_reg": deltas.sum() * 0.0}
-        counts = torch.tensor([0] + [len(target["labels"]) for target in objects[:-1]], device=matched.device)
-        index = (matched + counts.cumsum(0)[:, None])[positive]  # into the objects of all images
-        labels, wanted = torch.zeros_like(matched), torch.zeros_like(encoded.reference)
-        labels[positive] = torch.cat([target["labels"] for target in objects])[index]
-        wanted[positive] = coder.encode_single(
-            torch.cat([target["boxes"] for target in objects])[index], encoded.reference[positive]
-        )
-        classifier, box = fastrcnn_loss(
-            scores[counted], deltas[counted], [labels.flatten()[counted]], [wanted.flatten(0, 1)[counted]]
-        )
-        return {"loss_classifier": classifier, "loss_box_reg": box}
+        losses = self._box_losses(encoded, objects, crowds, output)
+        if self.part != "all":
+            return losses
+        said = output.for_losses
+        if said is None:
+            (images,) = encoded.features
+            said = said_of_anchors(self.model.rpn, images, named(self.plain().backbone(images)))
+        return losses | proposal_losses(self.model.rpn, encoded, objects, crowds, said)
 
     @property
     def backbone(self) -> nn.Module:
@@ -172,9 +181,14 @@ class TwoStage:
 
     @property
     def trainable(self) -> nn.Module:
-        """`box_predictor`; beyond it `box_head`; beyond it the backbone. Layers that the user froze stay as they are."""
-        heads = self.model.roi_heads
-        parts = {"backbone": self.model.backbone, "box_head": heads.box_head, "box_predictor": heads.box_predictor}
+        """`box_predictor`; beyond it `box_head`; beyond it RPN and backbone. Layers that the user froze stay as they are."""
+        model, heads = self.model, self.model.roi_heads
+        parts = {
+            "backbone": model.backbone,
+            "rpn": model.rpn,
+            "box_head": heads.box_head,
+            "box_predictor": heads.box_predictor,
+        }
         trained: dict[Part, tuple[str, ...]] = {"predictor": ("box_predictor",), "head": ("box_head", "box_predictor")}
         return nn.ModuleDict({name: parts[name] for name in trained.get(self.part, tuple(parts))})
 
@@ -237,6 +251,27 @@ class TwoStage:
         """The box head's output; the model must be in eval mode."""
         embeddings: Tensor = self.model.roi_heads.box_head(pooled.flatten(0, 1).float())
         return embeddings.reshape(*pooled.shape[:2], -1)
+
+    def _box_losses(
+        self, encoded: Encoded, objects: list[dict[str, Tensor]], crowds: list[Tensor], output: HeadOutput
+    ) -> dict[str, Tensor]:
+        """The box head's losses over all proposals."""
+        scores, deltas = self.model.roi_heads.box_predictor(output.embeddings.flatten(0, 1))
+        coder, matcher = self.model.roi_heads.box_coder, self.model.roi_heads.proposal_matcher
+        matched = assign_objects(encoded, objects, crowds, matcher)
+        positive, counted = matched > BACKGROUND, (matched != LEFT_OUT).flatten()
+        if not counted.any():  # the mean over no proposal: zero, with a graph
+            return {"loss_classifier": scores.sum() * 0.0, "loss_box_reg": deltas.sum() * 0.0}
+        index = in_all_objects(matched, objects)
+        labels, wanted = torch.zeros_like(matched), torch.zeros_like(encoded.reference)
+        labels[positive] = torch.cat([target["labels"] for target in objects])[index]
+        wanted[positive] = coder.encode_single(
+            torch.cat([target["boxes"] for target in objects])[index], encoded.reference[positive]
+        )
+        classifier, box = fastrcnn_loss(
+            scores[counted], deltas[counted], [labels.flatten()[counted]], [wanted.flatten(0, 1)[counted]]
+        )
+        return {"loss_classifier": classifier, "loss_box_reg": box}
 
     def _output(self, encoded: Encoded, embeddings: Float[Tensor, "B P D"]) -> HeadOutput:
         """The predictor's output; the model must be in eval mode."""
