@@ -34,6 +34,7 @@ SMALL: Any = {"samples_per_image": 4, "num_candidates": 32, "context_candidates"
 OF_LABELS: dict[str, Strategy] = {
     "labels": Labels(),
     "labels_in_the_loop": Labels(),
+    "labels_of_all": Labels(learning_rate=1e-4),
     "surrogate": Surrogate(num_candidates=48),
     "surrogate_with_context": Surrogate("rank_sort", policy="context", num_candidates=48),
     "supervised": Supervised(ema=0.9, flip=True, patience=None),
@@ -59,7 +60,7 @@ def curves(name: str) -> dict[str, Any]:
     """A strategy's metrics of all updates, and a fingerprint of its weights after them."""
     strategy = (OF_LABELS | OF_REWARDS)[name]
     torch.manual_seed(0)
-    detector, told = shipped(64), Told()
+    detector, told = shipped(64, "all" if name.endswith("of_all") else "head"), Told()
     encode_together = detector.encode
 
     def one_by_one(images: Sequence[Tensor], num_proposals: int | None = None) -> Encoded:
@@ -68,7 +69,7 @@ def curves(name: str) -> dict[str, Any]:
 
     detector.encode = one_by_one  # type: ignore[method-assign]
     scenes = DigitScenes("train", num_scenes=NUM_SCENES)
-    encode = encode_in_the_loop if name.endswith("in_the_loop") else partial(encode_dataset, detector)
+    encode = encode_in_the_loop if name.endswith(("in_the_loop", "of_all")) else partial(encode_dataset, detector)
     data: Encodings = divided(encode, scenes)
     steps = UPDATES * (strategy.num_epochs if isinstance(strategy, PPO) else 1)
     policy = strategy.start(detector)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from rl_det.data.digit_scenes import CLASSES, DigitScenes
 from rl_det.detectors import Detector, build_detector
 from rl_det.detectors.encodings import EncodedDataset, encode_dataset
+from rl_det.detectors.protocol import Part
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.strategies.strategy import FromLabels, Task
 from rl_det.training.loop import Callback, FitRun, fit
@@ -23,8 +24,8 @@ class Told(Callback):
         self.lines.append((run.update, metrics))
 
 
-def shipped(input_size: int | None = None) -> Detector:
-    return build_detector("tiny", num_classes=len(CLASSES), input_size=input_size, weights=SHIPPED_WEIGHTS)
+def shipped(input_size: int | None = None, part: Part = "head") -> Detector:
+    return build_detector("tiny", num_classes=len(CLASSES), input_size=input_size, weights=SHIPPED_WEIGHTS, part=part)
 
 
 def train_data(detector: Detector | None = None) -> EncodedDataset:
