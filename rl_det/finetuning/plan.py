@@ -32,8 +32,9 @@ from rl_det.storage.checkpoint import FORMER, NEXT, UNFINISHED
 from rl_det.storage.run import ENCODINGS, FILES, PARTS
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.hand_set import WARM_START
+from rl_det.strategies.identity import settings_of
 from rl_det.strategies.labels import CONTROL, Labels
-from rl_det.strategies.strategy import FromLabels, Strategy, Task, settings_of
+from rl_det.strategies.strategy import FromLabels, Strategy, Task
 from rl_det.training.loop import Callback, fit
 
 CHECKED_TRAINING_IMAGES = 1000
