@@ -5,6 +5,7 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -76,6 +77,17 @@ def check_settings(settings: Any, **rules: Rule) -> None:
             ending = "" if usual in (None, (), dataclasses.MISSING) else f"; {usual} is usual"
             raise UserError(f"{field.name} must {wrong}; got {value!r}{ending}")
     assert not rules, f"{type(settings).__name__} has no {', '.join(rules)}"
+
+
+def takes(function: Callable[..., object], count: int) -> bool:
+    """Whether a function can be called with so many arguments; True where Python cannot tell."""
+    try:
+        signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def check_argument(name: str, value: Any, hint: Any, rule: Rule | None = None, *, usual: object = None) -> None:

@@ -1,5 +1,6 @@
 """What a person who is new to it passes to a function by mistake: one sentence says what must come instead."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from unchecked import unchecked
 import rl_det
 from rl_det.detectors.encodings import encode_dataset
 from rl_det.errors import UserError
-from rl_det.rewards import Edits, PoolAp, Reward
+from rl_det.rewards import Edits, MatchedSum, PoolAp, Reward, Worth, best_iou
 from rl_det.training.loop import Callback
 
 ENVIRONMENT = "rl_det/RescoreDetections-v0"
@@ -31,6 +32,12 @@ def data() -> rl_det.Splits:
 @pytest.fixture(scope="module")
 def detector(data: rl_det.Splits) -> Any:
     return rl_det.load_detector("tiny", data)
+
+
+def on_meta(detector: Any) -> Any:
+    copied = copy.deepcopy(detector)
+    copied.plain().to("meta")
+    return copied
 
 
 RUNS: dict[str, tuple[dict[str, Any], str]] = {
@@ -89,8 +96,19 @@ OTHERS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda *_: gym.make(ENVIRONMENT, autoreset_mode=AutoresetMode.SAME_STEP),
         "autoreset_mode is the vector form's, of gymnasium.make_vec",
     ),
+    "a device without numbers": (
+        lambda *_: gym.make(ENVIRONMENT, device="meta"), "device must be one that torch can use here; got 'meta'",
+    ),
+    "another device": (
+        lambda data, detector: gym.make(ENVIRONMENT, detector=on_meta(detector), dataset=data.val, device="cpu"),
+        "device must be the detector's, meta; got 'cpu'; leave it out",
+    ),
+    "a value as a reward": (lambda *_: rl_det.PPO(reward=MatchedSum()), r"must take detections and target.*by Worth\(value\)"),
+    "a potential as a reward": (lambda *_: rl_det.PPO(reward=best_iou), "a potential by PotentialShaping"),
+    "a function as a value": (lambda *_: Worth(lambda found, target: 1.0), "value must take edits alone; got .*reward=..."),
+    "a reward as a value": (lambda *_: Worth(PoolAp()), "value must take edits alone; got PoolAp"),
     "a strange device": (
-        lambda *_: gym.make(ENVIRONMENT, device="gpu"), "device must be one that torch knows; got 'gpu'; cpu is usual",
+        lambda *_: gym.make(ENVIRONMENT, device="gpu"), "device must be one that torch can use here; got 'gpu'; cpu is usual",
     ),
 }  # fmt: skip
 
@@ -103,24 +121,47 @@ def test_other_functions(mistake: str, data: rl_det.Splits, detector: Any) -> No
 
 
 class OfAll(Reward):
+    def __init__(self, earned: Any) -> None:
+        self.earned = earned
+
     def __call__(self, before: Edits, after: Edits, *, ended: bool) -> Any:
-        return np.float64(1.0)
+        return self.earned
 
 
-def test_a_reward_of_another_shape_is_refused() -> None:
-    env = gym.make(ENVIRONMENT, pool_images=2, reward=OfAll(), credit=False)
+@pytest.mark.parametrize("credit", [False, True])
+@pytest.mark.parametrize(
+    ("earned", "told"), [(1.0, "float"), ([1.0], "list"), (np.zeros((1, 2)), r"an array of the shape \(1, 2\)")]
+)
+def test_a_reward_of_another_shape_is_refused(earned: Any, told: str, credit: bool) -> None:
+    env = gym.make(ENVIRONMENT, pool_images=2, reward=OfAll(earned), credit=credit)
     env.reset(seed=0)
     with (
         unchecked(),
-        pytest.raises(UserError, match=r"a reward must be one number for each of the 1 episodes; .* the shape \(\)"),
+        pytest.raises(
+            UserError, match=rf"a reward must be an array of one number for each of the . episodes; .* {told}$"
+        ),
     ):
         env.step(env.action_space.sample())
+
+
+def test_a_reward_too_large_for_single_precision_is_refused_as_infinite() -> None:
+    env = gym.make(ENVIRONMENT, pool_images=2, reward=lambda found, target: 1e300, credit=False)
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="a reward is NaN or infinite, images"):
+        env.step(env.action_space.sample())
+
+
+def test_an_action_of_another_shape_is_refused_in_the_form_that_was_asked() -> None:
+    env = gym.make(ENVIRONMENT, pool_images=2, num_candidates=8)
+    env.reset(seed=0)
+    with pytest.raises(UserError, match=r"an action must have shape \(8,\); got \(1, 8\)"):
+        env.step(np.zeros((1, 8), dtype=np.float32))
 
 
 def test_an_index_that_is_no_whole_number_is_refused() -> None:
     env = gym.make(ENVIRONMENT, pool_images=2)
     for wrong in (1.7, None, [1]):
-        with pytest.raises(ValueError, match="indices must be whole numbers; got"):
+        with pytest.raises(UserError, match="index must be a whole number; got"):
             env.reset(options={"index": wrong})
 
 

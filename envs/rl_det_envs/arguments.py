@@ -7,7 +7,7 @@ from rl_det.settings import at_least, check_argument, within
 
 
 def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, pool_images: int) -> None:
-    """Raise ValueError if a count is none, or leaves no environment, no candidate or no pool."""
+    """Raise UserError if a count is none, or leaves no environment, no candidate or no pool."""
     counts = {"num_candidates": (num_candidates, 64), "pool_images": (pool_images, 32)}
     for name, (count, usual) in counts.items():
         check_argument(name, count, int, at_least(1), usual=usual)
@@ -20,7 +20,7 @@ def check_counts(num_envs: int, samples_per_image: int, num_candidates: int, poo
 
 
 def check_choices(nms_iou: object, credit: object, autoreset_mode: object, render_mode: object) -> None:
-    """Raise ValueError for an overlap, a truth value or a mode that is none."""
+    """Raise UserError for an overlap, a truth value or a mode that is none."""
     check_argument("nms_iou", nms_iou, float | None, within("[0, 1]"), usual=0.5)
     check_argument("credit", credit, bool, usual=True)
     if autoreset_mode not in [*AutoresetMode, *(mode.value for mode in AutoresetMode)]:

@@ -20,19 +20,30 @@ SILENT = 3.0
 """Encoding a data set shows a bar if it takes longer, in seconds."""
 
 
-def shipped_detector(device: torch.device) -> Detector:
-    """`tiny` with the shipped warm start on digit scenes."""
-    detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
-    detector.plain().to(device)
+def placed_detector(detector: Detector | None, device: str | torch.device | None) -> Detector:
+    """The detector; without one, `tiny` with the shipped warm start on digit scenes, on this device or the CPU.
+
+    Raises UserError for a device that torch cannot use here, or that is not the given detector's.
+    """
+    if device is None and detector is not None:
+        return detector
+    wanted = usable_device("cpu" if device is None else device)
+    if detector is None:
+        detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS)
+        detector.plain().to(wanted)
+    elif (own := detector.device).type != wanted.type or wanted.index not in (None, own.index):
+        raise UserError(f"device must be the detector's, {own}; got {device!r}; leave it out")
     return detector
 
 
-def known_device(device: str | torch.device) -> torch.device:
-    """The device; UserError if torch knows none of this name."""
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device; UserError if torch knows none of this name, or cannot put numbers on it."""
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"device must be one that torch knows; got {device!r}; cpu is usual") from error
+        known = torch.device(device)
+        torch.zeros(1, device=known).tolist()
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device must be one that torch can use here; got {device!r}; cpu is usual") from error
+    return known
 
 
 def check_detector_and_data(detector: object, dataset: object) -> None:
@@ -50,7 +61,7 @@ def check_detector_and_data(detector: object, dataset: object) -> None:
 
 
 def check_classes(dataset: Dataset | Encodings, detector: Detector) -> None:
-    """Raise ValueError if the data set's classes are not as many as the detector's, or a label is above them."""
+    """Raise UserError if the data set's classes are not as many as the detector's, or a label is above them."""
     source = dataset.source if isinstance(dataset, Encodings) else dataset
     if source is not None and len(source.classes) != detector.num_classes:
         raise UserError(

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from rl_det.ap.batch import DetectionBatch
@@ -33,9 +33,8 @@ from rl_det_envs.detector_and_data import (
     check_classes,
     check_detector_and_data,
     encoded_aloud,
-    known_device,
     objects_of,
-    shipped_detector,
+    placed_detector,
 )
 from rl_det_envs.drawing import Change, draw
 
@@ -77,6 +76,8 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     """A sensible standard deviation of actions in their unit, for each number of a candidate's action, or for all; empty:
     actions have no scale."""
     default_reward: ClassVar[str] = "pool_ap"
+    scores_are_logits: ClassVar[bool] = True
+    """Whether the detections that it ranks have logits as scores; otherwise they are probabilities."""
 
     shown: Shown
     """The start of the present episodes."""
@@ -97,13 +98,14 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         nms_iou: float | None = None,
         autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
         render_mode: str | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
     ) -> None:
         check_counts(num_envs, samples_per_image, num_candidates, pool_images)
         check_choices(nms_iou, credit, autoreset_mode, render_mode)
         check_detector_and_data(detector, dataset)
-        self.device, self.render_mode, self.gives_credit = known_device(device), render_mode, credit
-        self.detector = detector or shipped_detector(self.device)
+        self.render_mode, self.gives_credit = render_mode, credit
+        self.detector = placed_detector(detector, device)
+        self.device = self.detector.device
         named: RewardLike = self.default_reward if reward is None else reward
         self.reward: Reward = reward_named(
             named, np.zeros(self.detector.num_classes, dtype=np.int64)
@@ -152,7 +154,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         fresh = self._groups(asked.pop("reset_mask", None))
         chosen = self.chosen(asked)
         if chosen and not fresh.all():
-            raise ValueError("options must name images or a reset_mask of some sub-environments; got both")
+            raise UserError("options must name images or a reset_mask of some sub-environments; got both")
         shown = self._show(seed, chosen, fresh)
         indices = np.asarray(self.indices)[self.rows]
         ids = np.array([self.data.targets[index].image_id for index in indices.tolist()], dtype=np.int64)
@@ -190,10 +192,10 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`: the next reset without a seed shows the images that it would have shown.
 
-        Raises ValueError for the state of a larger data set.
+        Raises UserError for the state of a larger data set.
         """
         if wrong := [index for index in state["queue"] if not 0 <= index < len(self.data)]:
-            raise ValueError(f"the state must be of a data set of {len(self.data)} images; it has the index {wrong[0]}")
+            raise UserError(f"the state must be of a data set of {len(self.data)} images; it has the index {wrong[0]}")
         self.np_random.bit_generator.state = json.loads(state["generator"])
         self._queue = list(state["queue"])
 
@@ -223,21 +225,23 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             self.set_baseline(self.checked(baseline))
         ended = self._steps + 1 == self.num_steps
         reward, credit, told = self.outcome(actions, ended)
+        with np.errstate(over="ignore"):  # what is too large for single precision is refused as infinite
+            reward, credit = reward.astype(np.float32), None if credit is None else credit.astype(np.float32)
         self._check_paid(reward, credit)
         self._steps = self._steps + 1
-        self._rewards = torch.as_tensor(reward, dtype=torch.float32, device=self.device)
+        self._rewards = torch.as_tensor(reward, device=self.device)
         terminated = torch.from_numpy(ended).to(self.device)
         self.earned = Earned(
             observation=self.observation(),
             reward=self._rewards,
-            credit=None if credit is None else torch.as_tensor(credit, dtype=torch.float32, device=self.device),
+            credit=None if credit is None else torch.as_tensor(credit, device=self.device),
             terminated=terminated,
             truncated=torch.zeros_like(terminated),
             told=told,
         )
         return self.earned
 
-    def _check_paid(self, reward: Float64[np.ndarray, " B"], credit: Float64[np.ndarray, "B N *F"] | None) -> None:
+    def _check_paid(self, reward: Float32[np.ndarray, " B"], credit: Float32[np.ndarray, "B N *F"] | None) -> None:
         """Raise NotFiniteError, which names the images, for a reward or a credit that is NaN or infinite."""
         sound = np.isfinite(reward)
         if credit is not None:
@@ -257,13 +261,13 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         if self._steps is None:
             raise gymnasium.error.ResetNeeded("nothing to draw yet; call reset before render")
         if self.data.source is None:
-            raise ValueError("render needs the images: give the data set itself, or encodings that know theirs")
+            raise UserError("render needs the images: give the data set itself, or encodings that know theirs")
         before, after = self.drawn()
         pictures = []
         for row, image in enumerate(self.rows.tolist()):
             sample = self.data.source[self.indices[image]]
             reward = None if self._rewards is None else float(self._rewards[row])
-            pictures.append(draw(sample, Change.between(before, after, row), reward))
+            pictures.append(draw(sample, Change.between(before, after, row, logits=self.scores_are_logits), reward))
         return tuple(pictures)
 
     def _begun(self) -> GymnasiumStep:
@@ -278,27 +282,27 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
             return np.ones(self.num_images, dtype=np.bool_)
         each = mask.numpy(force=True) if isinstance(mask, Tensor) else np.asarray(mask)
         if each.dtype != np.bool_ or each.shape != (self.num_envs,) or not each.any():
-            raise ValueError(
+            raise UserError(
                 f"reset_mask must hold {self.num_envs} truth values, one True at least; got {each.tolist()}"
             )
         groups: Groups = np.asarray(each.reshape(self.num_images, -1).all(axis=1))
         if (groups[self.rows] != each).any():
-            raise ValueError(
+            raise UserError(
                 f"reset_mask must be the same for all {self.samples_per_image} samples of an image; got {each.tolist()}"
             )
         if not groups.all() and self._steps is None:
-            raise ValueError("the first reset must be of all sub-environments; got a reset_mask of some")
+            raise UserError("the first reset must be of all sub-environments; got a reset_mask of some")
         if not groups.all() and self.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError(f"a reset_mask of some needs autoreset DISABLED; got {self.autoreset_mode.name}")
+            raise UserError(f"a reset_mask of some needs autoreset DISABLED; got {self.autoreset_mode.name}")
         return groups
 
     def chosen(self, options: dict[str, Any]) -> list[int]:
         """The indices of the images that reset's options name; empty if they name none.
 
-        Raises ValueError if the data set has no such image.
+        Raises UserError if the data set has no such image.
         """
         if options.keys() not in (set(), {"indices"}, {"image_ids"}):
-            raise ValueError(
+            raise UserError(
                 f"options must be {{'indices': [...]}} or {{'image_ids': [...]}}, or 'reset_mask'; got {sorted(options)}"
             )
         if not options:
@@ -307,19 +311,15 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         try:
             given = [operator.index(image) for image in options[name]]
         except TypeError as error:
-            raise ValueError(f"{name} must be whole numbers; got {options[name]!r}") from error
+            raise UserError(f"{name} must be whole numbers; got {options[name]!r}") from error
         if len(given) != self.num_images or len(set(given)) < len(given):
-            raise ValueError(f"{name} must be {self.num_images} different images; got {given}")
+            raise UserError(f"{name} must be {self.num_images} different images; got {given}")
         if name == "indices":
             if wrong := [index for index in given if not 0 <= index < len(self.data)]:
-                raise ValueError(
-                    f"an index must be a position in the data set, 0..{len(self.data) - 1}; got {wrong[0]}"
-                )
+                raise UserError(f"an index must be a position in the data set, 0..{len(self.data) - 1}; got {wrong[0]}")
             return given
         if wrong := [image_id for image_id in given if image_id not in self._index_of]:
-            raise ValueError(
-                f"an image_id must be in the data set; got {wrong[0]}; to choose by position, give indices"
-            )
+            raise UserError(f"an image_id must be in the data set; got {wrong[0]}; to choose by position, give indices")
         return [self._index_of[image_id] for image_id in given]
 
     def _next(self, count: int, besides: list[int]) -> list[int]:
@@ -347,10 +347,10 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         return [next(remaining) if begun else kept[group] for group, begun in enumerate(fresh.tolist())]
 
     def checked(self, given: Any) -> Float[Tensor, " B *one"]:
-        """The actions as a tensor; ValueError if the shape is wrong, or a number is not finite or outside the action space."""
+        """The actions as a tensor; UserError if the shape is wrong, or a number is not finite or outside the action space."""
         actions: Tensor = torch.as_tensor(given, device=self.device).to(torch.float32)
         if actions.shape != self.action_space.shape:
-            raise ValueError(f"actions must have shape {self.action_space.shape}; got {tuple(actions.shape)}")
+            raise UserError(f"actions must have shape {self.action_space.shape}; got {tuple(actions.shape)}")
         low, high = (-1.0, 1.0) if isinstance(self.single_action_space, spaces.Box) else (0.0, 1.0)
         for fault, must in (
             (~torch.isfinite(actions), "be finite"),
@@ -358,7 +358,7 @@ class DetectorVectorEnv(VectorEnv[Any, Any, Any], ABC):
         ):
             if fault.any():
                 where = torch.nonzero(fault)[0].tolist()
-                raise ValueError(f"actions must {must}; got {actions[tuple(where)]:g} at {where}")
+                raise UserError(f"actions must {must}; got {actions[tuple(where)]:g} at {where}")
         return actions.clamp(low, high)
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Draw an image with its true boxes and with the changes that an episode has made to its detections."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from rl_det.types import Sample
 
 LEAST_WIDTH = 512  # pixels of the picture
 CAPTION = 40  # pixels under it
-FAINT = -3.0  # logit under which a detection is left out, a probability of 0.05
+FAINT = 0.05  # the probability under which a detection is left out, before an episode and after it
 COLOURS = {"true": "white", "kept": "deepskyblue", "dropped": "red", "changed": "orange"}
 
 
@@ -28,14 +29,20 @@ class Change:
     changed: Float[np.ndarray, "c 4"]
 
     @classmethod
-    def between(cls, before: DetectionBatch, after: DetectionBatch, row: int) -> "Change":
-        """The changes of one row. Both batches have the same detections at the same indices; their masks say which exist."""
-        seen, stays = (d.mask[row] & (d.scores[row] >= FAINT) for d in (before, after))
+    def between(cls, before: DetectionBatch, after: DetectionBatch, row: int, *, logits: bool) -> "Change":
+        """The changes of one row, among what is not faint before or after; scores are logits or probabilities.
+
+        Both batches have the same detections at the same indices; their masks say which exist.
+        """
+        least = math.log(FAINT / (1 - FAINT)) if logits else FAINT
+        seen, seen_now = (d.mask[row] & (d.scores[row] >= least) for d in (before, after))
         same = (before.boxes[row] == after.boxes[row]).all(-1) & (before.scores[row] == after.scores[row])
+        unchanged = before.mask[row] & same
+        stays = (seen | seen_now) & after.mask[row]
         return cls(
-            kept=after.boxes[row][stays & seen & same],
+            kept=after.boxes[row][stays & unchanged],
             dropped=before.boxes[row][seen & ~after.mask[row]],
-            changed=after.boxes[row][stays & ~(seen & same)],
+            changed=after.boxes[row][stays & ~unchanged],
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from rl_det.ap.batch import DetectionBatch
 from rl_det.boxes import moved
 from rl_det.candidates import clipped
+from rl_det.errors import UserError
 from rl_det.policies.exploration import Exploration
 from rl_det.rewards import Scene, Step
 from rl_det.settings import at_least, check_argument
@@ -69,8 +70,8 @@ class RefineBoxesVector(CandidateVectorEnv):
         return encoded, output
 
     def set_baseline(self, actions: Float[Tensor, " B *one"]) -> None:
-        """Raise ValueError: this environment has no baseline, because each step is compared with the boxes before it."""
-        raise ValueError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
+        """Raise UserError: this environment has no baseline, because each step is compared with the boxes before it."""
+        raise UserError("rl_det/RefineBoxes-v0 has no baseline: each step is measured against the one before")
 
     def observation(self) -> dict[str, Tensor]:
         boxes = self._boxes[:, : self.num_candidates] / self._image_size[:, None, [1, 0, 1, 0]]

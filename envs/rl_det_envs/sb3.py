@@ -119,7 +119,7 @@ class DetectorVecEnv(VecEnv):
             return None
         named = set(options[0])
         if wrong := [option for option in options if set(option) != named or named not in ({"index"}, {"image_id"})]:
-            raise ValueError(
+            raise UserError(
                 "options must be {'index': ...} for each sub-environment, or {'image_id': ...} for each; "
                 f"got {options[0]} and {wrong[0]}"
             )
@@ -127,9 +127,9 @@ class DetectorVecEnv(VecEnv):
         return {PLURAL[name]: [option[name] for option in options[:: self.envs.samples_per_image]]}
 
     def _refuse_some(self, indices: Indices) -> None:
-        """Raise ValueError unless `indices` names all sub-environments."""
+        """Raise UserError unless `indices` names all sub-environments."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
-            raise ValueError(
+            raise UserError(
                 f"indices must be None, for all sub-environments: they are one vector environment; got {indices}"
             )
 

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rl_det.errors import UserError
+from rl_det.settings import check_argument
 from rl_det_envs.detector_environment import METADATA, PLURAL, DetectorVectorEnv
 
 
@@ -32,7 +33,9 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
         """Show the next image, or the one of `options={"index": ...}` or `{"image_id": ...}`; `info` has both numbers."""
         asked = options or {}
         if asked.keys() not in (set(), {"index"}, {"image_id"}):
-            raise ValueError(f"options must be {{'index': ...}} or {{'image_id': ...}}; got {sorted(asked)}")
+            raise UserError(f"options must be {{'index': ...}} or {{'image_id': ...}}; got {sorted(asked)}")
+        for name, value in asked.items():
+            check_argument(name, value, int)
         chosen = {PLURAL[name]: [value] for name, value in asked.items()}
         self.batched.chosen(chosen)  # refused before anything changes
         super().reset(seed=seed)
@@ -44,7 +47,10 @@ class DetectorEnv(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Apply the action; `info` is the vector form's, for the one image."""
-        observation, reward, terminated, truncated, info = self.batched.step(np.asarray(action)[None])
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            raise UserError(f"an action must have shape {self.action_space.shape}; got {action.shape}")
+        observation, reward, terminated, truncated, info = self.batched.step(action[None])
         told = {name: values[0].numpy(force=True) for name, values in info.items()}
         return flat(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
 

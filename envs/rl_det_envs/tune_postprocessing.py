@@ -42,6 +42,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
     """
 
     default_reward = "f1"
+    scores_are_logits = False
 
     def __init__(self, num_envs: int = 1, **arguments: Any) -> None:
         super().__init__(num_envs, **{"num_candidates": 128, **arguments})
@@ -92,7 +93,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
             detections=self._default[self._images],
             truths=self._truths[self._images],
             num_classes=self.detector.num_classes,
-            scores_are_logits=False,
+            scores_are_logits=self.scores_are_logits,
         )
         self._edits = Edits(self._pool, self.rows, self._default[self._acting])
         self._baseline = self._edits[self._first * self.samples_per_image]

@@ -1,30 +1,36 @@
 """An agent's way through Gymnasium's vector wrappers, and the door at which unusable environments are refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorRewardWrapper, VectorWrapper
+from gymnasium.wrappers.vector import NormalizeReward
 from torch import Tensor
 
 from rl_det.errors import UserError
 from rl_det_envs.agent import AgentEnvironment, Earned, Shown
 from rl_det_envs.detector_environment import DetectorVectorEnv
 
+OF_REWARDS = (VectorRewardWrapper, NormalizeReward)
+"""Gymnasium's wrappers that are there to change rewards."""
+
 
 class WrappedEnvironment:
     """An environment behind Gymnasium's vector wrappers: observations, rewards and ends are those that the wrappers give.
 
-    If a wrapper changes the rewards of a step, its credits are left out, because they are of the unchanged rewards.
-    Wrappers with a state of their own, such as a running mean, begin anew when a run is resumed.
+    Behind a wrapper that is there to change rewards there is no credit, which is of the unchanged rewards. Nor is there any of
+    a step whose rewards another wrapper changed. Wrappers with a state of their own, such as a running mean, begin anew when a
+    run is resumed.
     """
 
     def __init__(self, envs: VectorWrapper[Any, Any, Any], core: DetectorVectorEnv) -> None:
         self.envs, self.core = envs, core
         self.detector, self.samples_per_image, self.num_steps = core.detector, core.samples_per_image, core.num_steps
         self.action_scale, self.single_action_space = core.action_scale, core.single_action_space
-        self.gives_credit, self.takes_baseline = core.gives_credit, core.takes_baseline
+        self.gives_credit = core.gives_credit and not any(isinstance(each, OF_REWARDS) for each in _wrappers(envs))
+        self.takes_baseline = core.takes_baseline
 
     def show(self, *, seed: int | None = None, indices: Sequence[int] | None = None, with_graph: bool = False) -> Shown:
         """Reset through the wrappers."""
@@ -46,7 +52,7 @@ class WrappedEnvironment:
             earned,
             observation=_like(observation, earned.observation),
             reward=reward,
-            credit=earned.credit if torch.equal(reward, earned.reward) else None,
+            credit=earned.credit if self.gives_credit and torch.equal(reward, earned.reward) else None,
             terminated=torch.as_tensor(terminated).to(earned.terminated),
             truncated=torch.as_tensor(truncated).to(earned.truncated),
         )
@@ -63,7 +69,7 @@ class WrappedEnvironment:
 def agent_environment(envs: Any) -> AgentEnvironment:
     """The environment as an agent meets it: one of rl_det in its vector form, itself or behind Gymnasium's vector wrappers.
 
-    Raises ValueError for all else, and for wrappers that change the action space or stand around an autoreset.
+    Raises UserError for all else, and for wrappers that change the action space or stand around an autoreset.
     """
     if not isinstance(envs, VectorWrapper):
         if isinstance(envs, AgentEnvironment):
@@ -88,8 +94,15 @@ def agent_environment(envs: Any) -> AgentEnvironment:
     return WrappedEnvironment(envs, core)
 
 
+def _wrappers(envs: VectorEnv[Any, Any, Any]) -> Iterator[VectorWrapper[Any, Any, Any]]:
+    """All wrappers around an environment, from the outermost on."""
+    while isinstance(envs, VectorWrapper):
+        yield envs
+        envs = envs.env
+
+
 def _like(given: Any, own: Any) -> Any:
-    """What the wrappers show, as tensors like the environment's own; ValueError if a part is missing."""
+    """What the wrappers show, as tensors like the environment's own; UserError if a part is missing."""
     if not isinstance(own, dict):
         return torch.as_tensor(given).to(own)
     if not isinstance(given, dict) or own.keys() - given.keys():

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rl_det.errors import UserError
+
 Advantage = Literal["counterfactual", "leave_one_out", "group"]
 """The source of a candidate's advantage: its own credit (counterfactual); its image's reward minus the mean of the
 other samples of the image (leave_one_out); or its image's reward minus the mean of all samples, over their standard
@@ -99,12 +101,12 @@ def candidate_advantages(
     same candidates, so the other samples' mean is a baseline without a bias, and a candidate's own credit needs none,
     because it is already the difference from doing nothing. Both are exact, and a learned value would be neither.
 
-    Raises ValueError if credit is asked for, and there is none.
+    Raises UserError if credit is asked for, and there is none.
     """
     num_factors = 1 if log_prob.ndim == mask.ndim else log_prob.shape[-1]
     if advantage == "counterfactual":
         if credit is None:
-            raise ValueError(
+            raise UserError(
                 "a counterfactual advantage needs the credit of these rewards, and the environment gives none; "
                 "take advantage='leave_one_out'"
             )

@@ -14,6 +14,7 @@ from rl_det.rewards.reward import Reward, Value, Worth, check_shape
 from rl_det.rewards.shaping import LengthFactor, PotentialShaping, SignOfIouChange, StepCost, Sum
 from rl_det.rewards.tallied import OverThePool, Tallied, of_displayed, of_ranked
 from rl_det.rewards.tallies import Displayed, Ranked
+from rl_det.settings import takes
 
 Objects = Int64[np.ndarray, " C"]
 """The number of true boxes of each class in a data set."""
@@ -87,6 +88,9 @@ def check_reward(reward: RewardLike) -> None:
         raise UserError(f"reward must be an object, such as {reward.__name__}(); got the class {reward.__name__}")
     if not callable(reward) and not isinstance(reward, str):
         raise UserError(f"reward must be a name, a Reward or a function (detections, target) -> number; got {reward!r}")
+    if not isinstance(reward, str | Reward | Tallied) and not takes(reward, 2):
+        told = "; a value of edits becomes one by Worth(value), a potential by PotentialShaping(potential)"
+        raise UserError(f"reward must take detections and target, if it is a function; got {reward!r}{told}")
 
 
 def reward_named(reward: RewardLike, objects: Objects) -> Reward:

@@ -103,10 +103,12 @@ class MatchedSum:
     object is free, so more boxes never hurt; the paper's model was also trained to have correct confidence.
     """
 
-    class_weights: Float64[np.ndarray, " C"] | None = None
+    class_weights: tuple[float, ...] | Float64[np.ndarray, " C"] | None = None
     duplicate_price: float = 0.3
 
     def __post_init__(self) -> None:
+        if isinstance(self.class_weights, np.ndarray):  # equal objects are equal, and have one hash
+            object.__setattr__(self, "class_weights", tuple(self.class_weights.tolist()))
         check_settings(self, duplicate_price=at_least(0))
 
     @classmethod
@@ -117,9 +119,9 @@ class MatchedSum:
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         m = edits.matches
-        weights = np.ones(edits.pool.num_classes) if self.class_weights is None else self.class_weights
-        if np.shape(weights) != (edits.pool.num_classes,):
-            told = f"one for each of the {edits.pool.num_classes} classes; got the shape {np.shape(weights)}"
+        weights = np.ones(edits.pool.num_classes) if self.class_weights is None else np.asarray(self.class_weights)
+        if weights.shape != (edits.pool.num_classes,):
+            told = f"one for each of the {edits.pool.num_classes} classes; got the shape {weights.shape}"
             raise UserError(f"class_weights must be {told}")
         labels = np.take_along_axis(edits.detections.labels, m.order, 1)
         reached = np.take_along_axis(

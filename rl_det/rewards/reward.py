@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from rl_det.errors import UserError
 from rl_det.rewards.edits import Edits, Factor, Step
 from rl_det.rewards.tallied import Tallied
-from rl_det.settings import check_settings
+from rl_det.settings import check_settings, takes
 
 Value = Callable[[Edits], Float64[np.ndarray, " R"]]
 """(edits) -> the value of each edit's detections."""
@@ -22,6 +22,9 @@ def check_value(name: str, value: object) -> None:
     if isinstance(value, type) or not callable(value):
         got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
         raise UserError(f"{name} must be a value of detections, such as rl_det.rewards.f1 or Cost(); got {got}")
+    if not takes(value, 1):
+        told = "; a function (detections, target) and a Reward are rewards as they are: reward=..."
+        raise UserError(f"{name} must take edits alone; got {value!r}{told}")
 
 
 class Reward(ABC):
@@ -40,6 +43,7 @@ class Reward(ABC):
         and credit times the score function is an unbiased gradient of what it earns alone.
         """
         nothing = self(step.baseline, step.baseline, ended=ended)
+        check_shape(nothing, self, len(step))
         credits = []
         for factor in step.factors:
             alone = step.alone(factor)
@@ -94,7 +98,9 @@ def joined(credits: list[Float64[np.ndarray, "R N"]]) -> Float64[np.ndarray, "R 
 
 
 def check_shape(earned: Any, reward: Reward, count: int) -> None:
-    """Raise UserError if a reward did not give one number for each of so many episodes."""
-    if np.shape(earned) != (count,):
-        given = f"{reward!r} gave the shape {np.shape(earned)}"
-        raise UserError(f"a reward must be one number for each of the {count} episodes; {given}")
+    """Raise UserError if a reward did not give an array of one number for each of so many episodes."""
+    if not isinstance(earned, np.ndarray) or earned.shape != (count,):
+        shape = f"an array of the shape {earned.shape}" if isinstance(earned, np.ndarray) else type(earned).__name__
+        raise UserError(
+            f"a reward must be an array of one number for each of the {count} episodes; {reward!r} gave {shape}"
+        )

@@ -59,6 +59,9 @@ class Formula(Tallied):
     def of(self, tallies: Displayed | Ranked) -> Float64[np.ndarray, "*R"]:
         return self.function(tallies)
 
+    def __repr__(self) -> str:
+        return str(vars(self).get("__qualname__", repr(self.function)))
+
     def __reduce__(self) -> str:
         return str(vars(self)["__qualname__"])  # it is found by its name, as functions are
 

@@ -207,8 +207,8 @@ def usable(envs: Any, advantage: Advantage, gamma: float) -> AgentEnvironment:
     own = agent_environment(envs)
     if advantage == "counterfactual" and not own.gives_credit:
         raise UserError(
-            "a counterfactual advantage needs credit, and the environment was made with credit=False; make it with "
-            "credit=True, or take advantage='leave_one_out'"
+            "a counterfactual advantage needs credit, and the environment was made with credit=False, or a wrapper changes "
+            "its rewards; take advantage='leave_one_out'"
         )
     if advantage != "counterfactual" and own.samples_per_image < 2:
         raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from contract.agents import TASKS
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorWrapper
 from gymnasium.wrappers import vector
 from learning.toy import NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.refine_boxes import RefineBoxesVector
@@ -25,6 +25,7 @@ from rl_det.policies.rescore import RescorePolicy
 from rl_det.strategies import ppo, reinforce
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
+from rl_det.strategies.rollouts import usable
 from rl_det.training.loop import FitRun
 from rl_det.training.loop_config import LoopConfig
 
@@ -34,7 +35,6 @@ IDLE: dict[str, Callable[[Any], Any]] = {
     "none": lambda envs: envs,
     "TorchToNumpy": TorchToNumpy,
     "RecordEpisodeStatistics": lambda envs: vector.RecordEpisodeStatistics(TorchToNumpy(envs)),
-    "TransformReward": lambda envs: vector.TransformReward(envs, lambda reward: reward),
     "DictInfoToList": lambda envs: vector.DictInfoToList(TorchToNumpy(envs)),
 }
 
@@ -78,11 +78,36 @@ def test_changed_rewards_have_no_credit_and_teach_by_leave_one_out(agent: str) -
     def doubled(envs: Any) -> Any:
         return vector.TransformReward(envs, lambda reward: reward**3)
 
-    with pytest.raises(ValueError, match="credit") as refused:
+    with pytest.raises(UserError, match="or a wrapper changes its rewards; take advantage='leave_one_out'") as refused:
         taught(agent, RESCORE, doubled, {})
     assert "\n" not in str(refused.value)
     taught_by_own = taught(agent, RESCORE, IDLE["none"], {"credit": False}, advantage="leave_one_out")
     assert taught(agent, RESCORE, doubled, {"credit": False}, advantage="leave_one_out") != taught_by_own
+
+
+class AtTheSecondStep(VectorWrapper):
+    """It halves the rewards of one step, as no wrapper of Gymnasium's that is known to change rewards."""
+
+    steps = 0
+
+    def step(self, actions: Any) -> Any:
+        observation, reward, *rest = self.env.step(actions)
+        self.steps += 1
+        return observation, reward * (0.5 if self.steps == 2 else 1.0), *rest
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_rewards_that_another_wrapper_changes_in_a_later_step_end_the_run_in_one_sentence(agent: str) -> None:
+    with pytest.raises(UserError, match="needs the credit of these rewards, and the environment gives none") as refused:
+        taught(agent, RESCORE, AtTheSecondStep, {})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("wrapper", [lambda envs: vector.ClipReward(envs, -1.0, 1.0), vector.NormalizeReward])
+def test_wrappers_that_are_there_to_change_rewards_are_refused_with_credit_at_the_door(wrapper: Any) -> None:
+    with pytest.raises(UserError, match="or a wrapper changes its rewards"):
+        usable(wrapper(TorchToNumpy(vectors())), "counterfactual", 1.0)
+    usable(wrapper(TorchToNumpy(vectors())), "leave_one_out", 1.0)
 
 
 def vectors(**options: Any) -> Any:
