@@ -21,12 +21,12 @@ from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.processes import JOB, On, runner_on
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import check_files, load_results, read_detections
-from rl_det.finetuning.warm_start import warm_start
+from rl_det.finetuning.warm_start import restore, warm_start
 from rl_det.progress import bar, tell
 from rl_det.report.comparison import markdown
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
-from rl_det.storage.run import CONFIG, PAGE, RESULTS, check_same_run, remove_run
+from rl_det.storage.run import CHECKPOINTS, CONFIG, PAGE, RESULTS, check_same_run, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, named
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
@@ -96,7 +96,8 @@ def compare(
         replace(plans[waiting[0]], data=data).check_images()
     for fold in parts:
         if first := next((cell for cell in waiting if cell.fold == fold), None):
-            _encode(plans[first], _encodings(out, fold))
+            began = [out / cell.folder / CHECKPOINTS for cell in plans if cell.fold == fold]
+            _encode(plans[first], _encodings(out, fold), began)
     processes = runner_on(on, workers)
     with (
         bar("compare", len(plans)) as shown,
@@ -191,11 +192,16 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _encode(plan: Plan, folder: Path) -> None:
-    """Make the warm start, and the encodings that all cells of a fold share; the plan's detector does not change."""
+def _encode(plan: Plan, folder: Path, began: Sequence[Path]) -> None:
+    """Make the warm start, and the encodings that all cells of a fold share; the plan's detector does not change.
+
+    It is the one from which cells of the fold have begun, by their checkpoints.
+    """
     own = replace(plan, detector=copy.deepcopy(plan.detector), encodings=folder, remake=True, encoded={})
     if not own.detector.is_trained:
-        warm_start(own.detector, own.data, own.recipe.scaled(own.budget.warm_start_share), own.limits)
+        recipe = own.recipe.scaled(own.budget.warm_start_share)
+        restore(own.detector, own.data, recipe, began)
+        warm_start(own.detector, own.data, recipe, own.limits)
     own.encode("train")
     own.encode("val")
 

@@ -29,7 +29,7 @@ from rl_det.finetuning.pages import Findings, make_pages
 from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
 from rl_det.finetuning.results import Results, Row, write_detections, write_truths
 from rl_det.finetuning.tuned import tuned
-from rl_det.finetuning.warm_start import warm_start
+from rl_det.finetuning.warm_start import begin_run
 from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.precision import WantedPrecision
@@ -40,7 +40,7 @@ from rl_det.storage.checkpoint import UNFINISHED, has_checkpoint, latest_checkpo
 from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
-from rl_det.storage.run import CHECKPOINTS, CONFIG, Run, check_run_folder
+from rl_det.storage.run import CHECKPOINTS, CONFIG, START, Run, check_run_folder
 from rl_det.strategies.hand_set import WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
@@ -119,7 +119,7 @@ def finetune(
     parallel.join()
     parallel.of_main(check)
     with (
-        mirrored(folder, CONFIG, f"{CHECKPOINTS}/*.pt") as own,
+        mirrored(folder, CONFIG, f"{CHECKPOINTS}/*.pt", f"{CHECKPOINTS}/{START}") as own,
         Run(own, plan.identity, circumstances(), resume=resume, overwrite=overwrite) as run,
     ):
         watching = (*tracking(track, folder), *callbacks) if parallel.is_main() else ()
@@ -149,7 +149,8 @@ def _run(plan: Plan, run: Run, callbacks: Sequence[Callback]) -> Results:
     started = time.perf_counter()
     came_trained = plan.detector.is_trained
     if not came_trained:
-        warm_start(plan.detector, plan.data, plan.recipe.scaled(plan.budget.warm_start_share), plan.limits)
+        recipe = plan.recipe.scaled(plan.budget.warm_start_share)
+        begin_run(plan.detector, plan.data, recipe, plan.limits, run.checkpoints)
     seconds, rows = time.perf_counter() - started, _Rows()
     own = [strategy for strategy in plan.strategies if not (plan.baselines and strategy == Labels())]
     of_heads = [strategy for strategy in (*own, Labels()) if strategy.trains == "head"]

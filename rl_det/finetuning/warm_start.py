@@ -7,7 +7,7 @@ they were stopped.
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ from rl_det.progress import bar, tell
 from rl_det.storage.cache import cache_folder
 from rl_det.storage.cache import fingerprint as fingerprint_of_settings
 from rl_det.storage.checkpoint import remove_checkpoint
-from rl_det.storage.files import check_writable
+from rl_det.storage.checksums import checksum
+from rl_det.storage.files import check_writable, link_or_copy
 from rl_det.storage.lock import one_at_a_time
 from rl_det.storage.mirror import mirrored
+from rl_det.storage.run import START
 from rl_det.storage.weights import state_fingerprint
 from rl_det.strategies.labels import LabelsLearner, supervised_loss
 from rl_det.strategies.supervised import BatchPlan, Supervised, SupervisedLearner
@@ -62,6 +64,51 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
     stage go where the limits allow; if strategies train all of the detector, there is no such stage. Sets torch's global
     seed, with which torchvision's detectors sample proposals.
     """
+    file = _file(detector, data, recipe)
+    with (
+        one_at_a_time(file, tell, f"warm start: another run makes the one that this run needs; it waits for {file}"),
+        mirrored(file.parent, file.name, f"{file.stem}.stage*.pt") as own,
+    ):
+        _found_or_trained(detector, data, recipe, own / file.name, limits or CacheLimits())
+    detector.is_trained = True
+    return file
+
+
+def begin_run(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLimits, checkpoints: Path) -> None:
+    """Give the detector the warm start with which the run of these checkpoints began; a new run keeps there the one it gets.
+
+    So a stopped run goes on from its own, wherever it is copied, and whatever has become of the cache. Raises UserError for
+    one that is damaged.
+    """
+    own = checkpoints / START
+    if own.exists():
+        load_state(detector.plain(), own, sealed=True)
+        detector.is_trained = True
+        return
+    file = warm_start(detector, data, recipe, limits)
+    if parallel.is_main():
+        link_or_copy(file, own)
+
+
+def restore(detector: Detector, data: Splits, recipe: Recipe, runs: Iterable[Path]) -> None:
+    """Keep for coming runs, if the cache has lost it, the warm start with which the runs of these checkpoints began.
+
+    Raises UserError if the cache holds another one: a comparison's rows must begin alike.
+    """
+    file = _file(detector, data, recipe)
+    for own in (checkpoints / START for checkpoints in runs if (checkpoints / START).exists()):
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(own, file)
+        elif not own.samefile(file) and checksum(own) != checksum(file):
+            raise UserError(
+                f"{own}: is the warm start from which this comparison began, and {file} is another one; move that away, "
+                "or take another folder (--out)"
+            )
+
+
+def _file(detector: Detector, data: Splits, recipe: Recipe) -> Path:
+    """Where the warm start of this untrained detector is kept."""
     images = data.warm_start_images or data.train
     identity: dict[str, Any] = {
         "architecture": vars(detector.architecture), "weights": state_fingerprint(detector.plain()),
@@ -70,14 +117,7 @@ def warm_start(detector: Detector, data: Splits, recipe: Recipe, limits: CacheLi
     }  # fmt: skip
     if detector.part != "head":
         identity["trainable"] = detector.part
-    file = _folder() / f"{fingerprint_of_settings(identity)}.safetensors"
-    with (
-        one_at_a_time(file, tell, f"warm start: another run makes the one that this run needs; it waits for {file}"),
-        mirrored(file.parent, file.name, f"{file.stem}.stage*.pt") as own,
-    ):
-        _found_or_trained(detector, data, recipe, own / file.name, limits or CacheLimits())
-    detector.is_trained = True
-    return file
+    return _folder() / f"{fingerprint_of_settings(identity)}.safetensors"
 
 
 def _found_or_trained(detector: Detector, data: Splits, recipe: Recipe, file: Path, limits: CacheLimits) -> None:

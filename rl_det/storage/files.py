@@ -4,8 +4,10 @@ import json
 import math
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,14 @@ from rl_det.errors import PathError
 
 PROBE = 2**20
 """The bytes that a disk must take if a writer has failed for another reason."""
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, which takes no room where both are on one disk; the first may be replaced or removed."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        write_with(target, partial(shutil.copyfile, source))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -19,6 +19,8 @@ CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
 ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
 WANDB, TRACKERS = "wandb", "trackers.json"
+START = "warm_start.safetensors"
+"""Among the checkpoints: the warm start with which the run began."""
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS, WANDB)
 """The subfolders of a run, besides those of its tuned detectors."""
 FILES = (PAGE, TRUTHS, TRACKERS, METRICS, RESULTS, CONFIG)
@@ -76,7 +78,7 @@ class Run:
     def _has_begun(self) -> bool:
         """Whether the run has written a metric, a checkpoint or a result."""
         written = (self.folder / METRICS).stat().st_size > 0 or (self.folder / RESULTS).exists()
-        return written or any(self.checkpoints.iterdir())
+        return written or any(file.name != START for file in self.checkpoints.iterdir())
 
     def log(self, step: int, stage: str, metrics: Mapping[str, float | list[float]]) -> None:
         """Write one line of `metrics.jsonl` at once; NaN becomes null. A list is a curve."""

@@ -17,9 +17,12 @@ from finetuning.small import same_state, write_folder
 import rl_det
 from rl_det.data.open import open_data
 from rl_det.detectors import Detector, build_detector, contents
+from rl_det.errors import UserError
 from rl_det.finetuning import warm_start as module
 from rl_det.finetuning.budget import Recipe, recipe_for
-from rl_det.finetuning.warm_start import warm_start
+from rl_det.finetuning.caching import CacheLimits
+from rl_det.finetuning.warm_start import begin_run, restore, warm_start
+from rl_det.storage.run import START
 
 NUM_FLIPS = 140
 
@@ -148,3 +151,59 @@ def test_two_runs_that_need_one_warm_start_at_once_train_it_once(
     assert same_state(other.plain().state_dict(), some.plain().state_dict())
     assert "warm start: found" in capsys.readouterr().err
     assert f"another run makes the one that this run needs; it waits for {file}" in told
+
+
+def test_a_run_goes_on_from_its_own_warm_start_when_the_cache_holds_another_or_none(
+    untrained: Detector, trainings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rl_det.digit_scenes(4, 2, 2)
+
+    def begun(folder: str) -> Detector:
+        detector = copy.deepcopy(untrained)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        begin_run(detector, data, recipe_for(data), CacheLimits(), tmp_path / folder)
+        assert detector.is_trained
+        return detector
+
+    wanted = begun("one").plain().state_dict()
+    (file,) = trainings
+    assert (tmp_path / "one" / START).read_bytes() == file.read_bytes()
+    monkeypatch.setenv("RL_DET_CACHE", str(tmp_path / "elsewhere"))
+    assert same_state(begun("one").plain().state_dict(), wanted)
+    assert len(trainings) == 1, "nothing was trained, and nothing was looked for"
+    begun("two")
+    assert len(trainings) == 2
+
+
+def test_a_runs_damaged_warm_start_is_named_and_no_other_takes_its_place(
+    untrained: Detector, trainings: list[Path], tmp_path: Path
+) -> None:
+    data = rl_det.digit_scenes(4, 2, 2)
+    begin_run(copy.deepcopy(untrained), data, recipe_for(data), CacheLimits(), tmp_path)
+    own = tmp_path / START
+    whole = own.read_bytes()
+    own.unlink()  # not the cache's file, which has the same bytes
+    own.write_bytes(whole[:-9] + b"x" + whole[-8:])
+    with pytest.raises(UserError, match=f"^{own}: must"):
+        begin_run(copy.deepcopy(untrained), data, recipe_for(data), CacheLimits(), tmp_path)
+    assert len(trainings) == 1
+
+
+def test_the_runs_of_a_comparison_give_the_cache_back_what_it_has_lost_and_refuse_another(
+    untrained: Detector, trainings: list[Path], tmp_path: Path
+) -> None:
+    data, runs = rl_det.digit_scenes(4, 2, 2), [tmp_path / "empty", tmp_path]
+    begin_run(copy.deepcopy(untrained), data, recipe_for(data), CacheLimits(), tmp_path)
+    (file,) = trainings
+    whole = file.read_bytes()
+    file.unlink()
+    restore(untrained, data, recipe_for(data), runs)
+    assert file.read_bytes() == whole
+    restore(untrained, data, recipe_for(data), runs)
+    file.unlink()
+    file.write_bytes(whole + b"x")
+    with pytest.raises(
+        UserError, match=f"{START}: is the warm start from which this comparison began, and {file} is another"
+    ):
+        restore(untrained, data, recipe_for(data), runs)
+    assert len(trainings) == 1
