@@ -62,9 +62,9 @@ class Tuned:
         """The detections: boxes in pixels of each image, labels 1..C, scores, best first, on the CPU, as for the table's row.
 
         Images are tensors [3, H, W], uint8 or floats in [0, 1], or PIL images. There is no score threshold: keep what
-        your application needs. Images go through the network 16 at a time; images of different sizes are padded together,
-        so their last digits depend on their order. Raises ValueError, which names the place, for anything that is not an
-        image, and for a PIL image that is not upright yet.
+        your application needs. Images go through the network 16 at a time, and an image's detections are those that it has
+        alone, but for the last digits. Raises ValueError, which names the place, for anything that is not an image, and for
+        a PIL image that is not upright yet.
         """
         if (isinstance(images, Tensor) and images.ndim == 3) or not isinstance(images, Iterable):
             got = "tensor [3, H, W]" if isinstance(images, Tensor) else type(images).__name__

@@ -71,6 +71,19 @@ def test_the_parts_say_the_same_of_the_same_images(detector: Detector, whole: De
             assert ours.isfinite().all()
 
 
+def test_an_image_is_encoded_as_it_is_alone_whatever_the_sizes_of_the_others(detector: Detector) -> None:
+    together = detector.encode(IMAGES)
+    with torch.no_grad():
+        of_all = detector.head(together)
+        for row, image in enumerate(IMAGES):
+            encoded = detector.encode([image])
+            real = encoded.mask[0]
+            assert torch.equal(together.mask[row], real)
+            torch.testing.assert_close(together.reference[row][real], encoded.reference[0][real], rtol=1e-4, atol=1e-3)
+            for ours, theirs in zip(of_all.tensors, detector.head(encoded).tensors, strict=True):
+                torch.testing.assert_close(ours[row][real], theirs[0][real], rtol=1e-4, atol=1e-3)
+
+
 def test_gradient_reaches_exactly_the_trained_part(detector: Detector) -> None:
     encoded = detector.encode(IMAGES)
     detector.plain().zero_grad()

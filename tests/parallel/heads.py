@@ -14,9 +14,9 @@ from rl_det.detectors.protocol import Part
 from rl_det.types import Sample, Target
 
 PARTS: tuple[Part, ...] = ("predictor", "head", "all")
-DEPENDENT = ("tiny", MOBILENET, "rt_detr", "rt_detr_v2", "d_fine")
-"""Families whose whole model is not asked: padding decides which proposals of a Faster R-CNN are worth the same, and
-gradients of these random RT-DETRs double by rounding, in one process too, as sampling points lie on borders of pixels."""
+DEPENDENT = (MOBILENET, "rt_detr", "rt_detr_v2", "d_fine")
+"""Families whose whole model is not asked: MobileNet is `tiny`'s family, and slow; gradients of these random RT-DETRs double
+by rounding, in one process too, as sampling points lie on borders of pixels."""
 BATCHES = (2, 0, 1), (0, 2)
 """The images of a batch; of two processes, the second has image 1 alone, so it has none of the last batch."""
 

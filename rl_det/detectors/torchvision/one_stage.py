@@ -18,6 +18,7 @@ from torchvision.models.detection.ssd import SSD
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass
+from rl_det.detectors.torchvision.groups import in_order, one_size_together, padded
 from rl_det.detectors.torchvision.levels import (
     Size,
     as_levels,
@@ -158,7 +159,7 @@ class OneStage(ABC):
         model, images, lengths = self.plain(), self._placed(images), self._longest()
         count = min(NUM_PROPOSALS if num_proposals is None else num_proposals, self._most_anchors())
         parts, order = [], []
-        for rows, resized in self._resized(images):
+        for rows, resized in one_size_together(model.transform, images):
             maps = as_levels(model.backbone(resized.tensors))
             parts.append(self._encoded([images[row] for row in rows], resized, maps, self._run(maps), count, lengths))
             order += rows
@@ -226,7 +227,7 @@ class OneStage(ABC):
         """
         images = self._placed(images)
         found: dict[int, dict[str, Tensor]] = {}
-        for rows, _ in self._resized(images):
+        for rows, _ in one_size_together(self.plain().transform, images):
             found.update(zip(rows, self.plain()([images[row] for row in rows]), strict=True))
         kept = [(found[row], found[row]["labels"] > 0) for row in range(len(images))]
         return [
@@ -286,16 +287,6 @@ class OneStage(ABC):
         """The number of anchors of the largest resized image."""
         return sum(length * each for length, each in zip(self._longest()[1:], self._anchors_per_place(), strict=True))
 
-    def _resized(self, images: list[Tensor]) -> Iterator[tuple[list[int], ImageList]]:
-        """The images of one padded size together: their rows, and as the model's transform makes each of them alone."""
-        alone = [self.plain().transform([image])[0] for image in images]
-        groups: dict[torch.Size, list[int]] = {}
-        for row, own in enumerate(alone):
-            groups.setdefault(own.tensors.shape, []).append(row)
-        for rows in groups.values():
-            tensors = torch.cat([alone[row].tensors for row in rows])
-            yield rows, ImageList(tensors, [alone[row].image_sizes[0] for row in rows])
-
     def _run(self, maps: list[Tensor]) -> Run:
         """Run the head on the maps of all levels."""
         with inputs_of(self.last_layers()) as inputs:
@@ -348,10 +339,10 @@ class OneStage(ABC):
 
     def _runs(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], Run, list[Size]]]:
         """Run the head, or the whole model, on images of equal sizes together: their rows, and the sizes of their maps."""
-        for rows, (padded, *sizes) in by_sizes(encoded.exact[1]):
+        for rows, (whole, *sizes) in by_sizes(encoded.exact[1]):
             features = [level[rows] for level in encoded.features]
             if self.part == "all":
-                maps = as_levels(self.plain().backbone(cut_out(features[0], padded)))
+                maps = as_levels(self.plain().backbone(cut_out(features[0], whole)))
             else:
                 maps = [cut_out(level, size) for level, size in zip(features, sizes, strict=True)]
             yield rows, self._run(maps), sizes
@@ -384,10 +375,10 @@ class OneStage(ABC):
     def _everywhere(self, encoded: Encoded) -> Encoded:
         """The same images with all their anchors, padded to those of the largest."""
         rows: dict[int, Tensor] = {}
-        for images, (padded, *sizes) in by_sizes(encoded.exact[1]):
-            blank = encoded.reference.new_empty(()).expand(1, 3, *padded)  # only shapes matter
+        for images, (whole, *sizes) in by_sizes(encoded.exact[1]):
+            blank = encoded.reference.new_empty(()).expand(1, 3, *whole)  # only shapes matter
             maps = [blank[:, :, :1, :1].expand(-1, -1, *size) for size in sizes]
-            (anchors,) = self.model.anchor_generator(ImageList(blank, [padded]), maps)
+            (anchors,) = self.model.anchor_generator(ImageList(blank, [whole]), maps)
             rows.update(dict.fromkeys(images.tolist(), anchors))
         in_order = [rows[image] for image in range(len(encoded))]
         reference = pad_sequence(in_order, batch_first=True)
@@ -411,17 +402,3 @@ def inputs_of(layers: dict[str, list[nn.Conv2d]]) -> Iterator[dict[str, list[Ten
                     layer.register_forward_pre_hook(lambda _, inputs, to=taken[name]: to.append(*inputs))
                 )
         yield taken
-
-
-def in_order(parts: list[dict[str, Tensor]], rows: list[Int[Tensor, " _"]]) -> dict[str, Tensor]:
-    """Join what was computed for these rows of a batch, in the batch's order."""
-    back = torch.cat(rows).argsort()
-    return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-
-
-def padded(parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Outputs [B, N, K] with zeros behind those of smaller images."""
-    longest = max(part[SCORES].shape[1] for part in parts)
-    return [
-        {name: F.pad(values, (0, 0, 0, longest - values.shape[1])) for name, values in part.items()} for part in parts
-    ]

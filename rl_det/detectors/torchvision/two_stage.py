@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchvision.models import list_models
@@ -22,6 +22,8 @@ from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
+from rl_det.detectors.torchvision.groups import as_large_as_the_largest, joined, one_size_together
+from rl_det.detectors.torchvision.levels import Size, by_sizes
 from rl_det.detectors.torchvision.region_proposals import proposal_losses, said_of_anchors
 from rl_det.detectors.torchvision.resized import (
     BACKGROUND,
@@ -33,7 +35,7 @@ from rl_det.detectors.torchvision.resized import (
 )
 from rl_det.detectors.torchvision.traced import alone, filled, transformed
 from rl_det.errors import UserError
-from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
+from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass, concatenate
 
 FASTER_RCNNS: tuple[str, ...] = tuple(list_models(include=["fasterrcnn_*", "maskrcnn_*", "keypointrcnn_*"]))
 """torchvision's builders; Mask and Keypoint R-CNNs are Faster R-CNNs with one branch more."""
@@ -43,9 +45,9 @@ class TwoStage:
     """The Detector around a Faster R-CNN; `rl_det.detectors.protocol` documents each method.
 
     What is encoded are the resized images (part `all`), RoI-pooled features (`head`) or the box head's output
-    (`predictor`). A proposal's place has no gradient; under `all`, the RPN proposes on the maps of the backbone as it is, and
-    its own losses are among the detector's. A Mask or Keypoint R-CNN is taken by its boxes: its other branches do not run, and
-    do not change.
+    (`predictor`). Each image is encoded, and detected, as it is alone (`one_size_together`). A proposal's place has no
+    gradient; under `all`, the RPN proposes on the maps of the backbone as it is, and its own losses are among the
+    detector's. A Mask or Keypoint R-CNN is taken by its boxes: its other branches do not run, and do not change.
     """
 
     overlapping_proposals, moves_boxes, traces_any_size = True, True, True
@@ -92,16 +94,13 @@ class TwoStage:
     @torch.no_grad()
     def encode(self, images: Sequence[Float[Tensor, "3 _ _"]], num_proposals: int | None = None) -> Encoded:
         """Encode the images; each has as many proposals as the RPN may keep, padded if it kept fewer."""
-        model, images = self.plain(), self._placed(images)
-        resized, _ = model.transform(images)
-        located = self._located(images, resized, maps := named(model.backbone(resized.tensors)))
-        if num_proposals is not None and num_proposals < located.mask.shape[1]:
-            output = self._output(located, self._embedded(self._pooled(maps, located)))
-            located = best_proposals(located, output, num_proposals)
+        images, parts, order = self._placed(images), [], []
+        for rows, resized in one_size_together(self.plain().transform, images):
+            parts.append(self._encoded([images[row] for row in rows], resized, num_proposals))
+            order += rows
         if self.part == "all":
-            return located
-        pooled = self._pooled(maps, located)
-        return replace(located, features=(pooled if self.part == "head" else self._embedded(pooled),))
+            parts = as_large_as_the_largest(parts)
+        return concatenate(parts, len(images))[torch.tensor(order, device=self.device).argsort()]
 
     def training_losses(
         self, images: Sequence[Float[Tensor, "3 _ _"]], labels: Sequence[dict[str, Tensor]]
@@ -139,11 +138,10 @@ class TwoStage:
             return self._output(encoded, features.float())
         if self.part == "head":
             return self._output(encoded, self._embedded(features))
-        maps = named(self.model.backbone(features))
-        output = self._output(encoded, self._embedded(self._pooled(maps, encoded)))
-        if not torch.is_grad_enabled():
-            return output
-        return output._replace(for_losses=said_of_anchors(self.model.rpn, features, maps))
+        rows, outputs = zip(
+            *((own, self._whole(encoded[own], size)) for own, size in self._sizes(encoded)), strict=True
+        )
+        return outputs[0] if len(outputs) == 1 else joined(outputs).of_images(torch.cat(rows).argsort())
 
     @torch.no_grad()
     def propose(self, encoded: Encoded, num_candidates: int) -> Candidates:
@@ -154,9 +152,11 @@ class TwoStage:
     def detect(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[Detections]:
         """Detect with `roi_heads`' own `score_thresh`, `nms_thresh` and `detections_per_img`."""
         model = self.plain()
+        images, found = self._placed(images), dict[int, Detections]()
         with boxes_alone(model):
-            detections: list[Detections] = model(self._placed(images))
-        return detections
+            for rows, _ in one_size_together(model.transform, images):
+                found.update(zip(rows, model([images[row] for row in rows]), strict=True))
+        return [found[row] for row in range(len(images))]
 
     def loss(self, encoded: Encoded, targets: Sequence[Target], output: HeadOutput) -> dict[str, Tensor]:
         """torchvision's two losses over all proposals; torchvision's training samples some and adds the true boxes.
@@ -169,8 +169,9 @@ class TwoStage:
             return losses
         said = output.for_losses
         if said is None:
-            (images,) = encoded.features
-            said = said_of_anchors(self.model.rpn, images, named(self.plain().backbone(images)))
+            with torch.enable_grad():
+                said = self.head(encoded).for_losses
+        assert said is not None
         return losses | proposal_losses(self.model.rpn, encoded, objects, crowds, said)
 
     @property
@@ -237,6 +238,33 @@ class TwoStage:
             input_size=reference.new_tensor(resized.image_sizes),
             image_size=reference.new_tensor([image.shape[1:] for image in images]),
         )
+
+    def _encoded(self, images: Sequence[Tensor], resized: ImageList, num_proposals: int | None) -> Encoded:
+        """The encoding of images of one padded size."""
+        located = self._located(images, resized, maps := named(self.model.backbone(resized.tensors)))
+        if num_proposals is not None and num_proposals < located.mask.shape[1]:
+            output = self._output(located, self._embedded(self._pooled(maps, located)))
+            located = best_proposals(located, output, num_proposals)
+        if self.part == "all":
+            return located
+        pooled = self._pooled(maps, located)
+        return replace(located, features=(pooled if self.part == "head" else self._embedded(pooled),))
+
+    def _sizes(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], Size]]:
+        """The images of one padded size together: their rows, and that size."""
+        step = self.model.transform.size_divisible
+        padded = (encoded.input_size / step).ceil().long() * step
+        for rows, (size,) in by_sizes(padded[:, None]):
+            yield rows.to(self.device), size
+
+    def _whole(self, encoded: Encoded, size: Size) -> HeadOutput:
+        """The output of backbone and head for images of one padded size, with what the RPN says if gradients are wanted."""
+        images = encoded.features[0][..., : size[0], : size[1]]
+        maps = named(self.model.backbone(images))
+        output = self._output(encoded, self._embedded(self._pooled(maps, encoded)))
+        if not torch.is_grad_enabled():
+            return output
+        return output._replace(for_losses=said_of_anchors(self.model.rpn, images, maps))
 
     def _pooled(self, maps: dict[str, Tensor], encoded: Encoded) -> Float[Tensor, "B P C h w"]:
         """The proposals' RoI features, zeros on padding."""
