@@ -19,7 +19,7 @@ from rl_det.storage.weights import state_fingerprint
 from rl_det.types import Encoded, Sample
 from rl_det.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """Raise this number with every change of the code after which encodings or warm starts come out differently."""
 READ_TOGETHER = 16
 TOLERANCE = 0.02

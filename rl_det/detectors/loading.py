@@ -14,6 +14,7 @@ from torchvision.models import get_model_weights, list_models
 from rl_det import parallel
 from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
+from rl_det.detectors.bypassed import bypassed
 from rl_det.detectors.family import Family
 from rl_det.detectors.protocol import Architecture, Detector, Part
 from rl_det.detectors.torchvision.fcos import FCOS_FAMILY
@@ -116,6 +117,11 @@ def load_detector(
         if isinstance(source, nn.Module):
             _refuse(weights=weights, image_size=image_size)
             detector = of_model(copy.deepcopy(source), part=trainable)
+            if left_out := bypassed(detector.plain()):
+                tell(
+                    f"warning: {', '.join(left_out)} of this model do not run: transform, backbone and heads run one by one, to "
+                    "have every candidate, so no row of a table has what these change; move it into one of these parts"
+                )
             names = names_of(detector.plain()) if detector.architecture.library == "transformers" else None
             detector = _fitted(detector, wanted, names)
         elif str(source) in DETECTORS:
