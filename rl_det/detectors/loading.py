@@ -119,8 +119,8 @@ def load_detector(
             detector = of_model(copy.deepcopy(source), part=trainable)
             if left_out := bypassed(detector.plain()):
                 tell(
-                    f"warning: {', '.join(left_out)} of this model do not run: transform, backbone and heads run one by one, to "
-                    "have every candidate, so no row of a table has what these change; move it into one of these parts"
+                    f"warning: {', '.join(left_out)} of this model do not run: transform, backbone and heads run one by one, "
+                    "to have every candidate, so no row of a table has what these change; move it into one of these parts"
                 )
             names = names_of(detector.plain()) if detector.architecture.library == "transformers" else None
             detector = _fitted(detector, wanted, names)

@@ -38,10 +38,9 @@ def tasks_of(names: Iterable[str], whole: Container[str], task: Task) -> dict[st
 
     The run's encodings are those of the warm start's frozen part, which is not theirs any more.
     """
-    own = {
-        name: replace(task, encode=lambda split: encode_in_the_loop(task.val_images)) for name in names if name in whole
-    }
-    return {name: own.get(name, task) for name in names}
+    images = {"train": task.train_images, "val": task.val_images}
+    itself = replace(task, encode=lambda split: encode_in_the_loop(images[split]))
+    return {name: itself if name in whole else task for name in names}
 
 
 def calibrated(policies: Mapping[str, Policy], tasks: Mapping[str, Task]) -> tuple[dict[str, Policy], dict[str, float]]:

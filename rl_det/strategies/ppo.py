@@ -189,19 +189,21 @@ class PPO:
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
         """The loop's settings; these arguments replace settings that are left out."""
+        num_updates = given(self.num_updates, num_updates)
+        bounds = {
+            "kl_old": health.KL_OVER_TARGET * self.target_kl,
+            "mean_shift": health.MEAN_SHIFT,
+            "residual": health.RESIDUAL,
+        }
         return LoopConfig(
-            num_updates=given(self.num_updates, num_updates),
+            num_updates=num_updates,
             learning_rate=given(self.learning_rate, learning_rate),
             max_grad_norm=self.max_grad_norm,
             validate_every=validate_every,
             monitor=monitored(self),
             patience=self.patience,
             collapse_margin=margin_of_collapse(self),
-            bounds={
-                "kl_old": health.KL_OVER_TARGET * self.target_kl,
-                "mean_shift": health.MEAN_SHIFT,
-                "residual": health.RESIDUAL,
-            },
+            bounds=bounds if num_updates >= health.FEWEST_UPDATES else {},
         )
 
 

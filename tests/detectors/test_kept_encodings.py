@@ -150,8 +150,14 @@ def test_a_folder_of_images_of_mixed_sizes_is_valid_the_second_time(part: Any, t
 
     detector = build_detector("tiny", num_classes=len(CLASSES), weights=SHIPPED_WEIGHTS, part=part)
     data = OwnSamples(CLASSES, [narrow(index) for index in range(20)])
-    encode_dataset(detector, data, num_proposals=50, folder=tmp_path / "encodings")
-    encode_dataset(detector, data, num_proposals=50, folder=tmp_path / "encodings")
+    first = encode_dataset(detector, data, num_proposals=50, folder=tmp_path / "encodings")
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "encodings").rglob("*")}
+    again = encode_dataset(detector, data, num_proposals=50, folder=tmp_path / "encodings")
+    assert written == {file: file.stat().st_mtime_ns for file in (tmp_path / "encodings").rglob("*")}, (
+        "nothing was made anew"
+    )
+    for ours, theirs in zip(again.encoded.tensors().values(), first.encoded.tensors().values(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_proposals_that_change_places_or_are_kept_at_a_near_tie_are_alike_and_others_are_not(

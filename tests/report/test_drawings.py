@@ -151,9 +151,11 @@ def test_with_many_classes_the_drawings_have_those_that_changed_most_and_the_tab
 def test_classes_of_any_name_are_drawn(name: str) -> None:
     own = Contrast(**{**vars(contrast(3)), "classes": (name, "other", "third")})
     page = Page(title="t", lead="l", sections=[gain_section(own), recall_section(own)])
-    html(page).encode()
+    assert html(page).encode().count(b"<svg") >= 3  # a drawing of each class
     found = Detections(boxes=TARGET.boxes, labels=TARGET.labels, scores=torch.tensor([0.9, 0.8]))
-    photograph(torch.zeros(3, 32, 32), TARGET, shown(TARGET, found, 3, 0.5), own.classes, "x")
+    picture = photograph(torch.zeros(3, 32, 32), TARGET, shown(TARGET, found, 3, 0.5), own.classes, "x")
+    nothing = photograph(torch.zeros(3, 32, 32), TARGET, shown(TARGET, found, 3, 0.99), own.classes, "x")
+    assert picture.uri != nothing.uri
 
 
 def test_the_images_that_changed_most_are_those_of_exact_ap() -> None:

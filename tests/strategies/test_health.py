@@ -32,7 +32,10 @@ def tuned(strategy: Any, data: EncodedDataset) -> Ending:
 
 
 STRATEGIES = [
-    (PPO(learning_rate=0.5, residual_penalty=0.0, **LITTLE, **FREE), {"kl_old", "residual"}),
+    (
+        PPO(learning_rate=0.5, residual_penalty=0.0, num_updates=health.FEWEST_UPDATES, **LITTLE, **FREE),
+        {"kl_old", "residual"},
+    ),
     (Surrogate(learning_rate=0.5, residual_penalty=1e-6, max_grad_norm=1e9), {"residual"}),
 ]
 
@@ -50,7 +53,7 @@ def test_a_huge_learning_rate_leaves_the_bounds_and_the_table_says_so(
 @pytest.mark.parametrize(
     "strategy",
     [
-        PPO(learning_rate=1e-5, **LITTLE),
+        PPO(learning_rate=1e-5, num_updates=health.FEWEST_UPDATES, **LITTLE),
         Reinforce(learning_rate=1e-5, policy="rescore", **LITTLE),
         Surrogate(learning_rate=1e-5),
         Surrogate(learning_rate=1e-5, residual_penalty=0.0),
@@ -61,7 +64,12 @@ def test_small_steps_stay_within_them(strategy: Any, data: EncodedDataset) -> No
 
 
 def test_the_bound_of_the_kl_follows_its_target() -> None:
-    assert PPO(target_kl=0.1).loop(1, 1.0, 1).bounds["kl_old"] == 0.1 * health.KL_OVER_TARGET
+    watched = PPO(target_kl=0.1).loop(health.FEWEST_UPDATES, 1.0, 1)
+    assert watched.bounds["kl_old"] == 0.1 * health.KL_OVER_TARGET
+
+
+def test_a_run_of_a_few_updates_which_begins_at_its_full_rate_is_not_watched() -> None:
+    assert PPO().loop(health.FEWEST_UPDATES - 1, 1.0, 1).bounds == {}
 
 
 def test_reinforce_has_a_bound_for_the_scale_of_its_scores() -> None:
