@@ -11,12 +11,12 @@ from rl_det.errors import UserError
 from rl_det.policies.adjust import present_boxes, relative
 from rl_det.policies.distributions import GaussianActions
 from rl_det.policies.exploration import Exploration
-from rl_det.policies.head import Head, HeadWithModule
+from rl_det.policies.head import HeadWithModule
 from rl_det.policies.refining_module import RefiningModule
 from rl_det.types import HeadOutput
 
 
-class RefinePolicy(HeadWithModule, Head):
+class RefinePolicy(HeadWithModule):
     """The head and a refining module, as a policy for `rl_det/RefineBoxes-v0`.
 
     The reward trains the module alone: it sees boxes and not scores, and would let the head's scores drift. The head is

@@ -148,12 +148,6 @@ def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
     check_same(folder / CONFIG, {"rl_det": version, **config["run"]}, {"rl_det": __version__, **identity})
 
 
-def read_identity(folder: Path) -> dict[str, Any]:
-    """The identity of the run in this folder. Raises ValueError if it cannot be read."""
-    identity: dict[str, Any] = read_config(folder)["run"]
-    return identity
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The identity ("run") of the run in this folder, and its circumstances. Raises ValueError if it cannot be read."""
     file = folder / CONFIG

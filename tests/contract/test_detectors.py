@@ -9,7 +9,7 @@ from contract.families import EVERY, IMAGES, NUM_CLASSES, Case
 from torch import Tensor, nn
 
 from rl_det.candidates import gather_logits, nms, select_candidates
-from rl_det.detectors import Detector, FCOSDetector, RetinaNetDetector, SSDDetector, TwoStage
+from rl_det.detectors import Detector, FCOSDetector, SSDDetector, TwoStage
 from rl_det.detectors.recalibration import PerClass
 from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.policies.build import build_policy
@@ -412,8 +412,7 @@ def test_the_plain_model_detects_the_same_without_this_library(case: Case) -> No
     model = case.fresh()
     model.load_state_dict(case.detector.plain().state_dict())
     with torch.no_grad():
-        padded = isinstance(case.detector, RetinaNetDetector | FCOSDetector)  # in a batch, they see other borders
-        own = [model.eval()([image])[0] for image in IMAGES] if padded else model.eval()(IMAGES)
+        own = [model.eval()([image])[0] for image in IMAGES]  # in a batch, it sees other borders
     for ours, theirs in zip(case.detector.detect(IMAGES), own, strict=True):
         real = theirs["labels"] > 0
         for name in ("boxes", "labels", "scores"):

@@ -25,7 +25,7 @@ from rl_det.finetuning.job import JobFile
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import check_files, load_results, read_detections, read_truths
 from rl_det.finetuning.run_page import page_of_folder
-from rl_det.storage.run import Run, read_config, read_identity, read_metrics
+from rl_det.storage.run import Run, read_config, read_metrics
 
 FILES = ("config.json", "metrics.jsonl", "results.json", "test_truths.npz", "test_detections/ppo.npz")
 DAMAGES_OF_EACH = 50
@@ -132,7 +132,7 @@ def test_other_entries_in_a_file_without_a_checksum_are_refused_by_name_or_make_
 def test_a_damaged_configuration_is_not_resumed_and_that_of_another_version_is_refused_by_what_differs(
     folder: Path, tmp_path: Path
 ) -> None:
-    identity, draw, file = read_identity(folder), random.Random(0), folder / "config.json"
+    identity, draw, file = read_config(folder)["run"], random.Random(0), folder / "config.json"
     sound = file.read_bytes()
     for _ in range(DAMAGES_OF_EACH):
         file.write_bytes(damaged(sound, draw))

@@ -32,7 +32,7 @@ sizes = {"min_size": 64, "max_size": 128, "box_score_thresh": 0.0}
 model = get_model(sys.argv[2], weights=None, weights_backbone=None, num_classes=4, **sizes)
 model.load_state_dict(torch.load(folder + "/detector.pt"))
 with torch.no_grad():
-    found = model.eval()(images)
+    found = [model.eval()([image])[0] for image in images]
     logits = [torch.export.load(folder + "/context.pt2").module()(*some) for some in inputs]
 assert not [name for name in sys.modules if name.startswith("rl_det")]
 torch.save((found, logits), folder + "/output.pt")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from rl_det.storage.cache import cache_folder, fingerprint
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.files import check_writable, write_whole, write_with
-from rl_det.storage.run import Run, read_identity, remove_run
+from rl_det.storage.run import Run, read_config, remove_run
 
 
 def test_a_run_keeps_its_configuration_metrics_checkpoints_and_results(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_run_keeps_its_configuration_metrics_checkpoints_and_results(tmp_path:
     assert list(config) == ["rl_det", "run", "circumstances", "checksum"]
     assert config["run"] == {"budget": "smoke", "data": str(tmp_path)}
     assert config["circumstances"] == {"torch": "2.8"}
-    assert read_identity(run.folder) == config["run"]
+    assert read_config(run.folder)["run"] == config["run"]
     results = json.loads((run.folder / "results.json").read_text())
     assert results["methods"] == {"ppo": {"AP": None}}
     assert list(results["checksums"]) == ["config.json", "metrics.jsonl"]
@@ -51,7 +51,7 @@ def test_a_folder_with_a_run_is_entered_to_go_on_with_the_same_run_or_to_replace
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
         assert (tmp_path / "checkpoints" / "ppo.pt").exists()
     with Run(tmp_path, {"seed": 1}, overwrite=True):
-        assert read_identity(tmp_path) == {"seed": 1}
+        assert read_config(tmp_path)["run"] == {"seed": 1}
         assert (tmp_path / "metrics.jsonl").read_text() == ""
         assert not any((tmp_path / "checkpoints").iterdir())
         assert not (tmp_path / "results.json").exists()
@@ -100,7 +100,7 @@ def test_what_others_have_written_under_a_runs_names_is_not_written_over(
 
 def test_a_resumed_run_in_an_empty_folder_begins(tmp_path: Path) -> None:
     with Run(tmp_path / "run", {"seed": 0}, resume=True):
-        assert read_identity(tmp_path / "run") == {"seed": 0}
+        assert read_config(tmp_path / "run")["run"] == {"seed": 0}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": 3}'])
@@ -109,7 +109,7 @@ def test_a_configuration_that_is_none_is_named(tmp_path: Path, content: str) -> 
     with pytest.raises(ValueError, match=r"config\.json: .*--overwrite begins anew"):
         Run(tmp_path, {"seed": 0}, resume=True)
     with Run(tmp_path, {"seed": 0}, overwrite=True):
-        assert read_identity(tmp_path) == {"seed": 0}
+        assert read_config(tmp_path)["run"] == {"seed": 0}
 
 
 @pytest.mark.parametrize("make", [check_writable, lambda folder: Run(folder, {})])
