@@ -1,6 +1,5 @@
 """Load a `Detector` for a data set's classes from a name, a file, a folder or a user's own model."""
 
-import copy
 import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
 from rl_det.detectors.bypassed import bypassed
 from rl_det.detectors.family import Family
+from rl_det.detectors.own_model import check_learns, copied, known_part
 from rl_det.detectors.protocol import Architecture, Detector, Part
 from rl_det.detectors.torchvision.fcos import FCOS_FAMILY
 from rl_det.detectors.torchvision.retinanet import RETINANET
@@ -116,7 +116,8 @@ def load_detector(
         torch.manual_seed(0)
         if isinstance(source, nn.Module):
             _refuse(weights=weights, image_size=image_size)
-            detector = of_model(copy.deepcopy(source), part=trainable)
+            family_of(source)  # a wrapper may not be one that can be copied
+            detector = of_model(copied(source), part=trainable)
             if left_out := bypassed(detector.plain()):
                 tell(
                     f"warning: {', '.join(left_out)} of this model do not run: transform, backbone and heads run one by one, "
@@ -129,6 +130,7 @@ def load_detector(
         else:
             _refuse(weights=weights)
             detector = _of_path(Path(source), wanted)
+    check_learns(detector)
     detector.plain().to(device_named(device))
     return detector
 
@@ -196,10 +198,12 @@ def family_of(model: nn.Module) -> Family:
     for family in FAMILIES:
         if family.takes(model):
             return family
+    part = known_part(model, FAMILIES)
+    remedy = "" if part is None else f", which holds one; give model.{part}"
     raise UserError(
         "a model must be one of torchvision's detection models (FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS, SSD), "
         "or of transformers' DETR, Conditional DETR, Deformable DETR, RT-DETR, RT-DETR v2 and D-FINE; "
-        f"got a {type(model).__module__}.{type(model).__name__}"
+        f"got a {type(model).__module__}.{type(model).__name__}{remedy}"
     )
 
 

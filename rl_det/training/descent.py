@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from rl_det import parallel
-from rl_det.errors import NotFiniteError
+from rl_det.errors import NotFiniteError, UserError
 from rl_det.precision import running_in
 from rl_det.training.schedules import SCHEDULES, ScheduleName
 
@@ -16,7 +16,7 @@ from rl_det.training.schedules import SCHEDULES, ScheduleName
 class Descent:
     """AdamW on a model's parameters; an update of the loop makes one step or several.
 
-    With float16, which `mixed` is on CUDA, the loss is scaled.
+    With float16, which `mixed` is on CUDA, the loss is scaled. Raises UserError if no parameter requires a gradient.
     """
 
     def __init__(
@@ -32,6 +32,11 @@ class Descent:
         average: AveragedModel | None,
     ) -> None:
         self.parameters = list(model.parameters())
+        if not any(parameter.requires_grad for parameter in self.parameters):
+            raise UserError(
+                "what is trained must have parameters that require a gradient; all are frozen; unfreeze them by "
+                "requires_grad_(True)"
+            )
         self.model, self.average, self.mixed, self.max_grad_norm = model, average, mixed, max_grad_norm
         self.device = self.parameters[0].device
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=weight_decay)

@@ -1,0 +1,108 @@
+"""A user's own model at the door: what is frozen, wrapped, pruned or cannot be copied costs one sentence."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from contract.one_stage_families import ONE_STAGE_FAMILIES, one_stage_model
+from contract.query_families import query_model
+from finetuning.small import own_model, pairs
+from torch import nn
+from torch.nn.utils import prune
+from training.toy import ToyLearner, config
+
+import rl_det
+from rl_det.data.splits import Splits
+from rl_det.detectors.protocol import Part
+from rl_det.errors import UserError
+from rl_det.training.loop import fit
+
+
+@pytest.fixture(scope="module")
+def two() -> Splits:
+    return rl_det.open_data(pairs(), classes=["low", "high"])
+
+
+@pytest.mark.parametrize("family", ["own", *ONE_STAGE_FAMILIES, "detr"])
+@pytest.mark.parametrize("part", ["predictor", "head", "all"])
+def test_a_model_that_is_frozen_as_a_whole_is_refused_before_any_work(family: str, part: Part, two: Splits) -> None:
+    if family == "detr":
+        pytest.importorskip("transformers")
+        model = query_model("detr", 2)
+    else:
+        model = own_model() if family == "own" else one_stage_model(family, 2)
+    told = rf"the part {part} of the detector must have parameters that require a gradient; none does: .*trainable"
+    with pytest.raises(UserError, match=told):
+        rl_det.load_detector(model.requires_grad_(False), two, trainable=part)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_frozen_part_is_refused_only_if_it_is_the_one_that_is_trained(two: Splits) -> None:
+    model: Any = own_model()
+    model.backbone.requires_grad_(False)
+    model.roi_heads.box_predictor.requires_grad_(False)
+    with pytest.raises(UserError, match="the part predictor of the detector"):
+        rl_det.load_detector(model, two, trainable="predictor")
+    assert rl_det.load_detector(model, two, trainable="head").is_trained, "the box head may learn"
+    model = own_model(num_classes=5).requires_grad_(False)
+    assert not rl_det.load_detector(model, two).is_trained, "its new predictor may learn"
+
+
+def test_what_was_frozen_later_is_one_sentence_before_the_first_step() -> None:
+    learner = ToyLearner([0.1])
+    learner.trainable.requires_grad_(False)
+    with pytest.raises(UserError, match="must have parameters that require a gradient; all are frozen; unfreeze"):
+        fit(learner, config(), name="toy")
+
+
+class Wrapper(nn.Module):
+    """As people keep a detector in a module of their training program."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.criterion, self.detector = nn.Linear(2, 2), model
+        self.lock = threading.Lock()  # cannot be copied
+
+
+WRAPPED: dict[str, Callable[[nn.Module], Any]] = {
+    "module": nn.DataParallel,
+    "_orig_mod": torch.compile,
+    "detector": Wrapper,
+    "module._orig_mod": lambda model: nn.DataParallel(torch.compile(model)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("place", WRAPPED)
+def test_a_wrapped_model_is_refused_with_the_name_of_what_it_holds(place: str, two: Splits) -> None:
+    with pytest.raises(UserError, match=rf"a model must be one of .*, which holds one; give model\.{place}$"):
+        rl_det.load_detector(WRAPPED[place](own_model()), two)
+
+
+def test_a_pruned_model_is_refused_with_what_to_do_and_taken_once_that_is_done(two: Splits) -> None:
+    model: Any = own_model()
+    layer = model.roi_heads.box_head.fc6
+    prune.l1_unstructured(layer, "weight", amount=0.5)
+    told = r"roi_heads\.box_head\.fc6\.weight is pruned: .*torch\.nn\.utils\.prune\.remove\(layer, 'weight'\)"
+    for frozen in (False, True):  # frozen, it could be copied
+        model.requires_grad_(not frozen)
+        with pytest.raises(UserError, match=told):
+            rl_det.load_detector(model, two)
+    prune.remove(layer.requires_grad_(True), "weight")
+    assert rl_det.load_detector(model.requires_grad_(True), two).is_trained
+
+
+def test_a_model_that_cannot_be_copied_is_one_sentence(two: Splits) -> None:
+    model: Any = own_model()
+    model.backbone.kept = model.backbone.layers[0].weight * 2
+    with pytest.raises(
+        UserError, match=r"copied; backbone\.kept is a result with a gradient .*remove it, or detach it"
+    ):
+        rl_det.load_detector(model, two)
+    model.backbone.kept = [model.backbone.kept]
+    with pytest.raises(UserError, match=r"must be one that copy\.deepcopy copies; the FasterRCNN is not: Only"):
+        rl_det.load_detector(model, two)
+    model.backbone.kept = threading.Lock()
+    with pytest.raises(UserError, match="the FasterRCNN is not: cannot pickle"):
+        rl_det.load_detector(model, two)
