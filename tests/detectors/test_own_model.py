@@ -12,6 +12,7 @@ from finetuning.small import own_model, pairs
 from torch import nn
 from torch.nn.utils import prune
 from training.toy import ToyLearner, config
+from unchecked import unchecked
 
 import rl_det
 from rl_det.data.splits import Splits
@@ -105,4 +106,58 @@ def test_a_model_that_cannot_be_copied_is_one_sentence(two: Splits) -> None:
         rl_det.load_detector(model, two)
     model.backbone.kept = threading.Lock()
     with pytest.raises(UserError, match="the FasterRCNN is not: cannot pickle"):
+        rl_det.load_detector(model, two)
+
+
+OWN_LAYERS: dict[str, tuple[str, str, str]] = {
+    "retinanet": ("head.classification_head", "cls_logits", r"the last layer of cls_logits must be a Conv2d layer"),
+    "fcos": ("head.regression_head", "bbox_ctrness", r"the last layer of bbox_ctrness must be a Conv2d layer"),
+    "ssdlite": ("head.regression_head.module_list.0", "1", "the last layer of bbox_regression must be a Conv2d layer"),
+    "own": ("roi_heads.box_predictor", "cls_score", r"roi_heads\.box_predictor\.cls_score must be a Linear layer"),
+    "detr": ("", "class_labels_classifier", "the class predictor of the last layer must be a Linear layer"),
+}
+
+
+@pytest.mark.parametrize("family", OWN_LAYERS)
+def test_a_last_layer_with_others_in_front_of_it_is_refused_with_what_it_lacks(family: str, two: Splits) -> None:
+    if family == "detr":
+        pytest.importorskip("transformers")
+        model: Any = query_model("detr", 2)
+    else:
+        model = own_model() if family == "own" else one_stage_model(family, 2)
+    owner, name, told = OWN_LAYERS[family]
+    part = model.get_submodule(owner)
+    part.add_module(name, nn.Sequential(nn.Dropout(0.1), part.get_submodule(name)))
+    with (
+        unchecked(),
+        pytest.raises(UserError, match=rf"{told} with in_.*weight.*; Sequential lacks in_.*weight.*; put other layers"),
+    ):
+        rl_det.load_detector(model, two)
+
+
+def test_scores_without_a_bias_are_refused_and_boxes_without_one_taken(two: Splits) -> None:
+    model: Any = one_stage_model("retinanet", 2)
+    model.head.regression_head.bbox_reg.bias = None
+    assert rl_det.load_detector(model, two).is_trained
+    model.head.classification_head.cls_logits.bias = None
+    with pytest.raises(UserError, match=r"the last layer of cls_logits must .* bias; Conv2d lacks bias"):
+        rl_det.load_detector(model, two)
+
+
+OWN_PARTS: dict[str, tuple[str, str, str]] = {
+    "retinanet": ("head.classification_head", "num_classes", "cls_logits, num_classes, num_anchors"),
+    "fcos": ("head.regression_head", "bbox_ctrness", "bbox_reg, bbox_ctrness"),
+    "ssd": ("head.classification_head", "num_columns", "module_list, num_columns"),
+    "ssdlite": ("head", "regression_head", "classification_head, regression_head"),
+}
+
+
+@pytest.mark.parametrize("family", OWN_PARTS)
+def test_an_own_head_without_what_is_read_of_it_is_refused_with_all_that_must_be_there(
+    family: str, two: Splits
+) -> None:
+    model: Any = one_stage_model(family, 2)
+    place, name, wanted = OWN_PARTS[family]
+    delattr(model.get_submodule(place), name)
+    with pytest.raises(UserError, match=rf"^{place} must have {wanted}, .* lacks {name}; give your class"):
         rl_det.load_detector(model, two)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +32,11 @@ class FCOSDetector(OneStage):
     """
 
     model: FCOS
+    read: ClassVar = {
+        "head": ("classification_head", "regression_head", "compute_loss"),
+        "head.classification_head": ("cls_logits", "num_classes", "num_anchors"),
+        "head.regression_head": ("bbox_reg", "bbox_ctrness"),
+    }
 
     @property
     def num_classes(self) -> int:

@@ -1,10 +1,10 @@
 """A torchvision one-stage detector as a Detector: a head on the backbone's maps predicts for every anchor."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from rl_det.candidates import select_candidates
+from rl_det.detectors.own_layers import CONVOLUTION, WITHOUT_BIAS, check_layer, check_parts
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass
 from rl_det.detectors.torchvision.groups import in_order, one_size_together, padded
@@ -63,6 +64,8 @@ class OneStage(ABC):
     """
 
     overlapping_proposals, moves_boxes, traces_any_size = True, True, True
+    read: ClassVar[Mapping[str, tuple[str, ...]]]
+    """What is read of the model's parts, by their dotted names, before the last layers."""
 
     def __init__(
         self,
@@ -72,7 +75,11 @@ class OneStage(ABC):
         is_trained: bool = True,
         part: Part = "head",
     ) -> None:
+        check_parts(model, self.read)
         self.model = model.eval()
+        for name, layers in self.last_layers().items():
+            for layer in layers:
+                check_layer(f"the last layer of {name}", layer, WITHOUT_BIAS if name == DELTAS else CONVOLUTION)
         self.architecture = architecture or Architecture.own(model, self.num_classes)
         self.is_trained, self.part = is_trained, part
         self._lengths: dict[frozenset[Size], list[int]] = {}

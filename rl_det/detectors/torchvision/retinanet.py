@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +21,11 @@ class RetinaNetDetector(OneStage):
     """The Detector around a RetinaNet, which does not use torchvision's column 0, the background's: it is dropped."""
 
     model: RetinaNet
+    read: ClassVar = {
+        "head": ("classification_head", "regression_head", "compute_loss"),
+        "head.classification_head": ("cls_logits", "num_classes", "num_anchors"),
+        "head.regression_head": ("bbox_reg",),
+    }
 
     @property
     def num_classes(self) -> int:

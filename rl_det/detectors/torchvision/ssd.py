@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +32,11 @@ class SSDDetector(OneStage):
     """
 
     model: SSD
+    read: ClassVar = {
+        "head": ("classification_head", "regression_head"),
+        "head.classification_head": ("module_list", "num_columns"),
+        "head.regression_head": ("module_list",),
+    }
 
     @property
     def num_classes(self) -> int:
@@ -76,10 +82,10 @@ class SSDDetector(OneStage):
 
 
 def _last(level: nn.Module) -> nn.Conv2d:
-    """A level's last layer."""
-    last = level[-1] if isinstance(level, nn.Sequential) else level
-    assert isinstance(last, nn.Conv2d)
-    return last
+    """A level's last layer, which `OneStage` checks."""
+    last: Any = level[-1] if isinstance(level, nn.Sequential) else level
+    layer: nn.Conv2d = last
+    return layer
 
 
 def build_ssd(name: str, *, num_classes: int, input_size: int | None = None, weights: str | Path | None = None) -> SSD:

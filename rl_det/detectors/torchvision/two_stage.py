@@ -19,6 +19,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.family import Family
+from rl_det.detectors.own_layers import LINEAR, check_layer
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
@@ -65,6 +66,7 @@ class TwoStage:
             raise UserError(
                 f"a box predictor must have the layers cls_score and bbox_pred; {got} lacks {sorted(missing)}"
             )
+        check_layer("roi_heads.box_predictor.cls_score", model.roi_heads.box_predictor.cls_score, LINEAR)
         self.model = model.eval()
         self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)

@@ -19,6 +19,8 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
+from rl_det.detectors.own_layers import LINEAR, check_layer
+
 Seen = dict[str, Any]
 """What one forward pass shows, by name: the arguments of the last decoder layer by the library's names, and our own."""
 
@@ -55,6 +57,7 @@ class Anatomy:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        check_layer("the class predictor of the last layer", self.classifier, LINEAR)
 
     @property
     def decoder(self) -> Any:
