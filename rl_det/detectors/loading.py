@@ -1,5 +1,6 @@
 """Load a `Detector` for a data set's classes from a name, a file, a folder or a user's own model."""
 
+import itertools
 import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -41,8 +42,8 @@ from rl_det.storage.weights import (
     check_state,
     load_state,
     read_state,
+    readings,
     state_file,
-    without_prefix,
 )
 
 FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_FAMILY, QUERY_DETECTORS)
@@ -274,7 +275,8 @@ def _built(name: str, wanted: Wanted, weights: str | Path | None) -> Detector:
     """The detector of this name; its predictor is random if the weights have other classes."""
     file, names = state_file(weights), names_known(name, weights)
     if file is not None:
-        known = family_named(name).classes_known(without_prefix(read_state(file)))
+        counts = map(family_named(name).classes_known, readings(read_state(file)).values())
+        known = next((count for count in counts if count is not None), None)
     else:
         known = None if names is None else len(names)
     built = build_detector(
@@ -302,7 +304,7 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
     if is_pretrained(path) or _may_be_on_a_hub(path):
         detector = load_pretrained(path, input_size=wanted.image_size, part=wanted.part)
         return _fitted(detector, wanted, names_of(detector.plain()))
-    if state_file(path) is None or not path.is_file():
+    if not path.is_file():
         raise UserError(
             f"{path}: a detector must be one of {', '.join(DETECTORS)}, a file of weights ({', '.join(SUFFIXES)}), "
             "a folder that was exported or that transformers saved, or a model; "
@@ -345,14 +347,14 @@ def exported(folder: Path, architecture: Architecture, *, part: Part) -> Detecto
 
 def _may_be_on_a_hub(path: Path) -> bool:
     """Whether this may be a name on the Hugging Face hub: owner/name, without a file's suffix, and no such path here."""
-    named = len(path.parts) == 2 and not path.is_absolute() and state_file(str(path)) is None
+    named = len(path.parts) == 2 and not path.is_absolute() and path.suffix.lower() not in SUFFIXES
     return named and not path.exists() and find_spec("transformers") is not None
 
 
 def _architecture_of(path: Path, num_classes: int) -> str:
     """The one known architecture with the entries of a file of weights; ValueError if there is none, or several."""
-    state, fitting = without_prefix(read_state(path)), []
-    for family in FAMILIES:
+    fitting: list[str] = []
+    for family, state in itertools.product(FAMILIES, readings(read_state(path)).values()):
         known = family.classes_known(state)
         for name in family.names if known is not None else ():
             with torch.device("meta"):
@@ -363,7 +365,7 @@ def _architecture_of(path: Path, num_classes: int) -> str:
                 check_state(model, as_named_now(model, state), path)
             except UserError:
                 continue
-            fitting.append(name)
+            fitting += [] if name in fitting else [name]
     if len(fitting) != 1:
         found = f"it fits {' and '.join(fitting)}" if fitting else "it fits none of them"
         raise UserError(

@@ -3,9 +3,9 @@
 import copy
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import safetensors.torch
 import torch
@@ -17,8 +17,10 @@ from rl_det.storage.files import write_with
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 """How files of weights end; .ckpt is Lightning's."""
-WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net", "model_ema")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net")
 """The names under which checkpoints keep a state_dict beside other things; the first one counts."""
+AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+"""The names under which they keep a running mean of the weights; it is taken where there is nothing else."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "detector.", "net.")
 """What wrappers put before the names of all entries."""
 AVERAGES = "n_averaged"
@@ -29,42 +31,54 @@ LONGEST_HEADER = 100_000_000
 """The bytes of the longest header that safetensors reads."""
 
 
+class Kept(NamedTuple):
+    """A state_dict as a file keeps it."""
+
+    state: dict[str, Tensor]
+    entry: str | None = None
+    """The name under which a checkpoint keeps it; None: the file holds it alone."""
+    averaged: str | None = None
+    """The name under which a running mean of the weights lies beside it."""
+
+
 def state_file(weights: str | Path | None) -> Path | None:
-    """The file that `weights` means, or None for a name, which is a string without a file's suffix."""
-    if isinstance(weights, str) and Path(weights).suffix not in SUFFIXES:
+    """The file that `weights` means, or None for a name, which is a string without a suffix and without a folder."""
+    if weights is None or (isinstance(weights, str) and not Path(weights).suffix and Path(weights).name == weights):
         return None
-    return None if weights is None else Path(weights)
+    return Path(weights)
 
 
-def load_state(model: nn.Module, path: Path, *, sealed: bool = False) -> None:
+def load_state(
+    model: nn.Module, path: Path, *, sealed: bool = False, tell: Callable[[str], Any] = lambda line: None
+) -> None:
     """Load a file's state into the model, in the model's own dtypes; if it does not fit, the model does not change.
 
-    Names may have a prefix that a wrapper gave them (`module.`, `model.`, ...). A checksum in the file is checked;
-    `sealed` demands one. Raises ValueError, which names the file, if it is missing, cannot be read, is damaged, or holds
-    the state of another architecture (then also with the first entry that is missing, has another shape, is unexpected,
-    or holds NaN or infinity).
+    Names may have a prefix that a wrapper gave them (`module.`, `model.`, ...); of a training program's state, only the
+    entries under the model's prefix are taken. `tell` is told what the file holds beside what is taken. A checksum in the
+    file is checked; `sealed` demands one. Raises ValueError, which names the file, if it is missing, cannot be read, is
+    damaged, or holds the state of another architecture (then also with the first entry that is missing, has another shape,
+    is unexpected, or holds NaN or infinity).
     """
-    state = read_state(path, sealed=sealed)
-    if not state.keys() & model.state_dict().keys():
-        state = without_prefix(state)
-    state = as_named_now(model, state)
+    kept = _kept(path, sealed=sealed)
+    state, left_out = _state_of(model, kept.state, path)
     check_state(model, state, path)
     model.load_state_dict({name: state.get(name, tensor) for name, tensor in model.state_dict().items()})
+    if kept.averaged is not None:
+        tell(
+            f"{path}: the weights under {kept.entry!r} are taken; averaged ones lie under {kept.averaged!r}: to take those, "
+            "save that entry alone in a file"
+        )
+    if left_out:
+        count = f"{len(left_out)} of {len(kept.state)} entries"
+        tell(f"{path}: {count} are not the model's and are left out, such as {left_out[0]}")
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Raise ValueError, which names the file and the first wrong entry, if the state does not fit the model."""
-    own = model.state_dict()
-    for name, tensor in own.items():
-        if name not in state and not _optional(name):
-            raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} is missing")
-        if name in state and state[name].shape != tensor.shape:
-            shapes = f"must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
-            raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} {shapes}")
-    for name in state:
-        if name not in own and not _optional(name):
-            raise UserError(f"{path}: must be a state of {_described(model)}; the entry {name} is unexpected")
-        if state[name].is_floating_point() and not torch.isfinite(state[name]).all():
+    if wrong := _misfit(model, state):
+        raise UserError(f"{path}: must be a state of {_described(model)}; the entry {wrong}")
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(
                 f"{path}: weights must be finite; the entry {name} holds NaN or infinity; use an earlier state"
             )
@@ -103,22 +117,30 @@ def read_state(path: Path, *, sealed: bool = False) -> dict[str, Tensor]:
     which names the file, if it is missing, holds anything else, or does not agree with the checksum in it, which `sealed`
     demands.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: the name of a state must end in one of {', '.join(SUFFIXES)}; got {path.suffix!r}")
+    return _kept(path, sealed=sealed).state
+
+
+def _kept(path: Path, *, sealed: bool) -> Kept:
+    """The state_dict in a file of any suffix, and where it lies; `read_state` documents the errors."""
+    is_safetensors = path.suffix.lower() == ".safetensors"
     if not path.is_file():
         raise UserError(f"{path}: must be a file of weights; there is none; check the path")
-    if path.suffix == ".safetensors":
+    if is_safetensors:
         _check_seal(path, sealed=sealed)
     elif zipfile.is_zipfile(path):
         _check_archive(path)
     try:
-        found = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _loaded(path)
+        found = safetensors.torch.load_file(path) if is_safetensors else _loaded(path)
     except Exception as error:  # whatever the bytes of a broken file provoke
         message = f"it cannot be loaded as such ({type(error).__name__}); save model.state_dict() alone"
         raise UserError(f"{path}: must be a readable {path.suffix} file of tensors; {message}") from error
-    for state in (found, *(found.get(name) for name in WRAPPERS)) if isinstance(found, dict) else ():
-        if isinstance(state, dict) and state and all(isinstance(entry, Tensor) for entry in state.values()):
-            return dict(state)
+    if _is_state(found):
+        return Kept(dict(found))
+    entries = {name: _state_in(found.get(name)) for name in (*WRAPPERS, *AVERAGED)} if isinstance(found, dict) else {}
+    there = {name: state for name, state in entries.items() if state is not None}
+    for name, state in there.items():
+        averaged = next((other for other in AVERAGED if other in there and name not in AVERAGED), None)
+        return Kept(state, name, averaged)
     held = f"it holds {', '.join(map(str, list(found)[:5]))}" if isinstance(found, dict) and found else "it does not"
     raise UserError(f"{path}: must hold a state_dict, names to tensors; {held}; save model.state_dict() alone")
 
@@ -140,6 +162,13 @@ def as_named_now(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
     return dict(probe.state_dict())
 
 
+def readings(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The ways to read a state, by prefix: "" (all of it), and each first name (its entries alone), without wrappers' own."""
+    whole = without_prefix(state)
+    firsts = dict.fromkeys(f"{first}." for first, dot, _ in (name.partition(".") for name in whole) if dot)
+    return {"": whole, **{first: without_prefix(_under(first, whole)) for first in firsts}}
+
+
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state without the prefixes that wrappers (DistributedDataParallel, Lightning, torch.compile) give all names.
 
@@ -149,8 +178,58 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state = {name: tensor for name, tensor in state.items() if name != AVERAGES}
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
-            return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+            return without_prefix(_under(prefix, state))
     return dict(state)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _state_of(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The part of a state that fits the model, under the model's names, and the other entries; if none does, all of it.
+
+    Raises UserError if several parts fit, unless one alone has a usual prefix.
+    """
+    own, parts = model.state_dict(), readings(state)
+    whole = as_named_now(model, state if state.keys() & own.keys() else parts[""])
+    if _misfit(model, whole) is None:
+        return whole, []
+    needed = sum(not _optional(name) for name in own)
+    named = {prefix: as_named_now(model, part) for prefix, part in parts.items() if len(part) >= needed}
+    fitting = [prefix for prefix, part in named.items() if _misfit(model, part) is None]
+    fitting = [prefix for prefix in fitting if prefix in PREFIXES] or fitting
+    if len(fitting) > 1:
+        raise UserError(
+            f"{path}: must hold one state of {_described(model)}; it holds several, under {' and '.join(fitting)}; save one "
+            "of them alone"
+        )
+    for prefix in fitting:
+        return named[prefix], [name for name in parts[""] if not name.startswith(prefix)]
+    return whole, []
+
+
+def _misfit(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """The first entry that is missing, has another shape or is unexpected, and what is wrong with it; None: the state fits."""
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in state and not _optional(name):
+            return f"{name} is missing"
+        if name in state and state[name].shape != tensor.shape:
+            return f"{name} must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
+    return next((f"{name} is unexpected" for name in state if name not in own and not _optional(name)), None)
+
+
+def _is_state(held: Any) -> TypeGuard[dict[str, Tensor]]:
+    """Whether this is names to tensors."""
+    return isinstance(held, dict) and bool(held) and all(isinstance(entry, Tensor) for entry in held.values())
+
+
+def _state_in(held: Any) -> dict[str, Tensor] | None:
+    """The state_dict that an entry of a checkpoint is, or that it holds as `module`; None: neither."""
+    inner = held.get("module") if isinstance(held, dict) and not _is_state(held) else held
+    return dict(inner) if _is_state(inner) else None
 
 
 def _save_sealed(state: Mapping[str, Tensor], file: Path) -> None:

@@ -215,6 +215,25 @@ def test_a_checkpoint_of_torchvisions_references_or_of_lightning_is_a_detector(
         assert same_state(detector.plain().state_dict(), known.plain().state_dict())
 
 
+def test_a_training_programs_checkpoint_is_a_detector_and_what_is_left_out_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    digits, file = rl_det.digit_scenes(2, 2, 2), Path("LAST.CKPT")
+    known = rl_det.load_detector("tiny", digits)
+    state = {f"model.{name}": tensor for name, tensor in known.plain().state_dict().items()}
+    ema = {f"module.{name}": tensor for name, tensor in own_model().state_dict().items()}
+    torch.save({"state_dict": {"criterion.weight": torch.ones(3), **state}, "ema": ema}, file)
+    for source, weights in ((str(file), None), ("tiny", str(file))):
+        detector = rl_det.load_detector(source, digits, weights=weights)
+        assert same_state(detector.plain().state_dict(), known.plain().state_dict())
+        assert capsys.readouterr().err.splitlines() == [
+            "LAST.CKPT: the weights under 'state_dict' are taken; averaged ones lie under 'ema': to take those, save that "
+            "entry alone in a file",
+            f"LAST.CKPT: 1 of {len(state) + 1} entries are not the model's and are left out, such as criterion.weight",
+        ]
+
+
 def test_a_running_mean_of_torch_is_a_detector_too(tmp_path: Path) -> None:
     digits = rl_det.digit_scenes(2, 2, 2)
     known = rl_det.load_detector("tiny", digits)

@@ -7,6 +7,7 @@ from torchvision.models import get_model, get_model_weights
 
 from rl_det.detectors.family import Family
 from rl_det.errors import UserError
+from rl_det.progress import tell
 from rl_det.storage.weights import SUFFIXES, load_state, state_file
 
 
@@ -24,7 +25,7 @@ def build_by_name(family: Family, name: str, *, num_classes: int, weights: str |
     if file is not None or weights in (None, "none"):
         model = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **options)
         if file is not None:
-            load_state(model, file)
+            load_state(model, file, tell=tell)
     else:
         model = _pretrained(name, str(weights), options)
         if family.classes_known(model.state_dict()) != num_classes:

@@ -13,6 +13,7 @@ from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
 from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
 from rl_det.errors import UserError
+from rl_det.progress import tell
 from rl_det.storage.weights import SUFFIXES, load_state, state_file
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny_digit_scenes.safetensors"
@@ -85,7 +86,7 @@ def built(
     model = tiny(num_classes, **({} if input_size is None else {"input_size": input_size})).eval()
     file = state_file(weights)
     if file is not None:
-        load_state(model, file)
+        load_state(model, file, tell=tell)
     elif weights not in (None, "none"):
         raise UserError(f"the weights of {name} must be 'none' or a file ({', '.join(SUFFIXES)}); got {weights!r}")
     return model

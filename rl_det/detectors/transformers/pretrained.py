@@ -16,6 +16,7 @@ from rl_det.detectors.transformers.library import library, without_progress_bars
 from rl_det.detectors.transformers.processing import image_processor
 from rl_det.detectors.transformers.query import QueryDetector
 from rl_det.errors import UserError
+from rl_det.progress import tell
 from rl_det.storage.weights import SUFFIXES, load_state, state_file
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -123,7 +124,7 @@ def build(
     backbone = {} if ANATOMIES[name].is_square else {"backbone_config": _resnet(name)}
     model: nn.Module = _random(name, config_class(num_labels=num_classes, **backbone))
     if file is not None:
-        load_state(model, file)
+        load_state(model, file, tell=tell)
     return model
 
 
