@@ -45,7 +45,8 @@ LAYOUTS: tuple[Layout, ...] = (
 here."""
 KNOWN = (
     "COCO (train.json, val.json, test.json and images/; annotations/instances_*.json; train/_annotations.coco.json), "
-    "YOLO (data.yaml, images/, labels/), Pascal VOC (Annotations/ and JPEGImages/, or xml files beside the images)"
+    "YOLO (data.yaml, images/, labels/; classes.txt, images and txt files in one folder; obj.names, train.txt, "
+    "obj_train_data/), Pascal VOC (Annotations/ and JPEGImages/, or xml files beside the images)"
 )
 
 

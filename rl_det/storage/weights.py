@@ -16,7 +16,7 @@ from rl_det.storage.checksums import checksum
 from rl_det.storage.files import write_with
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
-"""How files of weights end; .ckpt is Lightning's."""
+"""How files of weights usually end, and always those that are written; .ckpt is Lightning's."""
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net")
 """The names under which checkpoints keep a state_dict beside other things; the first one counts."""
 AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")

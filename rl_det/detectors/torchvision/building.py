@@ -44,7 +44,7 @@ def _pretrained(name: str, weights: str, options: dict[str, Any]) -> Any:
     if weights not in known:
         raise UserError(
             f"the weights of {name} must be 'none', one of {', '.join(known)}, "
-            f"or a file that ends in one of {', '.join(SUFFIXES)}; got {weights!r}"
+            f"or a file ({', '.join(SUFFIXES)}); got {weights!r}"
         )
     try:
         return get_model(name, weights=known[weights], **options)
