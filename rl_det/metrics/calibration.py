@@ -59,14 +59,9 @@ def score_iou_correlation(outcomes: Outcomes) -> float:
     It is in [-1, 1]; ties get their mean rank. NaN with fewer than two correct detections, or if all scores or all IoUs
     are equal.
     """
-    scores, iou = _ranks(outcomes.scores[outcomes.correct]), _ranks(outcomes.iou[outcomes.correct])
+    from scipy.stats import spearmanr  # slow to import
+
+    scores, iou = outcomes.scores[outcomes.correct], outcomes.iou[outcomes.correct]
     if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(iou) == 0:
         return float("nan")
-    return float(np.corrcoef(scores, iou)[0, 1])
-
-
-def _ranks(values: Float64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"]:
-    """The ranks from 0; equal values get their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Float64[np.ndarray, " M"] = (np.cumsum(counts) - (counts + 1) / 2)[place]
-    return ranks
+    return float(spearmanr(scores, iou).statistic)
