@@ -197,7 +197,7 @@ def test_a_model_of_ones_own_is_loaded_by_giving_it(tmp_path: Path) -> None:
     results = rl_det.finetune(
         detector, data, rl_det.HandSetVotes(), budget=BUDGET, out=tmp_path / "run", baselines=False
     )
-    tuned = rl_det.load_tuned(tmp_path / "run" / "voting_untrained", own_model(seed=5))
+    tuned = rl_det.load_tuned(tmp_path / "run" / "voting_untrained", own_model(seed=5).requires_grad_(False))
     found = tuned.detect([data.test[index].image for index in range(len(data.test))])
     for own, kept in zip(found, unpadded(results.folder, "voting_untrained"), strict=True):
         assert np.array_equal(own["scores"].numpy(), kept["scores"].float().numpy())
