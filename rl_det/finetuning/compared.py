@@ -13,7 +13,7 @@ from rl_det.finetuning.plan import FITTED, VOTED
 from rl_det.finetuning.results import check_files, load_results, read_detections, read_truths
 from rl_det.progress import bar
 from rl_det.report.bootstrap import interval, redrawn_ap
-from rl_det.report.comparison import means
+from rl_det.report.comparison import endings_of, means
 from rl_det.report.tables import check_same_rows, figures_of
 from rl_det.storage.run import TRUTHS
 
@@ -41,9 +41,7 @@ def compared_rows(
             "seconds": [run["seconds"][row] for run in own],
             "figures": figures,
             "means": means(figures),
-            "endings": [run["endings"][row]["reason"] for run in own],
-            "details": [run["endings"][row]["detail"] for run in own],
-            "out_of_bounds": [run["endings"][row].get("out_of_bounds", "") for run in own],
+            **endings_of(own, row),
             "AP": asdict(interval(redrawn[row])),
             **{
                 key: asdict(interval(redrawn[row] - redrawn[control]))

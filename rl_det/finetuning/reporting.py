@@ -7,9 +7,8 @@ from rl_det.errors import UserError
 from rl_det.finetuning.compared import compared_seeds, have_truths
 from rl_det.finetuning.results import load_results
 from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
-from rl_det.report.comparison import markdown
+from rl_det.report.comparison import markdown, markdown_without_intervals
 from rl_det.report.comparison_picture import draw_comparison
-from rl_det.report.tables import markdown_table
 from rl_det.storage.files import write_whole
 
 
@@ -35,4 +34,4 @@ def report(folders: Sequence[Path], *, html: Path | None = None, picture: Path |
         draw_comparison(compared, picture)
     if len(runs) == 1:
         return runs[0].table()
-    return (markdown(compared) if compared else markdown_table([run.to_json() for run in runs])) + "\n"
+    return (markdown(compared) if compared else markdown_without_intervals([run.to_json() for run in runs])) + "\n"

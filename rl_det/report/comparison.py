@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from rl_det.report.tables import DIFFERENCES, FIGURES, HEADERS, with_interval
+from rl_det.report.tables import DIFFERENCES, FIGURES, HEADERS, markdown_table, table_of, with_interval
+
+ENDING = ("endings", "details", "out_of_bounds", "skipped", "first_skipped", "best_update")
+"""What a comparison keeps of how each run of a row ended, as lists."""
 
 
 def means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -22,16 +25,24 @@ def means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
 def markdown(compared: dict[str, Any]) -> str:
     """The table in Markdown: means over seeds and folds, times 100; in brackets 95 % intervals over seeds and test images.
 
-    With folds, a line below says how many. Where a fit was not kept or not made, or a training ended early, a line says why.
+    With folds, a line below says how many. Further lines say what misleads in the figures of some runs (`ending_lines`).
     """
-    header, *rows = comparison_rows(compared)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    parts = ["\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])]
+    parts = [table_of(comparison_rows(compared))]
     if "folds" in compared:
         parts.append(folds_text(compared))
-    if told := ending_lines(compared):
-        parts.append("\n".join(f"* {line}" for line in told))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_listed(ending_lines(compared))])
+
+
+def markdown_without_intervals(runs: Sequence[dict[str, Any]]) -> str:
+    """The table of runs that differ in their seeds (`rl_det.report.tables.markdown_table`), with the same lines below."""
+    rows = {row: endings_of(runs, row) for row in runs[0]["methods"]}
+    told = ending_lines({"seeds": [run["seed"] for run in runs], "methods": rows})
+    return "\n\n".join([markdown_table(runs), *_listed(told)])
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    """The lines as one list in Markdown; nothing for none."""
+    return ["\n".join(f"* {line}" for line in lines)] if lines else []
 
 
 def comparison_rows(compared: dict[str, Any]) -> list[list[str]]:
@@ -56,17 +67,53 @@ def folds_text(compared: dict[str, Any]) -> str:
     )
 
 
-def ending_lines(compared: dict[str, Any]) -> list[str]:
-    """The lines on early ends, on fits and on metrics out of bounds, of all rows."""
-    return [line for name, method in compared["methods"].items() for line in _endings(name, method)]
+def endings_of(runs: Sequence[Mapping[str, Any]], row: str) -> dict[str, list[Any]]:
+    """How a row ended in each of the runs, which are contents of `results.json`; older ones have not written all of it."""
+    endings = [run["endings"][row] for run in runs]
+    return {
+        "endings": [ending["reason"] for ending in endings],
+        "details": [ending["detail"] for ending in endings],
+        "out_of_bounds": [ending.get("out_of_bounds", "") for ending in endings],
+        "skipped": [ending.get("skipped", 0) for ending in endings],
+        "first_skipped": [ending.get("first_skipped", "") for ending in endings],
+        "best_update": [ending.get("best_update") for ending in endings],
+    }
 
 
-def _endings(name: str, method: Mapping[str, Any]) -> list[str]:
-    """A line for each early end, failed fit and metric out of bounds, with how many of the row's runs it befell."""
-    told = [
-        detail if reason == "budget" else f"ended early: {reason}{f' ({detail})' if detail else ''}"
-        for reason, detail in zip(method["endings"], method["details"], strict=True)
-        if reason != "budget" or detail.startswith("not ")
-    ]
-    told += [f"out of bounds: {metrics}" for metrics in method.get("out_of_bounds", []) if metrics]
-    return [f"{name}: {line} ({told.count(line)} of {len(method['endings'])} runs)" for line in dict.fromkeys(told)]
+def ending_lines(compared: Mapping[str, Any]) -> list[str]:
+    """The lines of all rows on early ends, fits, skipped updates, metrics out of bounds, and starts that were never beaten."""
+    runs = [f"seed {run['seed']}, fold {run['fold']}" for run in compared.get("runs", [])]
+    runs = runs or [f"seed {seed}" for seed in compared["seeds"]]
+    return [line for name, method in compared["methods"].items() for line in _endings(name, method, runs)]
+
+
+def _endings(name: str, method: Mapping[str, list[Any]], runs: Sequence[str]) -> list[str]:
+    """A line for each of these, with how many of the row's runs it befell, and which if not all."""
+    befell: dict[str, list[str]] = {}
+    for place, run in enumerate(runs):
+        for line in _ending({key: method[key][place] for key in ENDING}):
+            befell.setdefault(line, []).append(run)
+    return [f"{name}: {line} ({_of_runs(own, len(runs))})" for line, own in befell.items()]
+
+
+def _ending(ending: Mapping[str, Any]) -> list[str]:
+    """The lines on how a row ended in one run."""
+    reason, detail = ending["endings"], ending["details"]
+    told = []
+    if reason != "budget":
+        told.append(f"ended early: {reason}{f' ({detail})' if detail else ''}")
+    elif detail.startswith("not "):
+        told.append(detail)
+    if skipped := ending["skipped"]:
+        updates = "1 update was" if skipped == 1 else f"{skipped} updates were"
+        told.append(f"{updates} skipped; first: {ending['first_skipped']}")
+    if metrics := ending["out_of_bounds"]:
+        told.append(f"out of bounds: {metrics}")
+    if ending["best_update"] == 0:
+        told.append("is its own start: no later weights were better on validation")
+    return told
+
+
+def _of_runs(befallen: Sequence[str], num_runs: int) -> str:
+    named = f": {'; '.join(befallen)}" if len(befallen) < num_runs else ""
+    return f"{len(befallen)} of {num_runs} runs{named}"

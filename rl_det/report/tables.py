@@ -59,7 +59,8 @@ def endings_text(endings: Mapping[str, Any]) -> str:
             updates = "1 update" if ending.update == 1 else f"{ending.update} updates"
             lines.append(f"{name} ended after {updates}: {ending.reason}{detail}\n")
         if ending.skipped:
-            lines.append(f"{name}: {ending.skipped} updates were skipped; first: {ending.first_skipped}\n")
+            were = "1 update was" if ending.skipped == 1 else f"{ending.skipped} updates were"
+            lines.append(f"{name}: {were} skipped; first: {ending.first_skipped}\n")
         if ending.out_of_bounds:
             lines.append(f"{name} was out of bounds: {ending.out_of_bounds}\n")
         if ending.best_update == 0:
@@ -73,9 +74,14 @@ def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
     Raises ValueError if the runs have different rows or different data.
     """
     check_same_rows(runs)
-    header, *rows = table_rows(runs)
+    return table_of(table_rows(runs))
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its header, and the first column its only one of words."""
+    header, *others = rows
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *others])
 
 
 def check_same_rows(runs: Sequence[Mapping[str, Any]]) -> None:
