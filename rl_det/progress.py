@@ -3,7 +3,7 @@
 import io
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,29 @@ SHORT_WORK = 2.0
 """Seconds that work may take before its bar appears, where most users never need one: a bar's `delay`."""
 
 
+_hearers: list[Callable[[str], Any]] = []
+
+
 def tell(text: str) -> None:
     """Print one line on the standard error stream, above a bar if there is one; of several processes, the main one does."""
     if is_main():
-        tqdm.write(text, file=sys.stderr)
+        _write(text)
+        for hear in _hearers:
+            hear(text)
+
+
+@contextmanager
+def heard_by(hear: Callable[[str], Any]) -> Iterator[None]:
+    """A context in which `hear` is given each line that is told, too; not those in place of a bar."""
+    _hearers.append(hear)
+    try:
+        yield
+    finally:
+        _hearers.remove(hear)
+
+
+def _write(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
 
 
 def draws_bars() -> bool:
@@ -86,8 +105,8 @@ class Bar:
         """Draw the bar anew, or print a line in its place."""
         if not self._in_lines:
             self.bar.refresh()
-        elif not self.bar.disable:
-            tell(str(self.bar))
+        elif not self.bar.disable and is_main():
+            _write(str(self.bar))
 
 
 class _Nowhere(io.TextIOBase):

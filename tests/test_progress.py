@@ -12,7 +12,7 @@ import time
 import pytest
 
 import rl_det.progress
-from rl_det.progress import LINE_EVERY, Bar, bar, tell
+from rl_det.progress import LINE_EVERY, Bar, bar, heard_by, tell
 
 WORK = """
 import time
@@ -106,6 +106,20 @@ def test_work_that_hangs_still_tells_that_it_lives(minute: float, capsys: pytest
     lines = capsys.readouterr().err.splitlines()
     assert 3 <= len(lines) <= 4
     assert set(lines) == {"work: 0/3, 00:00 gone, ? left"}
+
+
+def test_what_is_told_is_heard_and_lines_in_place_of_a_bar_are_not(
+    minute: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[str] = []
+    with heard_by(heard.append), bar("work", 3):
+        tell("a line")
+        time.sleep(1.5 * minute)
+    tell("another")
+    assert heard == ["a line"]
+    first, *during, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("a line", "another")
+    assert during
 
 
 def test_more_than_the_total_and_no_total_are_told(minute: float, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from rl_det.finetuning.budget import Budget
 from rl_det.finetuning.finetune import finetune
 from rl_det.finetuning.request import Request
 from rl_det.program import program
+from rl_det.progress import heard_by
 from rl_det.rewards import check_reward
 from rl_det.storage.checksums import read_sealed, write_sealed
 from rl_det.strategies.catalogue import CATALOGUE
@@ -25,6 +26,8 @@ from rl_det.strategies.strategy import Strategy
 
 WATCHED_EVERY = 0.5  # seconds
 A_JOB = "the job of a comparison"
+TOLD = "rl_det tells: "
+"""What stands in front of a told line on a job's standard output, where the comparison reads it."""
 
 
 class Cell(NamedTuple):
@@ -137,9 +140,12 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    """Run the job; a user's mistake prints one line and ends with exit code 2."""
+    """Run the job; a user's mistake prints one line and ends with exit code 2.
+
+    What is told goes to standard output too, from which the comparison passes it on.
+    """
     end_with_parent()
-    with program(again=""):
+    with program(again=""), heard_by(lambda line: print(f"{TOLD}{line}", flush=True)):
         run(JobFile.read(Path(sys.argv[1])))
 
 

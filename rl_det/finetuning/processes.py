@@ -1,16 +1,19 @@
-"""The processes of a comparison's jobs, here or on a Ray cluster: their cores, what their errors say, and how they stop."""
+"""The processes of a comparison's jobs, here or on a Ray cluster: their cores, what they say, and how they stop."""
 
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_det.errors import UserError
-from rl_det.finetuning.job import JobFile
+from rl_det.finetuning.job import TOLD, JobFile
+from rl_det.progress import tell
 
-JOB = "job.json"
+JOB, LOG = "job.json", "job.log"
+"""The files of a job in its folder: its instructions, and what its processes have said on standard error."""
 On = Literal["processes", "ray"]
 """Where jobs run: in processes of this machine, or on a Ray cluster."""
 STARTS = 4
@@ -65,6 +68,51 @@ def check_ended(job: JobFile, command: list[str], code: int, printed: str) -> No
     raise UserError(f"{told}; {' '.join(printed.split())[-500:]}")
 
 
+def start(command: list[str], log: Path, threads: str) -> subprocess.Popen[str]:
+    """Start a job's process, whose standard error is added to the log, and whose standard output is to be read."""
+    with log.open("ab") as opened:
+        return subprocess.Popen(
+            command,
+            env=with_threads({**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}, threads),
+            text=True,
+            encoding="utf-8",
+            stdout=subprocess.PIPE,
+            stderr=opened,
+        )
+
+
+def lines_told(process: subprocess.Popen[str]) -> Iterator[str]:
+    """The lines that a job's process tells (`rl_det.progress.tell`), each as it comes, until the process ends."""
+    for line in process.stdout or ():
+        if line.startswith(TOLD):
+            yield line.removeprefix(TOLD).rstrip("\n")
+
+
+def said_since(log: Path, place: int) -> str:
+    """What the log holds from this byte on."""
+    return log.read_bytes()[place:].decode(errors="replace")
+
+
+def size_of(log: Path) -> int:
+    """The bytes of the log; 0 if there is none."""
+    return log.stat().st_size if log.exists() else 0
+
+
+class Passing:
+    """Passes on what jobs tell, each line once, after the name of the first job that tells it."""
+
+    def __init__(self) -> None:
+        self.lock, self.passed = threading.Lock(), set[str]()
+
+    def __call__(self, job: JobFile, line: str) -> None:
+        """Pass on one line of a job, if no job has told it before."""
+        with self.lock:
+            is_new = line not in self.passed
+            self.passed.add(line)
+        if is_new:
+            tell(f"{job.out.name}: {line}")
+
+
 class Processes:
     """The running processes of the jobs, on this machine."""
 
@@ -72,26 +120,24 @@ class Processes:
         self.threads = threads_of(workers)
         self.alive: set[subprocess.Popen[str]] = set()
         self.lock, self.stopped = threading.Lock(), False
+        self.pass_on = Passing()
 
     def run(self, job: JobFile) -> None:
         """Run one process to its end; UserError for a mistake of the user's or a kill, RuntimeError for one of ours."""
-        command = written(job)
+        command, log = written(job), job.out / LOG
+        begin = size_of(log)
         with self.lock:
             if self.stopped:
                 return
-            process = subprocess.Popen(
-                command,
-                env=with_threads(os.environ, self.threads),
-                text=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
+            process = start(command, log, self.threads)
             self.alive.add(process)
-        _, printed = process.communicate()
+        with process:
+            for line in lines_told(process):
+                self.pass_on(job, line)
         with self.lock:
             self.alive.discard(process)
         if not self.stopped:
-            check_ended(job, command, process.returncode, printed)
+            check_ended(job, command, process.returncode, said_since(log, begin))
 
     def stop(self) -> None:
         """Stop all processes; each keeps what it has done."""
@@ -116,6 +162,7 @@ class RayJobs:
             raise UserError("jobs on Ray need it: pip install 'rl_det[ray]'") from error
         self.ray, self.threads = ray, threads_of(workers)
         self.tasks: set[Any] = set()
+        self.pass_on = Passing()
         if not ray.is_initialized():
             here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "object_store_memory": LOCAL_STORE}
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
@@ -126,16 +173,18 @@ class RayJobs:
     def run(self, job: JobFile) -> None:
         """Run one task to its end."""
         command = written(job)
-        task = self.remote.remote(command, self.threads)
+        task = self.remote.remote(command, (job.out / LOG).resolve(), self.threads)
         self.tasks.add(task)
         try:
-            code, printed = self.ray.get(task)
+            code, told, printed = self.ray.get(task)
         except self.ray.exceptions.TaskCancelledError:
             return
         except (self.ray.exceptions.RayTaskError, self.ray.exceptions.WorkerCrashedError) as error:
             raise UserError(f"{job.out}: the job was killed {STARTS} times ({type(error).__name__})") from error
         finally:
             self.tasks.discard(task)
+        for line in told:
+            self.pass_on(job, line)
         check_ended(job, command, code, printed)
 
     def stop(self) -> None:
@@ -148,11 +197,14 @@ class KilledError(RuntimeError):
     """A job's process was killed by a signal."""
 
 
-def run_command(command: list[str], threads: str) -> tuple[int, str]:
-    """Run a job's process; return its exit code and what it printed of errors. KilledError if a signal has ended it."""
-    done = subprocess.run(
-        command, env=with_threads(os.environ, threads), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    if done.returncode < 0:
-        raise KilledError(f"ended by signal {-done.returncode}")
-    return done.returncode, done.stderr
+def run_command(command: list[str], log: Path, threads: str) -> tuple[int, list[str], str]:
+    """Run a job's process; return its exit code, the lines that it told, and what it said on standard error.
+
+    Raises KilledError if a signal has ended it.
+    """
+    begin = size_of(log)
+    with start(command, log, threads) as process:
+        told = list(lines_told(process))
+    if process.returncode < 0:
+        raise KilledError(f"ended by signal {-process.returncode}")
+    return process.returncode, told, said_since(log, begin)
