@@ -10,12 +10,13 @@ import numpy as np
 from rl_det.ap.matching import Matches, match
 from rl_det.errors import UserError
 from rl_det.finetuning.plan import FITTED, VOTED
-from rl_det.finetuning.results import check_files, load_results, read_detections, read_truths
+from rl_det.finetuning.results import Results, check_files, load_results, read_detections, read_truths
 from rl_det.progress import bar
 from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import endings_of, means
 from rl_det.report.tables import check_same_rows, figures_of
-from rl_det.storage.run import TRUTHS
+from rl_det.storage.checkpoint import difference
+from rl_det.storage.run import TRUTHS, read_identity
 
 NUM_DRAWS = 400
 
@@ -55,13 +56,14 @@ def compared_rows(
 def compared_seeds(folders: Sequence[Path], *, num_draws: int = NUM_DRAWS) -> dict[str, Any]:
     """Runs of several seeds on the same data, as `rl_det.report.comparison.markdown` and `draw_comparison` take them.
 
-    Raises ValueError, which names the folder, if one holds no finished run, or one of other rows, data or test images.
+    Raises ValueError, which names the folder, if one holds no finished run, or one of other test images or that may not be
+    joined (`check_joined`).
     """
     results = [load_results(folder) for folder in folders]
     for one in results:
         check_files(one)
+    check_joined(results)
     runs = [one.to_json() for one in results]
-    check_same_rows(runs)
     truths = [read_truths(folder) for folder in folders]
     for folder, own in zip(folders, truths, strict=True):
         if not all(np.array_equal(part, vars(truths[0])[name]) for name, part in vars(own).items()):
@@ -83,6 +85,50 @@ def compared_seeds(folders: Sequence[Path], *, num_draws: int = NUM_DRAWS) -> di
     }
 
 
-def have_truths(folders: Sequence[Path]) -> bool:
-    """Whether all the runs have kept their true boxes, which intervals over several seeds need; older ones have not."""
-    return all((folder / TRUTHS).exists() for folder in folders)
+def check_joined(results: Sequence[Results]) -> None:
+    """Raise ValueError unless the runs have the same rows, data and settings, and each has a seed of its own."""
+    check_same_rows([one.to_json() for one in results])
+    by_seed: dict[int, Path] = {}
+    for one in results:
+        seed = one.facts["seed"]
+        if seed in by_seed:
+            raise UserError(
+                f"{one.folder}: each run must have a seed of its own; got {seed}, which {by_seed[seed]} has too; "
+                "leave out one of the two"
+            )
+        by_seed[seed] = one.folder
+    first, *others = results
+    for one in others:
+        _check_same_settings(first.folder, one.folder)
+
+
+def _check_same_settings(first: Path, other: Path) -> None:
+    """Raise ValueError, which names the difference, if two runs differ in more than their seeds."""
+    then, now = ({**read_identity(folder), "seed": None} for folder in (first, other))
+    if found := difference(then, now):
+        name, before, after = _innermost(*found)
+        raise UserError(
+            f"{other}: the runs must differ in nothing but their seeds; {name} is {after}, and {before} in {first}; "
+            "report them apart"
+        )
+
+
+def _innermost(name: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+    """A difference between two settings, by the name of the innermost one, with dots."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = (dict(zip(map(str, range(len(one))), values, strict=True)) for values in (one, other))
+    if isinstance(one, dict) and isinstance(other, dict) and (found := difference(one, other)):
+        inner, *values = found
+        return _innermost(f"{name}.{inner}", *values)
+    return name, one, other
+
+
+def without_truths(results: Sequence[Results]) -> str:
+    """Which run lacks its true boxes, which intervals over several seeds need, and why; an empty string if none does."""
+    for one in results:
+        file = one.folder / TRUTHS
+        if not file.exists():
+            is_lost = TRUTHS in one.checksums
+            older = f"{one.folder}: a run of an older version has not kept the true boxes ({TRUTHS})"
+            return f"{file}: is missing, though the run has written it" if is_lost else older
+    return ""

@@ -106,13 +106,21 @@ def _write_sealed(state: dict[str, Any], file: Path) -> None:
 
 def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the file and the difference, unless the resumed run is the stopped one."""
+    if found := difference(then, now):
+        name, before, after = found
+        raise UserError(
+            f"{path}: what goes on must be what was stopped; {name} was {before} and is {after}; "
+            "choose the same, or start afresh elsewhere"
+        )
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The name of the first entry in which two identities differ, and its value in each; None if they are the same."""
     for name in (*now, *(name for name in then if name not in now)):
         before, after = (_plain(entries.get(name)) for entries in (then, now))
         if before != after:
-            raise UserError(
-                f"{path}: what goes on must be what was stopped; {name} was {before} and is {after}; "
-                "choose the same, or start afresh elsewhere"
-            )
+            return name, before, after
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import stat
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from cli.asking import error_of, finetune
 from PIL import Image
-from report.page_runs import as_older
+from report.page_runs import as_older, as_seed
 
 from rl_det import cli
 from rl_det.cli import comparing
@@ -224,9 +223,10 @@ def test_report_prints_the_table_again_and_joins_seeds(
     told = capsys.readouterr().out
     assert "continued_supervised" in told
     assert "AP over control" in told
-    cli.main(["report", str(run), str(run), "--picture", str(tmp_path / "gains.png")])
+    second = as_seed(run, tmp_path / "second", 1)
+    cli.main(["report", str(run), str(second), "--picture", str(tmp_path / "gains.png")])
     head, _, *rows = capsys.readouterr().out.splitlines()
-    cells = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in rows if row}
+    cells = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in rows if row.startswith("|")}
     assert "| AP over control |" in head
     assert list(cells) == list(json.loads((run / RESULTS).read_text())["methods"])
     value, low, high = (float(part.strip("(")) for part in cells["ppo"][0].replace(")", "").replace("to", "").split())
@@ -245,19 +245,21 @@ def test_report_prints_the_table_again_and_joins_seeds(
 def test_report_of_seeds_needs_the_same_test_images_and_joins_older_runs_without_intervals(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
-    other = Path(shutil.copytree(run, tmp_path / "other"))
+    other = as_seed(run, tmp_path / "other", 1)
     with np.load(other / TRUTHS) as truths:
         np.savez(other / TRUTHS, **{name: part[1:] for name, part in truths.items()})
     assert f"{other / TRUTHS}: must be what the run has written; it is damaged" in error_of(
         capsys, "report", run, other
     )
-    (other / RESULTS).write_text(json.dumps(as_older(json.loads((run / RESULTS).read_text()))))
+    (other / RESULTS).write_text(json.dumps(as_older(json.loads((other / RESULTS).read_text()))))
     assert f"{other}: the runs must have the same test images" in error_of(capsys, "report", run, other)
     (other / TRUTHS).write_bytes((run / TRUTHS).read_bytes()[:99])
     assert f"{other / TRUTHS}: must be what a run has written; it is damaged" in error_of(capsys, "report", run, other)
     (other / TRUTHS).unlink()
     cli.main(["report", str(run), str(other)])
-    assert "AP over control | seconds |" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "AP over control | seconds |" in printed.out
+    assert f"warning: {other}: a run of an older version has not kept" in printed.err
     told = error_of(capsys, "report", run, other, "--picture", tmp_path / "gains.png")
     assert "a run of an older version has not kept the true boxes" in told
     told = error_of(capsys, "report", run, other, "--html", tmp_path / "page.html")

@@ -1,5 +1,6 @@
 """Runs of seconds whose pages are looked at: on scenes whose classes have hostile names."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import rl_det
 from rl_det.data.splits import Splits
 from rl_det.finetuning.results import load_results, read_detections, read_truths
 from rl_det.finetuning.run_page import run_page
-from rl_det.storage.checksums import read_sealed, write_sealed
+from rl_det.storage.checksums import checksum, read_sealed, write_sealed
+from rl_det.storage.run import CHECKSUMS, CONFIG, RESULTS
 
 HOSTILE = {3: "<script>alert(1)</script>", 7: '$\\frac{" onload="alert(2)'}
 """Class names that would run as a program, end an attribute, or be read as mathematics."""
@@ -36,6 +38,16 @@ def chosen(folder: Path, row: str) -> Path:
     told = read_sealed(file, "results")
     told["validation_AP"] = {name: float(name == row) for name in told["validation_AP"]}
     write_sealed(file, {**told, "best_on_validation": row})
+    return folder
+
+
+def as_seed(run: Path, folder: Path, seed: int, **settings: Any) -> Path:
+    """A copy of a run in this folder, as if it were of another seed, and of other settings."""
+    shutil.copytree(run, folder)
+    config, told = (read_sealed(folder / name, "a run's") for name in (CONFIG, RESULTS))
+    write_sealed(folder / CONFIG, {**config, "run": {**config["run"], **settings, "seed": seed}})
+    checksums = {**told[CHECKSUMS], CONFIG: checksum(folder / CONFIG)}
+    write_sealed(folder / RESULTS, {**told, "seed": seed, CHECKSUMS: checksums})
     return folder
 
 
