@@ -12,13 +12,14 @@ from rl_det import parallel
 from rl_det.ap.matching import Matches, match
 from rl_det.ap.padding import pad_targets
 from rl_det.data.splits import Splits
+from rl_det.detectors import Detector
 from rl_det.errors import UserError
-from rl_det.finetuning.budget import Budget, budget_named, in_batches_of, recipe_for
+from rl_det.finetuning.budget import Budget, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.compared import NUM_DRAWS, compared_rows
 from rl_det.finetuning.job import A_JOB, Cell, JobFile, parts_of, strategy_of
 from rl_det.finetuning.plan import FITTED, Plan, plan_run
-from rl_det.finetuning.processes import JOB, On, runner_on
+from rl_det.finetuning.processes import JOB, On, Runner, runner_on
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import check_files, load_results, read_detections
 from rl_det.finetuning.warm_start import restore, warm_start
@@ -68,57 +69,90 @@ def compare(
     strategies = named(strategies, detector)
     parts = parts_of(data, folds)
     if folds is not None and detector.is_trained:
-        tell(
-            f"warning: {request.detector} comes trained on the classes of {data.name}, on images that are not known; none of "
-            "them may be among the images of the folds, or all figures flatter"
-        )
-    budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe_for(data))
-    plans = {
-        Cell(name, seed, fold): plan_run(
-            detector,
-            part,
-            [strategy_of(name, reward)],
-            _budget_of(name, budget),
-            recipe,
-            seed,
-            baselines=False,
-            out=out / Cell(name, seed, fold).folder,
-            frozen=request.frozen_for(strategy_of(name, reward)),
-        )
-        for fold, part in parts.items()
-        for seed in seeds
-        for name in strategies
-    }
-    for plan in plans.values():
-        plan.limits = CacheLimits(memory=request.cache_memory, disk=request.cache_disk)
-    waiting = [cell for cell, plan in plans.items() if not _is_done(out / cell.folder, plan, overwrite=overwrite)]
+        _warn_of_known_images(request, data)
+    cells = [Cell(name, seed, fold) for fold in parts for seed in seeds for name in strategies]
+    plans = _plans(request, detector, parts, cells, reward=reward, budget=budget, recipe=recipe_for(data), out=out)
+    waiting = [cell for cell in cells if not _is_done(out / cell.folder, plans[cell], overwrite=overwrite)]
     if waiting and folds is not None:
         replace(plans[waiting[0]], data=data).check_images()
     for fold in parts:
         if first := next((cell for cell in waiting if cell.fold == fold), None):
             began = [out / cell.folder / CHECKPOINTS for cell in plans if cell.fold == fold]
             _encode(plans[first], _encodings(out, fold), began)
-    processes = runner_on(on, workers)
-    with (
-        bar("compare", len(plans)) as shown,
-        ThreadPoolExecutor(workers if on == "processes" else max(1, len(waiting))) as pool,
-    ):
-        shown.advance(len(plans) - len(waiting))
+    jobs = [
+        JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
+                encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold, num_folds=folds)
+        for cell in waiting
+    ]  # fmt: skip
+    _run(jobs, runner_on(on, workers), at_a_time=workers if on == "processes" else len(jobs), num_cells=len(cells))
+    facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
+    return _joined(out, strategies, seeds, parts, facts)
 
-        def one(cell: Cell) -> None:
-            file = JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
-                           encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold,
-                           num_folds=folds)  # fmt: skip
-            processes.run(file)
+
+def _warn_of_known_images(request: Request, data: Splits) -> None:
+    """Warn that a detector which comes trained on the data's classes may have been trained on the images of the folds."""
+    tell(
+        f"warning: {request.detector} comes trained on the classes of {data.name}, on images that are not known; none of "
+        "them may be among the images of the folds, or all figures flatter"
+    )
+
+
+def _plans(
+    request: Request,
+    detector: Detector,
+    parts: Mapping[int | None, Splits],
+    cells: Sequence[Cell],
+    *,
+    reward: str,
+    budget: Budget | None,
+    recipe: Recipe,
+    out: Path,
+) -> dict[Cell, Plan]:
+    """The plan of each cell's run; ValueError if one cannot be, before any image is decoded."""
+    budget, recipe = in_batches_of(request.batch_size, budget or budget_named(request.budget), recipe)
+    plans = {}
+    for cell in cells:
+        strategy = strategy_of(cell.strategy, reward)
+        plans[cell] = plan_run(
+            detector,
+            parts[cell.fold],
+            [strategy],
+            _budget_of(cell.strategy, budget),
+            recipe,
+            cell.seed,
+            baselines=False,
+            out=out / cell.folder,
+            frozen=request.frozen_for(strategy),
+        )
+        plans[cell].limits = CacheLimits(memory=request.cache_memory, disk=request.cache_disk)
+    return plans
+
+
+def _run(jobs: Sequence[JobFile], runner: Runner, *, at_a_time: int, num_cells: int) -> None:
+    """Run so many jobs at a time, under a bar of all cells; an error of one, or a signal, stops them all."""
+    with bar("compare", num_cells) as shown, ThreadPoolExecutor(max(1, at_a_time)) as pool:
+        shown.advance(num_cells - len(jobs))
+
+        def one(job: JobFile) -> None:
+            runner.run(job)
             shown.advance(1)
 
         try:
-            list(pool.map(one, waiting))  # an error of one ends the others' waiting, not their work
+            list(pool.map(one, jobs))  # an error of one ends the others' waiting, not their work
         except BaseException:
-            processes.stop()
+            runner.stop()
             pool.shutdown(cancel_futures=True)
             raise
-    facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
+
+
+def _joined(
+    out: Path,
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    parts: Mapping[int | None, Splits],
+    facts: dict[str, str],
+) -> dict[str, Any]:
+    """Compare the results of all cells, and write what is compared."""
     cells = [(seed, fold) for seed in seeds for fold in parts]
     runs = {name: [_results(out / Cell(name, *cell).folder) for cell in cells] for name in strategies}
     rows = {row: name for name in strategies for row in _rows_of(runs[name])}
