@@ -72,6 +72,7 @@ def compare(
         _warn_of_known_images(request, data)
     cells = [Cell(name, seed, fold) for fold in parts for seed in seeds for name in strategies]
     plans = _plans(request, detector, parts, cells, reward=reward, budget=budget, recipe=recipe_for(data), out=out)
+    runner = runner_on(on, workers)  # before anything is made
     waiting = [cell for cell in cells if not _is_done(out / cell.folder, plans[cell], overwrite=overwrite)]
     if waiting and folds is not None:
         replace(plans[waiting[0]], data=data).check_images()
@@ -84,7 +85,7 @@ def compare(
                 encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold, num_folds=folds)
         for cell in waiting
     ]  # fmt: skip
-    _run(jobs, runner_on(on, workers), at_a_time=workers if on == "processes" else len(jobs), num_cells=len(cells))
+    _run(jobs, runner, at_a_time=workers if on == "processes" else len(jobs), num_cells=len(cells))
     facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
     return _joined(out, strategies, seeds, parts, facts)
 

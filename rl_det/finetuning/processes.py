@@ -36,7 +36,7 @@ class Runner(Protocol):
 
 
 def runner_on(place: On, workers: int) -> Runner:
-    """The runner of so many jobs at a time; UserError if Ray is asked for and not installed."""
+    """The runner of so many jobs at a time; UserError if Ray is asked for and not installed, or its cluster does not answer."""
     return Processes(workers) if place == "processes" else RayJobs(workers)
 
 
@@ -164,8 +164,7 @@ class RayJobs:
         self.tasks: set[Any] = set()
         self.pass_on = Passing()
         if not ray.is_initialized():
-            here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "object_store_memory": LOCAL_STORE}
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
+            _connect(ray, workers)
         cores = int(self.threads) if "RAY_ADDRESS" in os.environ else 1
         retried = {"max_retries": STARTS - 1, "retry_exceptions": [KilledError]}
         self.remote = ray.remote(num_cpus=cores, **retried)(run_command)
@@ -191,6 +190,21 @@ class RayJobs:
         """Cancel all tasks; their processes end with their workers."""
         for task in list(self.tasks):
             self.ray.cancel(task, force=True)
+
+
+def _connect(ray: Any, workers: int) -> None:
+    """Connect to the cluster of `RAY_ADDRESS`, or start Ray here with so many workers; UserError if no cluster is there."""
+    address = os.environ.get("RAY_ADDRESS")
+    here = {} if address is not None else {"num_cpus": workers, "object_store_memory": LOCAL_STORE}
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
+    except (OSError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise UserError(
+            f"RAY_ADDRESS must be the address of a Ray cluster that runs; {address!r} gives: {' '.join(str(error).split())}; "
+            "start one there (ray start --head), or unset RAY_ADDRESS for Ray on this machine"
+        ) from error
 
 
 class KilledError(RuntimeError):
