@@ -54,6 +54,10 @@ def run_compare(flags: CompareFlags) -> None:
     """`rl-det compare`."""
     request = Request(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Request)})
     out = flags.folder()
+    if flags.resume and flags.overwrite:
+        raise UserError(
+            "--resume goes on with a comparison, --overwrite also runs again what differs; got both; give one of the two"
+        )
     if not (flags.resume or flags.overwrite) and any(out.glob(f"*/{CONFIG}")):
         raise UserError(
             f"{out}: holds a comparison already; --resume goes on with it, --overwrite runs again what differs, "

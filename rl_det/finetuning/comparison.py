@@ -27,6 +27,7 @@ from rl_det.progress import bar, tell
 from rl_det.report.comparison import markdown
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
+from rl_det.storage.lock import alone_in
 from rl_det.storage.run import CHECKPOINTS, CONFIG, PAGE, RESULTS, check_same_run, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, named
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
@@ -53,9 +54,9 @@ def compare(
     With `folds`, every image is tested once (`rl_det.data.folds`): each fold has its own warm start, and a cell is a
     strategy with a seed in a fold. A cell's results are reused only if they are of the same configuration, data and
     weights. Otherwise ValueError names the difference, unless `overwrite` runs the cell again. A folder of another number
-    of folds is refused. A stopped cell resumes. The cores are divided among `workers` processes; `on="ray"` runs them on a
-    Ray cluster. Every strategy that leaves post-processing as it was has a second row, with fitted post-processing, as in
-    `finetune`.
+    of folds is refused, and so is one in which another comparison works. A stopped cell resumes. The cores are divided
+    among `workers` processes; `on="ray"` runs them on a Ray cluster. Every strategy that leaves post-processing as it was
+    has a second row, with fitted post-processing, as in `finetune`.
     """
     parallel.check_alone("a comparison, which starts its own processes,")
     check_tracker(request.track)
@@ -64,30 +65,31 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
     check_writable(out)
-    _check_folds(out, folds)
-    data, detector = request.open()
-    strategies = named(strategies, detector)
-    parts = parts_of(data, folds)
-    if folds is not None and detector.is_trained:
-        _warn_of_known_images(request, data)
-    cells = [Cell(name, seed, fold) for fold in parts for seed in seeds for name in strategies]
-    plans = _plans(request, detector, parts, cells, reward=reward, budget=budget, recipe=recipe_for(data), out=out)
-    runner = runner_on(on, workers)  # before anything is made
-    waiting = [cell for cell in cells if not _is_done(out / cell.folder, plans[cell], overwrite=overwrite)]
-    if waiting and folds is not None:
-        replace(plans[waiting[0]], data=data).check_images()
-    for fold in parts:
-        if first := next((cell for cell in waiting if cell.fold == fold), None):
-            began = [out / cell.folder / CHECKPOINTS for cell in plans if cell.fold == fold]
-            _encode(plans[first], _encodings(out, fold), began)
-    jobs = [
-        JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
-                encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold, num_folds=folds)
-        for cell in waiting
-    ]  # fmt: skip
-    _run(jobs, runner, at_a_time=workers if on == "processes" else len(jobs), num_cells=len(cells))
-    facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
-    return _joined(out, strategies, seeds, parts, facts)
+    with alone_in(out, "comparison"):
+        _check_folds(out, folds)
+        data, detector = request.open()
+        strategies = named(strategies, detector)
+        parts = parts_of(data, folds)
+        if folds is not None and detector.is_trained:
+            _warn_of_known_images(request, data)
+        cells = [Cell(name, seed, fold) for fold in parts for seed in seeds for name in strategies]
+        plans = _plans(request, detector, parts, cells, reward=reward, budget=budget, recipe=recipe_for(data), out=out)
+        runner = runner_on(on, workers)  # before anything is made
+        waiting = [cell for cell in cells if not _is_done(out / cell.folder, plans[cell], overwrite=overwrite)]
+        if waiting and folds is not None:
+            replace(plans[waiting[0]], data=data).check_images()
+        for fold in parts:
+            if first := next((cell for cell in waiting if cell.fold == fold), None):
+                began = [out / cell.folder / CHECKPOINTS for cell in plans if cell.fold == fold]
+                _encode(plans[first], _encodings(out, fold), began)
+        jobs = [
+            JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
+                    encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold, num_folds=folds)
+            for cell in waiting
+        ]  # fmt: skip
+        _run(jobs, runner, at_a_time=workers if on == "processes" else len(jobs), num_cells=len(cells))
+        facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
+        return _joined(out, strategies, seeds, parts, facts)
 
 
 def _warn_of_known_images(request: Request, data: Splits) -> None:

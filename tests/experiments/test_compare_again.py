@@ -1,11 +1,13 @@
 """A comparison that is run again: what has its results is left, other results are refused or replaced."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comparing import CONTROL, QUICK, REQUEST, compared
-from small_runs import SMALL, started
+from small_runs import SMALL, Refusals, started
 
+from rl_det.finetuning import comparison
 from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.job import Cell, strategy_of
 from rl_det.finetuning.plan import plan_run
@@ -22,6 +24,33 @@ def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.Mo
     compared(out, strategies=(*QUICK, "warm_start"))
     assert names == ["warm_start-seed0"]
     assert (out / Cell(CONTROL, 0).folder / "results.json").stat().st_mtime_ns == kept
+
+
+def test_a_second_comparison_in_a_folder_is_refused_at_once_while_the_first_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, names = tmp_path / "out", started(monkeypatch)
+    begun, told = comparison.Request.open, []
+
+    def open_twice(self: comparison.Request) -> Any:
+        if not told:
+            told.append(Refusals("compare.py", capsys, monkeypatch)("--out", out, "--budget", "smoke"))
+        return begun(self)
+
+    monkeypatch.setattr(comparison.Request, "open", open_twice)
+    compared(out, strategies=(CONTROL,))
+    assert told == [
+        f"error: {out}: one comparison at a time must work in a folder; another works there now; wait for its end, or take "
+        "another folder (--out)"
+    ]
+    assert names == [Cell(CONTROL, 0).folder]
+
+
+def test_to_resume_and_to_overwrite_at_once_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Refusals("compare.py", capsys, monkeypatch)("--resume", "--overwrite", "--out", tmp_path / "out")
+    assert line.endswith("got both; give one of the two")
 
 
 def test_results_of_another_run_are_refused_by_what_differs_and_overwritten_if_asked_for(

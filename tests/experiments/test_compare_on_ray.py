@@ -60,7 +60,7 @@ def test_without_ray_one_sentence_says_how_to_get_it_before_anything_is_made(
     with pytest.raises(UserError, match=r"jobs on Ray need it: pip install 'rl_det\[ray\]'"):
         compared(tmp_path / "out", on="ray")
     assert not (tmp_path / "out").exists()
-    assert not cache.exists()
+    assert not (cache / "warm_starts").exists()
 
 
 @pytest.mark.parametrize("address", ["auto", "nonsense"])
@@ -74,4 +74,4 @@ def test_a_cluster_that_does_not_answer_costs_one_line_before_anything_is_made(
     )
     assert f"RAY_ADDRESS must be the address of a Ray cluster that runs; {address!r} gives: " in line
     assert not (tmp_path / "out").exists()
-    assert not cache.exists()
+    assert not (cache / "warm_starts").exists()
