@@ -7,7 +7,6 @@ step twice that they have. A tracker's own environment variables hold: WANDB_MOD
 """
 
 import importlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from rl_det.errors import UserError
 from rl_det.progress import tell
-from rl_det.storage.files import as_json, write_whole
+from rl_det.storage.checksums import read_sealed, write_sealed
 from rl_det.storage.run import CONFIG, TENSORBOARD, TRACKERS, read_config
 from rl_det.training.loop import Callback, Ending, FitRun
 
@@ -255,24 +254,32 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return parts
 
 
-def _ids(folder: Path) -> dict[str, dict[str, str]]:
-    """The ids of all runs of this folder, by tracker and name."""
+def _ids(folder: Path, warn: Callable[[str], Any]) -> dict[str, dict[str, str]]:
+    """The ids of all runs of this folder, by tracker and name; if they are damaged there are none, and `warn` is told so."""
     file = folder / TRACKERS
     if not file.exists():
         return {}
     try:
-        kept: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{file}: must hold the ids of a tracker's runs; got {error}; without it, new runs begin"
-        ) from error
+        return _checked_ids(file)
+    except UserError as error:
+        warn(f"warning: {error}; new runs begin in the tracker")
+        return {}
+
+
+def _checked_ids(file: Path) -> dict[str, dict[str, str]]:
+    """The ids that the file holds; UserError, which names it, if it is damaged or holds anything else."""
+    what = "the ids of a tracker's runs"
+    kept = read_sealed(file, what)
+    for tracker, ids in kept.items():
+        if not isinstance(ids, dict) or not all(isinstance(identifier, str) for identifier in ids.values()):
+            raise UserError(f"{file}: must be {what}; got {ids!r} for {tracker}")
     return kept
 
 
 def _kept_id(folder: Path, tracker: str, name: str) -> str | None:
-    return _ids(folder).get(tracker, {}).get(name)
+    return _ids(folder, tell).get(tracker, {}).get(name)
 
 
 def _keep_id(folder: Path, tracker: str, name: str, identifier: str) -> None:
-    ids = _ids(folder)
-    write_whole(folder / TRACKERS, as_json({**ids, tracker: {**ids.get(tracker, {}), name: identifier}}))
+    ids = _ids(folder, lambda _: None)  # it was told when the id was looked for
+    write_sealed(folder / TRACKERS, {**ids, tracker: {**ids.get(tracker, {}), name: identifier}})

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import random
 import struct
 import sys
 import time
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from damage import damaged
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.test_callbacks import FIGURES, LOOP, KilledError, kill, outcome
 from training.toy import StopAt, ToyLearner, Watch, config
@@ -199,10 +201,35 @@ def test_a_run_that_is_replaced_forgets_its_runs_in_the_trackers(tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_ids_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / TRACKERS).write_text("[")
-    with pytest.raises(UserError, match=r"trackers\.json: must hold the ids"):
-        trackers._kept_id(tmp_path, "mlflow", "toy")
+@pytest.mark.parametrize("content", ["[", "[]", '{"mlflow": []}', '{"mlflow": {"toy": 3}}'])
+def test_ids_that_cannot_be_read_are_named_in_one_line_and_new_runs_begin(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / TRACKERS
+    file.write_text(content)
+    assert trackers._kept_id(tmp_path, "mlflow", "toy") is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {file}: must be the ids of a tracker's runs; got ")
+    assert line.endswith("; new runs begin in the tracker")
+    trackers._keep_id(tmp_path, "mlflow", "toy", "7")
+    trackers._keep_id(tmp_path, "wandb", "toy", "8")
+    assert [trackers._kept_id(tmp_path, name, "toy") for name in ("mlflow", "wandb")] == ["7", "8"]
+    assert not capsys.readouterr().err
+
+
+def test_damaged_ids_are_noticed_and_those_of_an_older_version_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / TRACKERS
+    file.write_text('{"mlflow": {"toy": "7"}}')
+    assert trackers._kept_id(tmp_path, "mlflow", "toy") == "7"
+    trackers._keep_id(tmp_path, "mlflow", "other", "8")
+    sound, draw = file.read_bytes(), random.Random(0)
+    for _ in range(50):
+        file.write_bytes(damaged(sound, draw))
+        assert trackers._kept_id(tmp_path, "mlflow", "toy") is None
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(file) in line
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
