@@ -16,7 +16,7 @@ from rl_det.report.bootstrap import interval, redrawn_ap
 from rl_det.report.comparison import endings_of, means
 from rl_det.report.tables import check_same_rows, figures_of
 from rl_det.storage.checkpoint import difference
-from rl_det.storage.run import TRUTHS, read_identity
+from rl_det.storage.run import TRUTHS, read_config
 
 NUM_DRAWS = 400
 
@@ -104,7 +104,7 @@ def check_joined(results: Sequence[Results]) -> None:
 
 def _check_same_settings(first: Path, other: Path) -> None:
     """Raise ValueError, which names the difference, if two runs differ in more than their seeds."""
-    then, now = ({**read_identity(folder), "seed": None} for folder in (first, other))
+    then, now = ({**read_config(folder)["run"], "seed": None} for folder in (first, other))
     if found := difference(then, now):
         name, before, after = _innermost(*found)
         raise UserError(
