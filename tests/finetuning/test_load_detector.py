@@ -190,7 +190,7 @@ def test_a_transformers_model_object_of_other_names_is_refused_as_its_folder_is(
 
 def test_what_strategies_train_is_chosen_and_anything_else_refused(two: Splits) -> None:
     names = {"predictor": {"box_predictor"}, "head": {"box_head", "box_predictor"}}
-    everything = {"backbone", "box_head", "box_predictor"}
+    everything = {"backbone", "rpn", "box_head", "box_predictor"}
     for part in ("predictor", "head", "all"):
         detector = rl_det.load_detector(own_model(), two, trainable=part)
         assert set(dict(detector.trainable.named_children())) == names.get(part, everything)
