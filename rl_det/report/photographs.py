@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rl_det.report.html import Photograph, printable
-from rl_det.report.pictures import Displayed
+from rl_det.report.pictures import Outcome
 from rl_det.types import Target
 
 SIDE = 512
@@ -25,7 +25,7 @@ DASHED, DOTTED, SOLID = (10, 6), (3, 5), (1, 0)
 
 
 def photograph(
-    image: Float[Tensor, "3 H W"], target: Target, outcome: Displayed, classes: Sequence[str], caption: str
+    image: Float[Tensor, "3 H W"], target: Target, outcome: Outcome, classes: Sequence[str], caption: str
 ) -> Photograph:
     """Draw right boxes solid, wrong ones dashed and missed ones dotted, so that they differ without their colours."""
     canvas, scale = _sized(image)

@@ -44,7 +44,7 @@ def draw_boxes(
             axes.text(left, top - 1, texts[number], color=each[number], fontsize=7, va="bottom")
 
 
-class Displayed(NamedTuple):
+class Outcome(NamedTuple):
     """The detections of an image that are displayed, which of them are right, and which true boxes are missed."""
 
     kept: Detections
@@ -57,7 +57,7 @@ class Displayed(NamedTuple):
         return f"{int(self.right.sum())} right, {int((~self.right).sum())} wrong, {int(self.missed.sum())} missed"
 
 
-def shown(target: Target, found: Detections, num_classes: int, threshold: float) -> Displayed:
+def shown(target: Target, found: Detections, num_classes: int, threshold: float) -> Outcome:
     """The detections of at least `threshold`, matched as in COCO at IoU 0.5; a crowd is never missed."""
     chosen = found["scores"] >= threshold
     kept = Detections(boxes=found["boxes"][chosen], labels=found["labels"][chosen], scores=found["scores"][chosen])
@@ -66,7 +66,7 @@ def shown(target: Target, found: Detections, num_classes: int, threshold: float)
     count = int(matches.starts[0, -1])
     right[torch.from_numpy(matches.order[0, :count]).long()] = torch.from_numpy(matches.hits[0, 0, :count] & 1).bool()
     found_by = (box_iou(target.boxes, kept["boxes"]) >= 0.5) & (target.labels[:, None] == kept["labels"]) & right
-    return Displayed(kept, right, ~found_by.any(1) & ~target.iscrowd)
+    return Outcome(kept, right, ~found_by.any(1) & ~target.iscrowd)
 
 
 def draw_outcome(

@@ -58,7 +58,7 @@ from rl_det.strategies.rollouts import (
 from rl_det.strategies.selection import Monitor, check_monitored, margin_of_collapse, monitored, validation_paid
 from rl_det.strategies.strategy import Task, given
 from rl_det.strategies.surrogate import SurrogateName
-from rl_det.strategies.teaching import Supervised, taught
+from rl_det.strategies.teaching import SupervisedLoss, taught
 from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending
 from rl_det.training.loop_config import PAID, LoopConfig
@@ -181,7 +181,7 @@ class PPO:
         num_updates, every = (max(1, steps // self.num_epochs) for steps in (task.num_steps, task.validate_every))
         return task.fit(learner, self.loop(num_updates, task.learning_rate, every))
 
-    def teaching(self, policy: Policy, train: Encodings) -> Supervised:
+    def teaching(self, policy: Policy, train: Encodings) -> SupervisedLoss:
         """The supervised loss that is added."""
         return taught(
             None if isinstance(policy, RefinePolicy) else self.taught_by, policy, train, self.residual_penalty
@@ -219,7 +219,7 @@ class PpoLearner:
         generator: torch.Generator,
         validate: Callable[[], float],
         paid: Callable[[], float] | None = None,
-        supervised: Supervised | None = None,
+        supervised: SupervisedLoss | None = None,
     ) -> None:
         self.policy, self.config, self.generator = policy, config, generator
         self.envs = usable(envs, config.advantage, config.gamma)

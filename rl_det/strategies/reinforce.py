@@ -41,7 +41,7 @@ from rl_det.strategies.rollouts import (
 )
 from rl_det.strategies.selection import Monitor, check_monitored, margin_of_collapse, monitored, validation_paid
 from rl_det.strategies.strategy import Task, given
-from rl_det.strategies.teaching import Supervised, taught
+from rl_det.strategies.teaching import SupervisedLoss, taught
 from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending
 from rl_det.training.loop_config import PAID, LoopConfig
@@ -159,7 +159,7 @@ class ReinforceLearner:
         generator: torch.Generator,
         validate: Callable[[], float],
         paid: Callable[[], float] | None = None,
-        supervised: Supervised | None = None,
+        supervised: SupervisedLoss | None = None,
     ) -> None:
         self.policy, self.config, self.generator = policy, config, generator
         self.envs = usable(envs, config.advantage, config.gamma)

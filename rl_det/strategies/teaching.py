@@ -14,13 +14,13 @@ from rl_det.strategies.rollouts import Rollout
 from rl_det.strategies.surrogate import Surrogate, SurrogateName, losses_of_shown, policy_losses
 from rl_det.types import HeadOutput
 
-Supervised = Callable[[Rollout, HeadOutput, Distribution], Float[Tensor, ""]]
+SupervisedLoss = Callable[[Rollout, HeadOutput, Distribution], Float[Tensor, ""]]
 """(rollout, the head's present output, the first move's present distribution) -> the supervised loss on its images."""
 
 
 def taught(
     by: SurrogateName | None, policy: Policy, train: Encodings, residual_penalty: float = Surrogate.residual_penalty
-) -> Supervised:
+) -> SupervisedLoss:
     """The detector's supervised loss, which trains the head alone; or a surrogate's loss, which also trains a module.
 
     The surrogate's loss has a penalty, of this weight, of what a module adds to the head's logits.
