@@ -53,7 +53,7 @@ from rl_det.losses.advantages import Advantage  # noqa: E402
 from rl_det.policies.rescore import RescorePolicy  # noqa: E402
 from rl_det.rewards import REWARDS, Edits, Reward, Step, reward_named  # noqa: E402
 from rl_det.strategies import ppo  # noqa: E402
-from rl_det.strategies.teaching import Supervised, taught  # noqa: E402
+from rl_det.strategies.teaching import SupervisedLoss, taught  # noqa: E402
 from rl_det.training.loop import Ending, fit  # noqa: E402
 from rl_det.training.loop_config import LoopConfig  # noqa: E402
 
@@ -212,7 +212,7 @@ def own_ppo(f: Fixture, images: int, samples: int, **options: Any) -> Callable[[
 
 
 def trained(
-    f: Fixture, policy: RescorePolicy, envs: Any, generator: torch.Generator, supervised: Supervised | None = None
+    f: Fixture, policy: RescorePolicy, envs: Any, generator: torch.Generator, supervised: SupervisedLoss | None = None
 ) -> Ending:
     """Our PPO for so many updates, by the loop that every strategy runs in."""
     advantage: Advantage = "counterfactual" if envs.gives_credit else "leave_one_out"
