@@ -7,6 +7,7 @@ import pytest
 from comparing import CONTROL, QUICK, REQUEST, compared
 from small_runs import SMALL, Refusals, started
 
+from rl_det.errors import UserError
 from rl_det.finetuning import comparison
 from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.job import Cell, strategy_of
@@ -29,21 +30,19 @@ def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.Mo
 def test_a_second_comparison_in_a_folder_is_refused_at_once_while_the_first_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, names = tmp_path / "out", started(monkeypatch)
-    begun, told = comparison.Request.open, []
+    out, refused = tmp_path / "out", Refusals("compare.py", capsys, monkeypatch)
 
-    def open_twice(self: comparison.Request) -> Any:
-        if not told:
-            told.append(Refusals("compare.py", capsys, monkeypatch)("--out", out, "--budget", "smoke"))
-        return begun(self)
+    def open_meanwhile(self: comparison.Request) -> Any:
+        assert refused("--out", out, "--budget", "smoke") == (
+            f"error: {out}: one comparison at a time must work in a folder; another works there now; wait for its end, or take "
+            "another folder (--out)"
+        )
+        raise UserError("the first ends")
 
-    monkeypatch.setattr(comparison.Request, "open", open_twice)
-    compared(out, strategies=(CONTROL,))
-    assert told == [
-        f"error: {out}: one comparison at a time must work in a folder; another works there now; wait for its end, or take "
-        "another folder (--out)"
-    ]
-    assert names == [Cell(CONTROL, 0).folder]
+    monkeypatch.setattr(comparison.Request, "open", open_meanwhile)
+    for _ in range(2):  # the lock of a comparison that has ended is open
+        with pytest.raises(UserError, match="the first ends"):
+            compared(out)
 
 
 def test_to_resume_and_to_overwrite_at_once_is_refused(
