@@ -99,16 +99,20 @@ def size_of(log: Path) -> int:
 
 
 class Passing:
-    """Passes on what jobs tell, each line once, after the name of the first job that tells it."""
+    """Passes on what jobs tell, each line once, after the name of the first job that tells it.
+
+    Lines are the same that differ only in the job's folder.
+    """
 
     def __init__(self) -> None:
         self.lock, self.passed = threading.Lock(), set[str]()
 
     def __call__(self, job: JobFile, line: str) -> None:
         """Pass on one line of a job, if no job has told it before."""
+        same = line.replace(str(job.out), "")
         with self.lock:
-            is_new = line not in self.passed
-            self.passed.add(line)
+            is_new = same not in self.passed
+            self.passed.add(same)
         if is_new:
             tell(f"{job.out.name}: {line}")
 

@@ -103,19 +103,17 @@ class MatchedSum:
     object is free, so more boxes never hurt; the paper's model was also trained to have correct confidence.
     """
 
-    class_weights: tuple[float, ...] | Float64[np.ndarray, " C"] | None = None
+    class_weights: tuple[float, ...] | None = None
     duplicate_price: float = 0.3
 
     def __post_init__(self) -> None:
-        if isinstance(self.class_weights, np.ndarray):  # equal objects are equal, and have one hash
-            object.__setattr__(self, "class_weights", tuple(self.class_weights.tolist()))
-        check_settings(self, duplicate_price=at_least(0))
+        check_settings(self, class_weights=at_least(0), duplicate_price=at_least(0))
 
     @classmethod
     def weighted(cls, objects: Int64[np.ndarray, " C"], *, duplicate_price: float = 0.3) -> "MatchedSum":
         """With the paper's weights, 1 / (n_c + 0.05 sum n), scaled to a mean of 1; n_c is the number of objects of class c."""
         weights = 1 / (objects + 0.05 * max(1, objects.sum()))
-        return cls(class_weights=weights / weights.mean(), duplicate_price=duplicate_price)
+        return cls(class_weights=tuple((weights / weights.mean()).tolist()), duplicate_price=duplicate_price)
 
     def __call__(self, edits: Edits) -> Float64[np.ndarray, " R"]:
         m = edits.matches

@@ -160,4 +160,4 @@ def test_a_part_of_a_reward_that_is_none_is_refused_at_once(mistake: str) -> Non
 def test_weights_of_other_classes_are_refused() -> None:
     step = random_step(hostile_scene(0, DISPLAYED_FROM), 0, ("scores", "boxes"))
     with pytest.raises(UserError, match="class_weights must be one for each of the"):
-        MatchedSum(class_weights=np.ones(NUM_CLASSES + 1))(step.after)
+        MatchedSum(class_weights=(1.0,) * (NUM_CLASSES + 1))(step.after)
