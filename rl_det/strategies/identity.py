@@ -22,6 +22,8 @@ from rl_det.strategies.strategy import Strategy
 OWN = ("rl_det", "rl_det_envs")
 INSTALLED = ("site-packages", "dist-packages")
 """Folders of what is installed."""
+LONGEST = 10_000
+"""The letters of a setting that a configuration shows."""
 GENERATED = "<string>"
 """The file of code that `dataclasses` writes."""
 
@@ -29,7 +31,7 @@ GENERATED = "<string>"
 def settings_of(strategy: Strategy) -> dict[str, Any]:
     """A strategy's settings in JSON's types; equal settings mean equal results."""
     telling = _Telling()
-    plain = {name: telling.of(value) for name, value in vars(strategy).items()}
+    plain = {name: _short(telling.of(value)) for name, value in vars(strategy).items()}
     return {"strategy": type(strategy).__name__, "name": strategy.name, **plain}
 
 
@@ -146,6 +148,11 @@ class _Telling:
 
 def _name(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
+
+
+def _short(told: Any) -> Any:
+    """What is told of a setting; of a long one, as of a data set that a reward holds, the hash alone."""
+    return told if len(json.dumps(told)) <= LONGEST else {"sha256": _digest(told)}
 
 
 def _digest(told: Any) -> str:

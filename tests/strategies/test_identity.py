@@ -172,6 +172,14 @@ def test_the_values_of_a_class_that_it_uses_are_part_of_it(monkeypatch: pytest.M
     assert identity(by_a_class) != before
 
 
+def test_a_reward_that_holds_much_is_known_by_a_hash() -> None:
+    def holding(last: int) -> Any:
+        return identity(partial(priced, [*range(9999), last]))
+
+    assert holding(1) == holding(1) != holding(2)
+    assert len(str(holding(1))) < 200
+
+
 def test_two_kinds_of_tallies_are_two_rewards() -> None:
     assert identity(of_displayed(held(0.1))) != identity(of_ranked(held(0.1)))
 
