@@ -181,7 +181,10 @@ def test_a_reward_that_holds_much_is_known_by_a_hash() -> None:
 
 
 def test_two_kinds_of_tallies_are_two_rewards() -> None:
-    assert identity(of_displayed(held(0.1))) != identity(of_ranked(held(0.1)))
+    def formula(tallies: Any) -> Any:
+        return tallies.objects
+
+    assert identity(of_displayed(formula)) != identity(of_ranked(formula))
 
 
 OF_A_MODULE = """
