@@ -153,7 +153,7 @@ def test_a_broken_training_image_is_named_before_anything_is_trained(data: Path,
     (own / "images" / "train3.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"train3.png: image 3 of train.json: the image cannot be decoded"):
         compared(own, tmp_path / "new")
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "warm_starts").exists()
 
 
 def test_a_detector_that_comes_trained_is_warned_of_in_one_line(
