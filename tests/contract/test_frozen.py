@@ -149,7 +149,7 @@ def test_the_users_own_forward_is_kept(tiny: Detector) -> None:
     try:
         with MIXED.of(tiny):
             tiny.encode(IMAGES)
-        assert calls == [len(IMAGES)]
+        assert sum(calls) == len(IMAGES)
         assert tiny.backbone.forward is own
     finally:
         del tiny.backbone.forward
