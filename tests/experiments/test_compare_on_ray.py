@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from comparing import CONTROL, QUICK, compared
-from small_runs import Refusals
-
-from rl_det.errors import UserError
+from comparing import QUICK
 
 pytestmark = pytest.mark.usefixtures("few_scenes")
 
@@ -51,27 +48,3 @@ def test_on_ray_the_results_are_the_same_and_a_killed_job_and_a_killed_worker_ar
     assert list(there["methods"]) == list(QUICK)
     for name, method in here["methods"].items():
         assert {**there["methods"][name], "seconds": []} == {**method, "seconds": []}
-
-
-def test_without_ray_one_sentence_says_how_to_get_it_before_anything_is_made(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"jobs on Ray need it: pip install 'rl_det\[ray\]'"):
-        compared(tmp_path / "out", on="ray")
-    assert not (tmp_path / "out").exists()
-    assert not (cache / "warm_starts").exists()
-
-
-@pytest.mark.parametrize("address", ["auto", "nonsense"])
-def test_a_cluster_that_does_not_answer_costs_one_line_before_anything_is_made(
-    address: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rl_det[ray]'")
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    line = Refusals("compare.py", capsys, monkeypatch)(
-        "--budget", "smoke", "--device", "cpu", "--strategies", CONTROL, "--on", "ray", "--out", tmp_path / "out"
-    )
-    assert f"RAY_ADDRESS must be the address of a Ray cluster that runs; {address!r} gives: " in line
-    assert not (tmp_path / "out").exists()
-    assert not (cache / "warm_starts").exists()
