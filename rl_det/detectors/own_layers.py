@@ -1,9 +1,10 @@
-"""What a Detector reads of a model's layers beside running them: a user's own layer that lacks it costs one sentence."""
+"""What a Detector reads of a model's layers: attributes, which a user's own may lack, and what layers take while they run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 
-from torch import nn
+from torch import Tensor, nn
 
 from rl_det.errors import UserError
 
@@ -31,6 +32,19 @@ def check_layer(name: str, layer: nn.Module, attributes: Sequence[str]) -> None:
             f"{name} must be a {kind} layer with {', '.join(attributes)}; {type(layer).__name__} lacks {lacking}; put other "
             "layers, such as a Dropout, in front of it as modules of their own"
         )
+
+
+@contextmanager
+def inputs_of(layers: Mapping[str, Sequence[nn.Module]]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what these layers take while they run, in order."""
+    taken: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with ExitStack() as hooks:
+        for name, several in layers.items():
+            for layer in several:
+                hooks.enter_context(
+                    layer.register_forward_pre_hook(lambda _, inputs, to=taken[name]: to.append(*inputs))
+                )
+        yield taken
 
 
 def _lacking(part: object, attributes: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The RPN of a Faster R-CNN that is trained as a whole: its losses against torchvision's own, which draw anchors."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -7,6 +8,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from rl_det.detectors import TwoStage, build_detector
 from rl_det.detectors.torchvision.two_stage import named
+from rl_det.errors import UserError
 from rl_det.types import Encoded, Target
 
 SIDE, RESIZED = 48, 64
@@ -97,3 +99,12 @@ def test_an_output_without_gradients_has_the_same_losses_and_no_object_has_none_
     without = losses(built, some, [target([]), target([])])
     assert without["loss_rpn_box_reg"] == 0 < without["loss_objectness"]
     torch.stack(list(without.values())).sum().backward()
+
+
+def test_an_rpn_of_ones_own_that_lacks_what_its_losses_read_is_refused_where_all_is_trained_alone() -> None:
+    tiny = build_detector("tiny", num_classes=3, input_size=RESIZED)
+    model = tiny.plain()
+    del model.rpn.anchor_generator
+    TwoStage(model, part="head")
+    with pytest.raises(UserError, match=r"^rpn must have head, anchor_generator, .* lacks anchor_generator"):
+        TwoStage(model, part="all")

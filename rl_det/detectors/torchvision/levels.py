@@ -56,13 +56,13 @@ def cut_out(places: Float[Tensor, "B C L"], size: Size) -> Float[Tensor, "B C H 
     return maps.float()
 
 
-def by_sizes(sizes: Int[Tensor, "B S 2"]) -> Iterator[tuple[Int[Tensor, " b"], list[Size]]]:
+def by_sizes(sizes: Int[Tensor, "B S 2"]) -> Iterator[tuple[Int[Tensor, " b"], tuple[Size, ...]]]:
     """The images of equal sizes together: their rows, and the sizes."""
     groups: dict[tuple[Size, ...], list[int]] = {}
     for row, own in enumerate(sizes.tolist()):
         groups.setdefault(tuple((height, width) for height, width in own), []).append(row)
     for own_sizes, rows in groups.items():
-        yield torch.tensor(rows, device=sizes.device), list(own_sizes)
+        yield torch.tensor(rows, device=sizes.device), own_sizes
 
 
 def places_of_anchors(

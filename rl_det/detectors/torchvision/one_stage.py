@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from rl_det.candidates import select_candidates
-from rl_det.detectors.own_layers import CONVOLUTION, WITHOUT_BIAS, check_layer, check_parts
+from rl_det.detectors.own_layers import CONVOLUTION, WITHOUT_BIAS, check_layer, check_parts, inputs_of
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass
 from rl_det.detectors.torchvision.groups import in_order, one_size_together, padded
@@ -396,16 +395,3 @@ class OneStage(ABC):
 
     def _placed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [image.to(self.device) for image in images]
-
-
-@contextmanager
-def inputs_of(layers: dict[str, list[nn.Conv2d]]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what these layers take while they run, in order."""
-    taken: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with ExitStack() as hooks:
-        for name, several in layers.items():
-            for layer in several:
-                hooks.enter_context(
-                    layer.register_forward_pre_hook(lambda _, inputs, to=taken[name]: to.append(*inputs))
-                )
-        yield taken

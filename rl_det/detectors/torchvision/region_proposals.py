@@ -17,6 +17,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from rl_det.detectors.torchvision.resized import BACKGROUND, assign_objects, in_all_objects
 from rl_det.types import Encoded
 
+READ_OF_RPN = ("head", "anchor_generator", "box_coder", "proposal_matcher", "fg_bg_sampler")
+"""The parts of an RPN that its losses read."""
 BETA = 1 / 9
 """Where the smooth L1 loss of boxes turns from square to linear, as in torchvision's RPN."""
 

@@ -19,13 +19,13 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from rl_det.candidates import select_candidates
 from rl_det.detectors.family import Family
-from rl_det.detectors.own_layers import LINEAR, check_layer
+from rl_det.detectors.own_layers import LINEAR, check_layer, check_parts
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.groups import as_large_as_the_largest, joined, one_size_together
 from rl_det.detectors.torchvision.levels import Size, by_sizes
-from rl_det.detectors.torchvision.region_proposals import proposal_losses, said_of_anchors
+from rl_det.detectors.torchvision.region_proposals import READ_OF_RPN, proposal_losses, said_of_anchors
 from rl_det.detectors.torchvision.resized import (
     BACKGROUND,
     LEFT_OUT,
@@ -67,6 +67,8 @@ class TwoStage:
                 f"a box predictor must have the layers cls_score and bbox_pred; {got} lacks {sorted(missing)}"
             )
         check_layer("roi_heads.box_predictor.cls_score", model.roi_heads.box_predictor.cls_score, LINEAR)
+        if part == "all":
+            check_parts(model, {"rpn": READ_OF_RPN})
         self.model = model.eval()
         self.num_classes: int = model.roi_heads.box_predictor.cls_score.out_features - 1
         self.architecture = architecture or Architecture.own(model, self.num_classes)

@@ -15,7 +15,7 @@ What is frozen, and what an encoding holds, for each part:
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from rl_det.ap.options import COCO
 from rl_det.candidates import select_candidates
 from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold, mean_of
+from rl_det.detectors.torchvision.levels import Size, by_sizes
 from rl_det.detectors.torchvision.resized import objects_and_crowds, xyxy
 from rl_det.detectors.torchvision.traced import alone
 from rl_det.detectors.torchvision.two_stage import log_odds
@@ -222,7 +223,7 @@ class QueryDetector:
             return self.anatomy.predict(seen)
         sizes = seen["shapes"] if self.part == "head" else encoded.input_size.long()[:, None]
         order, parts = [], []
-        for shapes, images in alike(sizes):
+        for images, shapes in by_sizes(sizes):
             some = {name: tensor[images] for name, tensor in seen.items()}
             predictions = self._behind_layer(some, shapes) if self.part == "head" else self._whole(some, shapes)
             kept = some["kept"][..., None]
@@ -231,14 +232,14 @@ class QueryDetector:
         back = torch.cat(order).argsort()
         return Predictions(*(torch.cat(tensors)[back] for tensors in zip(*parts, strict=True)))
 
-    def _behind_layer(self, seen: Seen, shapes: tuple[tuple[int, int], ...]) -> Predictions:
+    def _behind_layer(self, seen: Seen, shapes: tuple[Size, ...]) -> Predictions:
         """The predictions from the last layer's arguments, for images of one size."""
         num_places = sum(height * width for height, width in shapes)
         seen |= {name: seen[name][:, :num_places] for name in self.anatomy.memory}
         hidden = self.anatomy.run_layer(seen, shapes)
         return self.anatomy.predict(seen | {"embeddings": self.anatomy.embed(hidden, is_trained=False)})
 
-    def _whole(self, seen: Seen, shapes: tuple[tuple[int, int], ...]) -> Predictions:
+    def _whole(self, seen: Seen, shapes: tuple[Size, ...]) -> Predictions:
         """The predictions from the pixels, for images of one size."""
         ((height, width),) = shapes
         pixels = seen["pixels"][..., : height * width].unflatten(-1, (height, width))
@@ -391,12 +392,3 @@ def relative(boxes: Float[Tensor, "G 4"], labels: Tensor, size: Float[Tensor, " 
     """An image's objects in the library's form: classes from 0, boxes by center and sides, relative to the image."""
     parts = box_convert(boxes.float() / xyxy(size[None])[0], "xyxy", "cxcywh")
     return {"class_labels": labels.long() - 1, "boxes": parts}
-
-
-def alike(shapes: Tensor) -> Iterator[tuple[tuple[tuple[int, int], ...], Tensor]]:
-    """Each different row of shapes [B, levels, 2], and the places of the images that have it."""
-    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for place, row in enumerate(shapes.tolist()):
-        groups.setdefault(tuple((height, width) for height, width in row), []).append(place)
-    for sizes, places in groups.items():
-        yield sizes, torch.tensor(places, device=shapes.device)
