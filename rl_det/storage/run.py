@@ -13,6 +13,7 @@ from rl_det.errors import PathError, UserError
 from rl_det.storage.checkpoint import check_same
 from rl_det.storage.checksums import checksum, read_sealed, write_sealed
 from rl_det.storage.files import check_writable, finite, write_whole
+from rl_det.storage.lock import alone_in
 from rl_det.version import __version__
 
 CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
@@ -34,8 +35,8 @@ class Run:
 
     `identity` is all that the results depend on, in JSON's types. `circumstances` (versions, machine, command) are
     stored beside it. A folder that already holds a run can only be opened to resume the same run (`resume`) or to
-    replace it (`overwrite`). Otherwise, and for a folder that cannot be written to, ValueError is raised and nothing is
-    written.
+    replace it (`overwrite`). Otherwise, for a folder that cannot be written to, and while another program has this run open,
+    ValueError is raised and nothing is written.
     """
 
     def __init__(
@@ -47,8 +48,15 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        check_run_folder(folder, identity, resume=resume, overwrite=overwrite)
         self.folder, self.checkpoints = folder, folder / CHECKPOINTS
+        with contextlib.ExitStack() as alone:
+            alone.enter_context(alone_in(folder, "run"))
+            self._open(identity, circumstances or {}, resume=resume, overwrite=overwrite)
+            self._alone = alone.pop_all()
+
+    def _open(self, identity: dict[str, Any], circumstances: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        folder = self.folder
+        check_run_folder(folder, identity, resume=resume, overwrite=overwrite)
         is_new = not (folder / CONFIG).exists()
         self._not_ours = frozenset(file.name for file in folder.glob("*")) if is_new else frozenset()
         try:
@@ -56,7 +64,7 @@ class Run:
                 remove_run(folder)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not (folder / CONFIG).exists():
-                config = {"rl_det": __version__, "run": identity, "circumstances": circumstances or {}}
+                config = {"rl_det": __version__, "run": identity, "circumstances": circumstances}
                 write_sealed(folder / CONFIG, config)
             self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         except OSError as error:
@@ -69,11 +77,12 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the files; a run that fails before it has done anything, as on a broken image, leaves nothing."""
-        self._metrics.close()
-        if isinstance(error, Exception) and not self._has_begun():
-            remove_run(self.folder, self._not_ours)
-            with contextlib.suppress(OSError):  # where the folder holds what is not the run's
-                self.folder.rmdir()
+        with self._alone:
+            self._metrics.close()
+            if isinstance(error, Exception) and not self._has_begun():
+                remove_run(self.folder, self._not_ours)
+                with contextlib.suppress(OSError):  # where the folder holds what is not the run's
+                    self.folder.rmdir()
 
     def _has_begun(self) -> bool:
         """Whether the run has written a metric, a checkpoint or a result."""

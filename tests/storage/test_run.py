@@ -103,6 +103,18 @@ def test_a_resumed_run_in_an_empty_folder_begins(tmp_path: Path) -> None:
         assert read_config(tmp_path / "run")["run"] == {"seed": 0}
 
 
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_a_run_is_open_in_one_program_at_a_time(tmp_path: Path, flag: str) -> None:
+    with Run(tmp_path / "run", {"seed": 0}) as run:
+        with pytest.raises(ValueError, match=r"run: one run at a time must work in a folder; another works there now"):
+            Run(tmp_path / "run", {"seed": 0}, **{flag: True})
+        with Run(tmp_path / "another", {"seed": 0}):
+            run.log(1, "ppo", {"loss": 0.5})
+        run.write_results({})
+    with Run(tmp_path / "run", {"seed": 0}, **{flag: True}):
+        assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == (flag == "resume")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": 3}'])
 def test_a_configuration_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
