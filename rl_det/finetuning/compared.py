@@ -103,8 +103,10 @@ def check_joined(results: Sequence[Results]) -> None:
 
 
 def _check_same_settings(first: Path, other: Path) -> None:
-    """Raise ValueError, which names the difference, if two runs differ in more than their seeds."""
-    then, now = ({**read_config(folder)["run"], "seed": None} for folder in (first, other))
+    """Raise ValueError, which names the difference, if two runs differ in more than their seeds, or are of two versions."""
+    then, now = (
+        {"rl_det": config.get("rl_det"), **config["run"], "seed": None} for config in map(read_config, (first, other))
+    )
     if found := difference(then, now):
         name, before, after = _innermost(*found)
         raise UserError(

@@ -8,8 +8,9 @@ from report.page_runs import as_seed, make_run, open_hostile
 
 from rl_det.errors import UserError
 from rl_det.finetuning.reporting import report
-from rl_det.storage.checksums import read_sealed
-from rl_det.storage.run import CONFIG, TRUTHS
+from rl_det.storage.checksums import checksum, read_sealed, write_sealed
+from rl_det.storage.run import CHECKSUMS, CONFIG, RESULTS, TRUTHS
+from rl_det.version import __version__
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -61,6 +62,18 @@ def test_runs_of_other_strategies_or_of_another_precision_are_refused(run: Path,
         other = as_seed(run, tmp_path / name, 1, **{name: value})
         with pytest.raises(UserError, match=f"{other}: .*; {told}, and .* in {run}; "):
             report([run, other])
+
+
+def test_runs_of_two_versions_of_rl_det_are_refused(run: Path, tmp_path: Path) -> None:
+    other = as_seed(run, tmp_path / "older", 1)
+    write_sealed(other / CONFIG, {**read_sealed(other / CONFIG, "a configuration"), "rl_det": "0.0.9"})
+    results = read_sealed(other / RESULTS, "a run's results")
+    beside = {**results[CHECKSUMS], CONFIG: checksum(other / CONFIG)}
+    write_sealed(other / RESULTS, {**results, CHECKSUMS: beside})
+    with pytest.raises(
+        UserError, match=rf"{other}: .*; rl_det is 0\.0\.9, and {__version__} in {run}; report them apart$"
+    ):
+        report([run, other])
 
 
 def test_lost_true_boxes_are_named_and_what_the_brackets_are_then(
