@@ -3,16 +3,17 @@
 Several proposals lie on every object, and the head refines each of them alone. The mean of their boxes is more precise
 than the best box ("box voting", Gidaris and Komodakis 2015). Their agreement tells how precise the box is, and the mean
 of their logits how certain the class is. This module learns the votes' weights, the step towards the mean, and the
-effect of agreement. It sees only a few numbers and no embedding, so it can hardly memorise images. It depends only on
-torch.
+effect of agreement. It sees only a few numbers and no embedding, so it can hardly memorise images. What is exported
+depends only on torch.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl_det.candidates.selection import column_of, proposal_of
-from rl_det.candidates.votes import LOGIT_RANGE, NEIGHBOUR_IOU, SHARPNESS, SOFTNESS
+from rl_det.candidates.neighbours import neighbours
+from rl_det.candidates.selection import column_of
+from rl_det.candidates.votes import LOGIT_RANGE, SHARPNESS, SOFTNESS
 from rl_det.policies.recalibrated_module import RecalibratedModule
 
 NUM_PAIR_NUMBERS, NUM_NUMBERS = 5, 12
@@ -47,7 +48,7 @@ class VotingModule(RecalibratedModule):
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
         """The boxes and logits after the vote, with gradient to the head through both; all boxes are relative to the image."""
         num_candidates, num_classes = index.shape[1], all_logits.shape[-1]
-        image, candidate, proposal = neighbours(boxes.detach(), index, all_boxes.detach())
+        image, candidate, proposal = neighbours(boxes, index, all_boxes)
         row = image * num_candidates + candidate
         pair = (image * all_boxes.shape[1] + proposal) * num_classes + column_of(index.flatten()[row], num_classes)
 
@@ -103,29 +104,6 @@ class VotingModule(RecalibratedModule):
         near_corner, far_corner = voted.split(2, -1)  # a step beyond the mean can turn a thin box inside out
         voted = torch.cat([near_corner.minimum(far_corner), near_corner.maximum(far_corner)], -1)
         return voted.view_as(boxes), self.recalibrated(agreed.view_as(logits), column_of(index, num_classes))
-
-
-def neighbours(
-    boxes: Float[Tensor, "B N 4"], index: Int[Tensor, "B N"], all_boxes: Float[Tensor, "B P C 4"]
-) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Image, candidate and proposal of each overlapping pair, in the candidate's class; its own proposal always counts."""
-    num_classes = all_boxes.shape[2]
-    image = torch.arange(index.shape[0], device=index.device)[:, None]
-    of_class = all_boxes.permute(0, 2, 3, 1).flatten(
-        0, 1
-    )  # [B * C, 4, P]: a class's sides, each side's proposals together
-    own_class = (image * num_classes + column_of(index, num_classes)).flatten()
-    left, top, right, bottom = of_class.index_select(0, own_class).unflatten(0, index.shape).unbind(2)
-    own_left, own_top, own_right, own_bottom = boxes[..., None, :].unbind(-1)
-    width = (right.minimum(own_right) - left.maximum(own_left)).clamp(min=0)
-    height = (bottom.minimum(own_bottom) - top.maximum(own_top)).clamp(min=0)
-    shared = width * height
-    union = (right - left) * (bottom - top) + (own_right - own_left) * (own_bottom - own_top) - shared
-    near: Bool[Tensor, "B N P"] = shared > NEIGHBOUR_IOU * union
-    own_proposal = proposal_of(index, num_classes)[..., None]
-    near.scatter_(2, own_proposal, torch.ones_like(own_proposal, dtype=torch.bool))  # ONNX knows no scatter of a number
-    image, candidate, proposal = near.nonzero(as_tuple=True)
-    return image, candidate, proposal
 
 
 def pair_iou(boxes: Float[Tensor, "M 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, " M"]:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from rl_det.policies.voting_module import VotingModule, neighbours, rival_logits
+from rl_det.candidates.neighbours import neighbours
+from rl_det.policies.voting_module import VotingModule, rival_logits
 
 NUM_CLASSES, NUM_PROPOSALS = 2, 4
 Input = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
