@@ -30,7 +30,7 @@ from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import load_results, read_detections, write_detections
 from rl_det.policies.detections import detect_dataset
 from rl_det.program import ProgramFlags, program
-from rl_det.report.bootstrap import interval, mean_ap, redrawn
+from rl_det.report.bootstrap import ap_of_drawn, interval, redrawn
 from rl_det.rewards import Cost, count_error, f1, lrp
 from rl_det.rewards.tallied import Tallied
 from rl_det.rewards.thresholds import best_threshold, tallies_at, worth_of
@@ -127,7 +127,7 @@ def measure(
 def figure_of(metric: CocoOptions | Tallied, num_classes: int) -> Callable[[Any, Any], float]:
     """(what `measure` gave, images) -> the metric of these images."""
     if isinstance(metric, CocoOptions):
-        return partial(mean_ap, options=metric)
+        return partial(ap_of_drawn, options=metric)
     return lambda tallies, images: worth_of(metric, tallies[images], num_classes)
 
 

@@ -50,7 +50,7 @@ def draw(sample: Sample, change: Change, reward: float | None) -> UInt8[np.ndarr
     """The image (a small one enlarged) with coloured boxes, and a caption with the colours' meaning and the reward."""
     height, width = sample.image.shape[1:]
     scale = max(1, -(-LEAST_WIDTH // width))
-    canvas = (255 * sample.image.cpu()).round().to(torch.uint8)
+    canvas = (255 * sample.image.cpu().clamp(0, 1)).round().to(torch.uint8)
     canvas = F.interpolate(canvas[None].float(), scale_factor=scale, mode="nearest")[0].to(torch.uint8)
     groups: dict[str, Tensor] = {"true": sample.target.boxes.cpu().float()}
     groups |= {name: torch.from_numpy(np.asarray(boxes, dtype=np.float32)) for name, boxes in vars(change).items()}

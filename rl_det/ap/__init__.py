@@ -7,7 +7,7 @@ targets; `rl_det.ap.on_device` matches torch tensors on their own device.
 from rl_det.ap.average_precision import image_ap, image_class_ap
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.data_set import class_ap, class_precision, class_recall, coco_figures
+from rl_det.ap.data_set import class_ap, class_precision, class_recall, coco_figures, mean_ap
 from rl_det.ap.leave_one_out import leave_one_out
 from rl_det.ap.matching import Matches, match, match_ranges
 from rl_det.ap.options import COCO, CocoOptions
@@ -32,5 +32,6 @@ __all__ = [
     "leave_one_out",
     "match",
     "match_ranges",
+    "mean_ap",
     "relations",
 ]

@@ -33,6 +33,11 @@ def class_ap(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarra
     return np.where(positives[:, None, 1:] > 0, aps, np.nan)
 
 
+def mean_ap(matches: Matches, options: CocoOptions = COCO) -> float:
+    """COCO's AP of the first area range: the mean over classes and IoU thresholds, in [0, 1]; NaN without a true box."""
+    return _mean(class_ap(matches, options)[0])
+
+
 def class_precision(matches: Matches, options: CocoOptions = COCO) -> Float64[np.ndarray, "A T R C"]:
     """The precision-recall curve of each class: its interpolated precision at each of the options' recall points.
 

@@ -49,7 +49,7 @@ NOBODY = -1
 
 
 class Rules(NamedTuple):
-    """How to count; a `table` of recall weights, [P, K], asks for ranked tallies, None for displayed ones."""
+    """How to count: what is displayed begins at a score, and what is matched at an IoU; `positives` are the objects to find."""
 
     needed_iou: np.ndarray  # [T]
     area_range: np.ndarray  # [2]

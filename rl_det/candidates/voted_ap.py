@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rl_det.ap.batch import DetectionBatch
-from rl_det.ap.data_set import class_ap
+from rl_det.ap.data_set import mean_ap
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates.nms import has_area
@@ -28,8 +28,7 @@ class VotedAp:
 
     def __call__(self, how: PostProcessingSettings) -> float:
         """COCO's AP after this post-processing, in [0, 1]; NaN without true boxes."""
-        found = self.detections(how)
-        return float(np.nanmean(class_ap(match(found, self.truths, num_classes=self.num_classes))[0]))
+        return mean_ap(match(self.detections(how), self.truths, num_classes=self.num_classes))
 
     def detections(self, how: PostProcessingSettings) -> DetectionBatch:
         """The detections, at the places of their candidates; `mask` says who they are."""

@@ -265,7 +265,7 @@ def _gains(compared: dict[str, Any]) -> Section:
 
 
 def _curves_of_seeds(compared: dict[str, Any], folders: Mapping[str, Mapping[str, Sequence[Path]]]) -> Section:
-    """Each trained row's validation AP by steps, a line for each run."""
+    """Each trained row's validation AP by updates, a line for each run."""
     lines = {folder: read_metrics(folder, tell) for of in folders.values() for own in of.values() for folder in own}
     keys = dict(zip(map(str, compared["seeds"]), keys_of([f"seed {seed}" for seed in compared["seeds"]]), strict=True))
     drawings = []
@@ -276,8 +276,8 @@ def _curves_of_seeds(compared: dict[str, Any], folders: Mapping[str, Mapping[str
         drawn = [(key, x, [100 * value for value in y]) for key, x, y in drawn if x]
         if drawn:
             told = "; ".join(f"{key.name} from {y[0]:.2f} to {y[-1]:.2f}" for key, _, y in drawn)
-            svg = lines_drawing(drawn, x_label="steps", y_label="validation AP x 100")
-            drawings.append(Drawing(svg=svg, label=f"{row}, validation AP x 100 by steps: {told}", caption=row))
+            svg = lines_drawing(drawn, x_label="updates", y_label="validation AP x 100")
+            drawings.append(Drawing(svg=svg, label=f"{row}, validation AP x 100 by updates: {told}", caption=row))
     lead = "Look whether all seeds rise, and whether they still rise at the end."
     parts: list[Part] = [Words(text="No row was trained.")]
     if drawings:

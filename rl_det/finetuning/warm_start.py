@@ -30,7 +30,7 @@ from rl_det.detectors.encodings import (
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Recipe
 from rl_det.finetuning.caching import ENCODED_TOGETHER, PROPOSALS, CacheLimits, encodings_by, plan_cache
-from rl_det.policies.detections import mean_ap
+from rl_det.policies.detections import policy_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.progress import bar, tell
 from rl_det.storage.cache import cache_folder
@@ -181,7 +181,7 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
             num_workers=recipe.num_workers,
         ),
         generator=generator,
-        validate=lambda: {"AP": mean_ap(policy, of_val(), NUM_CANDIDATES)},
+        validate=lambda: {"AP": policy_ap(policy, of_val(), NUM_CANDIDATES)},
     )
     settings = Supervised(ema=0.0, validate_start=False, patience=recipe.patience)
     config = settings.loop(first.plan, recipe.learning_rate, recipe.validate_every, len(images))
@@ -210,7 +210,7 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         lambda *batch: {"supervised": supervised_loss(*batch)},
         batch_size=recipe.head_batch_size,
         generator=generator,
-        validate=lambda: mean_ap(policy, encoded_val, NUM_CANDIDATES),
+        validate=lambda: policy_ap(policy, encoded_val, NUM_CANDIDATES),
     )
     config = LoopConfig(
         num_updates=recipe.head_steps,

@@ -6,16 +6,14 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
-from rl_det.ap.matching import match
-from rl_det.ap.options import CocoOptions
 from rl_det.ap.relations import pairwise_iou
+from rl_det.metrics.outcomes import verdicts
 
 SAME_BOX = 0.5
 """Detections of one class whose boxes have this IoU, the nearest first, are the same detection before and after."""
 SEEN = 0.05
 """Detections with a lower score, before and after, are left out: there are many, and they decide little."""
 KINDS = ("raised", "kept", "lowered", "gone", "new")
-AT_HALF = CocoOptions(iou_thresholds=(0.5,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class Changes:
 
 def changes(before: DetectionBatch, after: DetectionBatch, truths: TruthBatch, *, num_classes: int) -> Changes:
     """Pair the detections of two detectors on the same images; ValueError on bad input, which it names."""
-    right = [_right(found, truths, num_classes) for found in (before, after)]
+    right = [verdicts(found, truths, num_classes=num_classes).correct for found in (before, after)]
     rows: list[tuple[int, float, float, bool, float, float]] = []
     lost = {kind: [0, 0] for kind in ("gone", "new")}
     for image in range(len(before)):
@@ -54,15 +52,6 @@ def changes(before: DetectionBatch, after: DetectionBatch, truths: TruthBatch, *
         nearness = overlap[pairs[:, 0], pairs[:, 1]]
         rows += _moved(image, one[pairs[:, 0]], other[pairs[:, 1]], nearness, before, after, truths, right[0][image])
     return _counted(rows, lost)
-
-
-def _right(found: DetectionBatch, truths: TruthBatch, num_classes: int) -> Bool[np.ndarray, "B N"]:
-    """Which detections match a true box at IoU 0.5."""
-    matches = match(found, truths, num_classes=num_classes, options=AT_HALF)
-    right = np.zeros(found.mask.shape, dtype=np.bool_)
-    for image, (first, last) in enumerate(matches.starts[:, [1, -1]].tolist()):
-        right[image, matches.order[image, first:last]] = matches.hits[0, image, first:last] & 1 == 1
-    return right
 
 
 def _pairs(overlap: Float64[np.ndarray, "N M"]) -> Int64[np.ndarray, "P 2"]:

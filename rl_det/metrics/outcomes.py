@@ -77,6 +77,33 @@ def outcomes(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """What each of the N detections of B images is; of padding, nothing is true.
+
+    `correct` ones have found a true box: `truth` is its place among the image's, and -1 for all others. `ignored` ones lie in a
+    crowd, and are neither correct nor wrong.
+    """
+
+    correct: Bool[np.ndarray, "B N"]
+    ignored: Bool[np.ndarray, "B N"]
+    truth: Int64[np.ndarray, "B N"]
+
+
+def verdicts(
+    detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, iou_threshold: float = CORRECT_IOU
+) -> Verdicts:
+    """Match all detections as `image_counts` does; ValueError on bad input, which it names."""
+    check(detections, truths, num_classes)
+    m = _match_all(detections, truths, num_classes, _all_areas(iou_threshold))
+    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
+    shape = detections.mask.shape
+    correct, ignored, truth = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_), np.full(shape, -1)
+    correct[image, m.place], ignored[image, m.place] = m.correct, ~m.counted
+    truth[image, m.place] = np.where(m.correct, m.truth, -1)
+    return Verdicts(correct=correct, ignored=ignored, truth=truth)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageCounts:
     """The numbers of found and missed true boxes and of spurious detections in each of B images, over all classes.
 
@@ -191,6 +218,8 @@ class AllOutcomes(NamedTuple):
     correct: np.ndarray  # [M]
     iou: np.ndarray  # [M]
     counted: np.ndarray  # [M]
+    place: np.ndarray  # [M], its index in its image
+    truth: np.ndarray  # [M], that of the true box that it got
     positives: np.ndarray  # [C + 1]
 
 
@@ -198,8 +227,8 @@ def _match_all(detections: DetectionBatch, truths: TruthBatch, num_classes: int,
     count = int(detections.mask.sum())
     found = AllOutcomes(
         scores=np.zeros(count), labels=np.zeros(count, dtype=np.int64), correct=np.zeros(count, dtype=np.bool_),
-        iou=np.zeros(count), counted=np.zeros(count, dtype=np.bool_),
-        positives=np.zeros(num_classes + 1, dtype=np.int64),
+        iou=np.zeros(count), counted=np.zeros(count, dtype=np.bool_), place=np.zeros(count, dtype=np.int64),
+        truth=np.full(count, -1), positives=np.zeros(num_classes + 1, dtype=np.int64),
     )  # fmt: skip
     room = room_for_outcomes(detections.mask.shape[1], truths.mask.shape[1], num_classes)
     _outcomes(room, detections.arrays, truths.arrays, rules, found)
@@ -231,7 +260,7 @@ def room_for_outcomes(num_detections: int, num_truths: int, num_classes: int) ->
 @compiled
 def _outcomes(room: Any, detections: Any, truths: Any, rules: Any, outcome: Any) -> None:
     """Write `AllOutcomes`."""
-    ranked, all_labels, correct, ious, counted, positives = outcome
+    ranked, all_labels, correct, ious, counted, all_places, all_truths, positives = outcome
     (grouped, sort, classed, (places, overlaps, passes), all_uncounted, all_taken), starts, order, image_scores, own = (
         room
     )
@@ -251,7 +280,7 @@ def _outcomes(room: Any, detections: Any, truths: Any, rules: Any, outcome: Any)
             sort_by_score(grouped, detections.scores[b], start, end, order, image_scores, sort)
             for place in range(start, end):
                 n = first + place
-                ranked[n], all_labels[n] = image_scores[place], label
+                ranked[n], all_labels[n], all_places[n] = image_scores[place], label, order[place]
                 if place >= start + rules.max_detections:
                     continue
                 box = box_of(detections.boxes[b], order[place])
@@ -261,7 +290,12 @@ def _outcomes(room: Any, detections: Any, truths: Any, rules: Any, outcome: Any)
                     counted[n] = low <= (box[2] - box[0]) * (box[3] - box[1]) <= high
                     continue
                 g = places[k]
-                taken[g], correct[n], counted[n] = 1, not uncounted[g], not uncounted[g]
+                taken[g], correct[n], counted[n], all_truths[n] = (
+                    1,
+                    not uncounted[g],
+                    not uncounted[g],
+                    classed.order[g],
+                )
                 ious[n] = overlaps[k] if correct[n] else 0.0
         first += starts[-1]
 

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_det.ap.data_set import class_ap
+from rl_det.ap.data_set import mean_ap
 from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_targets
 from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of, ranked
@@ -46,7 +45,7 @@ def joined(parts: Iterable[Candidates]) -> Candidates:
     return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in every]) for f in fields(Candidates)})
 
 
-def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
+def policy_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
     """COCO's AP of the policy's detections after its own NMS, in [0, 1]."""
     candidates = candidates_of(policy, data, num_candidates)
     return candidates_ap(candidates, policy.postprocessing, data.targets, num_classes=policy.detector.num_classes)
@@ -55,9 +54,8 @@ def mean_ap(policy: Policy, data: Encodings, num_candidates: int) -> float:
 def candidates_ap(
     candidates: Candidates, how: PostProcessingSettings, targets: Sequence[Target], *, num_classes: int
 ) -> float:
-    """COCO's AP, in [0, 1], of the detections that this post-processing makes of all images' candidates."""
-    matches = match(ranked(candidates, how), pad_targets(targets), num_classes=num_classes)
-    found = float(np.nanmean(class_ap(matches)[0]))
+    """COCO's AP, in [0, 1], of the detections that this post-processing makes of the candidates; NaN without true boxes."""
+    found = mean_ap(match(ranked(candidates, how), pad_targets(targets), num_classes=num_classes))
     give_back()
     return found
 

@@ -31,7 +31,7 @@ class Interval:
     high: float
 
 
-def mean_ap(matches: Matches, images: Int64[np.ndarray, " D"], options: CocoOptions = COCO) -> float:
+def ap_of_drawn(matches: Matches, images: Int64[np.ndarray, " D"], options: CocoOptions = COCO) -> float:
     """COCO's AP of these images as a data set, some of them several times, in [0, 1]; NaN without a true box.
 
     `options` are those of the matching.
@@ -49,7 +49,7 @@ def redrawn_ap(
     on_draw: Callable[[], None] = lambda: None,
 ) -> dict[str, Float64[np.ndarray, " D"]]:
     """`redrawn` with COCO's AP as the figure, from matches."""
-    return redrawn(methods, mean_ap, num_draws=num_draws, rng=rng, on_draw=on_draw)
+    return redrawn(methods, ap_of_drawn, num_draws=num_draws, rng=rng, on_draw=on_draw)
 
 
 def redrawn(

@@ -124,7 +124,7 @@ def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[st
     """
     times = max(1, round(READABLE_SIDE / max(image.shape[1:])))
     shown = (found["scores"] >= threshold) & (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
-    canvas = (255 * image).round().to(torch.uint8).repeat_interleave(times, 1).repeat_interleave(times, 2)
+    canvas = (255 * image.clamp(0, 1)).round().to(torch.uint8).repeat_interleave(times, 1).repeat_interleave(times, 2)
     labels = found["labels"][shown].tolist()
     if labels:
         texts = [

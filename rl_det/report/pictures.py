@@ -8,10 +8,9 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
-from torchvision.ops import box_iou
 
-from rl_det.ap.matching import match
 from rl_det.ap.padding import pad_detections, pad_targets
+from rl_det.metrics.outcomes import verdicts
 from rl_det.types import Detections, Sample, Target
 
 
@@ -45,7 +44,7 @@ def draw_boxes(
 
 
 class Outcome(NamedTuple):
-    """The detections of an image that are displayed, which of them are right, and which true boxes are missed."""
+    """The detections of an image that are displayed and lie in no crowd, which are right, and which true boxes are missed."""
 
     kept: Detections
     right: Bool[Tensor, " N"]
@@ -58,15 +57,16 @@ class Outcome(NamedTuple):
 
 
 def shown(target: Target, found: Detections, num_classes: int, threshold: float) -> Outcome:
-    """The detections of at least `threshold`, matched as in COCO at IoU 0.5; a crowd is never missed."""
+    """The detections of at least `threshold`, matched as in COCO at IoU 0.5, all of them; a crowd is never missed."""
     chosen = found["scores"] >= threshold
     kept = Detections(boxes=found["boxes"][chosen], labels=found["labels"][chosen], scores=found["scores"][chosen])
-    matches = match(pad_detections([kept]), pad_targets([target]), num_classes=num_classes)
-    right = torch.zeros(len(kept["labels"]), dtype=torch.bool)
-    count = int(matches.starts[0, -1])
-    right[torch.from_numpy(matches.order[0, :count]).long()] = torch.from_numpy(matches.hits[0, 0, :count] & 1).bool()
-    found_by = (box_iou(target.boxes, kept["boxes"]) >= 0.5) & (target.labels[:, None] == kept["labels"]) & right
-    return Outcome(kept, right, ~found_by.any(1) & ~target.iscrowd)
+    of_all = verdicts(pad_detections([kept]), pad_targets([target]), num_classes=num_classes)
+    correct, ignored, truth = (torch.from_numpy(part[0]) for part in (of_all.correct, of_all.ignored, of_all.truth))
+    missed = ~target.iscrowd
+    missed[truth[correct]] = False
+    counts = ~ignored
+    counted = Detections(boxes=kept["boxes"][counts], labels=kept["labels"][counts], scores=kept["scores"][counts])
+    return Outcome(counted, correct[counts], missed)
 
 
 def draw_outcome(

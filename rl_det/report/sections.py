@@ -89,8 +89,8 @@ def curves_section(lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> S
         drawn = [(keys[row], x, [scale * value for value in y]) for row, (x, y) in known.items()]
         label = title if scale == 1 else f"{title} x 100"
         said = "; ".join(f"{row} from {scale * y[0]:.4g} to {scale * y[-1]:.4g}" for row, (_, y) in known.items())
-        svg = lines_drawing(drawn, x_label="steps", y_label=label)
-        drawings.append(Drawing(svg=svg, label=f"{label} by steps: {said}", caption=f"{label}, by steps"))
+        svg = lines_drawing(drawn, x_label="updates", y_label=label)
+        drawings.append(Drawing(svg=svg, label=f"{label} by updates: {said}", caption=f"{label}, by updates"))
         for row, (x, y) in known.items():
             best = int(np.argmax(y))
             numbers.append(
@@ -98,7 +98,7 @@ def curves_section(lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> S
             )
     parts: list[Part] = [Words(text="No row of this run was trained.")]
     if drawings:
-        table = Table(caption="The curves in numbers", header=["curve", "first", "highest", "last", "highest at step"],
+        table = Table(caption="The curves in numbers", header=["curve", "first", "highest", "last", "highest at update"],
                       rows=numbers, folded=True)  # fmt: skip
         parts = [Drawings(drawings=drawings, keys=[keys[row] for row in trained]), table]
     lead = "Look whether validation still rises at the end: then more updates may pay. The best weights are kept, not the last."

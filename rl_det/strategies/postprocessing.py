@@ -1,4 +1,4 @@
-"""A dozen numbers of post-processing, fitted to the exact validation mAP by CMA-ES: tuning without a gradient.
+"""Thirteen numbers of post-processing, fitted to the exact validation mAP by CMA-ES: tuning without a gradient.
 
 The numbers are those of the votes on each candidate's box and logit (`rl_det.candidates.votes`), the NMS IoU and the decay of
 soft-NMS. This is the cheapest form of reinforcement learning: a policy of few numbers, which is explored in the space of its
@@ -85,7 +85,7 @@ MOST_IMAGES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcessing:
-    """Votes, NMS and soft-NMS with a dozen numbers, fitted to the validation mAP, on the head that another strategy leaves."""
+    """Votes, NMS and soft-NMS with thirteen numbers, fitted to the validation mAP, on the head that another strategy leaves."""
 
     name: str = "post_processing"
     """The name of its row in the table."""

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 from rl_det.data import Dataset
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
-from rl_det.policies.detections import mean_ap
+from rl_det.policies.detections import policy_ap
 from rl_det.policies.policy import Policy
 from rl_det.settings import at_least, check_settings, positive
 from rl_det.training.loop import Ending, Learner
@@ -83,7 +83,7 @@ class Task:
 
     def validation_ap(self, policy: Policy) -> float:
         """The validation mAP in [0, 1], by which the best weights are selected."""
-        return mean_ap(policy, self.val, self.validated_candidates)
+        return policy_ap(policy, self.val, self.validated_candidates)
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from rl_det.finetuning.comparison import compare
 from rl_det.finetuning.job import Cell
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
-from rl_det.report.bootstrap import mean_ap
+from rl_det.report.bootstrap import ap_of_drawn
 from rl_det.strategies.catalogue import VOTED_CONTROL
 from rl_det.strategies.labels import CONTROL
 
@@ -66,7 +66,7 @@ def test_each_folds_ap_is_of_its_own_test_images_and_the_rows_ap_is_their_mean(o
             own = out / Cell(name, 0, number).folder
             truths = pad_targets([fold.test[index].target for index in range(len(fold.test))])
             found = match(read_detections(own, name), truths, num_classes=2)
-            aps.append(mean_ap(found, np.arange(len(fold.test))))
+            aps.append(ap_of_drawn(found, np.arange(len(fold.test))))
             assert aps[-1] == pytest.approx(results(own)["methods"][name]["AP"], abs=1e-9)
         assert told["methods"][name]["AP"]["value"] == pytest.approx(np.mean(aps), abs=1e-12)
         assert [run["AP"] for run in told["methods"][name]["figures"]] == pytest.approx(aps, abs=1e-9)

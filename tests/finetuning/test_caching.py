@@ -27,7 +27,7 @@ from rl_det.finetuning.caching import (
     remembered,
 )
 from rl_det.finetuning.plan import Plan, plan_run
-from rl_det.policies.detections import mean_ap
+from rl_det.policies.detections import policy_ap
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.storage.run import ENCODINGS
 
@@ -95,10 +95,10 @@ def test_as_few_proposals_are_kept_as_leave_validation_ap_as_it_is(capsys: pytes
     told = capsys.readouterr().err
     assert "validation AP x 100 by the number of proposals that an image keeps: 100: " in told
     policy = RescorePolicy(detector, sigma=1.0)
-    whole = mean_ap(policy, encode_dataset(detector, val), 100)
+    whole = policy_ap(policy, encode_dataset(detector, val), 100)
     numbers = [number for number in (100, 150, 200, 300) if kept is None or number <= kept]
     for number in numbers:
-        ap = mean_ap(policy, encode_dataset(detector, val, num_proposals=number), 100)
+        ap = policy_ap(policy, encode_dataset(detector, val, num_proposals=number), 100)
         assert (abs(ap - whole) <= 0.0005) is (number == kept), (number, ap, whole)
 
 

@@ -1,13 +1,18 @@
 """The program on the first page: from data to a tuned detector, with a folder and a name, and with objects of one's own."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from finetuning.small import BUDGET, TWO, Pairs, own_model, pairs, same_state, write_folder
+from unchecked import unchecked
 
 import rl_det
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(autouse=True)
@@ -18,17 +23,20 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_program_of_the_first_page_runs_as_written(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder")
-    data = rl_det.open_data("folder")
-    detector = rl_det.load_detector("tiny", data, weights=SHIPPED_WEIGHTS)
-    result = rl_det.finetune(
-        detector, data,
-        rl_det.PPO(policy="voting", reward="pool_ap"),
-        budget=BUDGET, seed=0, out="runs/first", resume=True,
-    )  # fmt: skip
-    print(result.table())
-    result.best.export("better/")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for written, own in (
+        ('"path/to/folder"', '"folder"'),
+        ('"fasterrcnn_resnet50_fpn_v2"', '"tiny"'),
+        ('"mine.pt"', "SHIPPED_WEIGHTS"),
+        ('"short"', "BUDGET"),
+    ):
+        assert program.count(written) == 1
+        program = program.replace(written, own)
+    names: dict[str, Any] = {"SHIPPED_WEIGHTS": SHIPPED_WEIGHTS, "BUDGET": BUDGET}
+    with unchecked():
+        exec(program, names)
+    data, result, detections = names["data"], names["result"], list(names["detections"])
     images = [data.test[index].image for index in range(len(data.test))]
-    detections = rl_det.load_tuned("better/").detect(images)
     voted = ["warm_start_voted", "continued_supervised_voted"]
     assert list(result.rows) == ["warm_start", "continued_supervised", *voted, "ppo"]
     assert all(name in result.table() for name in result.rows), "no name is cut off"
@@ -37,7 +45,7 @@ def test_the_program_of_the_first_page_runs_as_written(tmp_path: Path) -> None:
     found = detections[0]
     assert bool((found["scores"].diff() <= 0).all())
     assert set(found["labels"].tolist()) <= set(range(1, 11))
-    assert not (tmp_path / "cache").exists(), "tiny knows digits; nothing is trained first"
+    assert not (tmp_path / "cache" / "warm_starts").exists(), "tiny knows digits; nothing is trained first"
     plain = rl_det.load_detector("tiny", data, weights=tmp_path / "better" / "detector.pt").plain()
     assert same_state(plain.state_dict(), rl_det.load_tuned("better").model.state_dict())
 

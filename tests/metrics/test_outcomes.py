@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.matching import match
 from rl_det.ap.options import COCO, CocoOptions
-from rl_det.metrics.outcomes import image_counts, outcomes, threshold_counts
+from rl_det.metrics.outcomes import image_counts, outcomes, threshold_counts, verdicts
 
 
 @pytest.mark.parametrize(
@@ -133,3 +133,26 @@ def test_bad_input_is_named() -> None:
         outcomes(detections, truths, num_classes=1)
     with pytest.raises(ValueError, match="iou_thresholds must be"):
         outcomes(*image([SQUARE], [0.5], [SQUARE], [False]), num_classes=1, iou_threshold=0.0)
+
+
+@pytest.mark.parametrize("iou_threshold", [0.3, 0.5, 0.75])
+@pytest.mark.parametrize("seed", range(10))
+def test_verdicts_add_up_to_an_images_counts_and_each_true_box_is_found_once(seed: int, iou_threshold: float) -> None:
+    detections, truths = hostile(seed, num_images=20, crowds=(0.4, 0.9) if seed % 2 else (0.0, 0.1))
+    of_all = verdicts(detections, truths, num_classes=NUM_CLASSES, iou_threshold=iou_threshold)
+    counts = image_counts(detections, truths, num_classes=NUM_CLASSES, iou_threshold=iou_threshold)
+    assert of_all.correct.sum(1).tolist() == counts.found.tolist()
+    wrong = detections.mask & ~of_all.correct & ~of_all.ignored
+    assert wrong.sum(1).tolist() == counts.spurious.tolist()
+    assert not ((of_all.correct | of_all.ignored) & ~detections.mask).any()
+    assert not (of_all.correct & of_all.ignored).any()
+    assert (of_all.truth[~of_all.correct] == -1).all()
+    for b in range(len(detections)):
+        found = of_all.truth[b, of_all.correct[b]]
+        assert len(set(found.tolist())) == len(found)
+        assert truths.mask[b, found].all()
+        assert not truths.iscrowd[b, found].any()
+        assert (truths.labels[b, found] == detections.labels[b, of_all.correct[b]]).all()
+        missed = truths.mask[b] & ~truths.iscrowd[b]
+        missed[found] = False
+        assert int(missed.sum()) == counts.missed[b]

@@ -20,7 +20,7 @@ from rl_det.policies.detections import (
     detect_encoded,
     detect_images,
     detections,
-    mean_ap,
+    policy_ap,
 )
 from rl_det.policies.policy import Policy
 from rl_det.policies.rescore import RescorePolicy
@@ -73,7 +73,7 @@ def test_its_map_is_that_of_its_detections(policy: Policy, detector: Detector, h
     policy.postprocessing = how
     found = detections(policy, data.encoded.to("cpu", torch.float32), 64)
     expected = coco_summary(found, data.targets, num_classes=len(CLASSES))["AP"]
-    assert mean_ap(policy, data, 64) == pytest.approx(expected, abs=1e-9)
+    assert policy_ap(policy, data, 64) == pytest.approx(expected, abs=1e-9)
     assert 0.3 < expected < 0.9
 
 

@@ -12,7 +12,7 @@ from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.metrics.calibration import detection_calibration_error
 from rl_det.metrics.outcomes import outcomes
 from rl_det.policies.build import PolicyName, build_policy
-from rl_det.policies.detections import detect_encoded, mean_ap
+from rl_det.policies.detections import detect_encoded, policy_ap
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import COST_OF_CALIBRATION, recalibrated
 from rl_det.training.averaging import copied
@@ -45,7 +45,7 @@ def test_a_recalibrated_copy_is_better_calibrated_at_no_cost_and_the_policy_stay
     before = copied(policy.trainable.state_dict())
 
     def validation_ap(one: Policy) -> float:
-        return mean_ap(one, val, NUM_CANDIDATES)
+        return policy_ap(one, val, NUM_CANDIDATES)
 
     found = recalibrated(policy, val, NUM_CANDIDATES, validation_ap)
     assert found is not policy
@@ -81,7 +81,7 @@ def test_under_soft_nms_whose_numbers_depend_on_the_scores_post_processing_recal
     assert all(torch.equal(value, before[key]) for key, value in found.trainable.state_dict().items())
     assert found.postprocessing.sigma == policy.postprocessing.sigma
     assert calibration_error(found, val) < 0.7 * calibration_error(policy, val)
-    assert mean_ap(found, val, NUM_CANDIDATES) == pytest.approx(mean_ap(policy, val, NUM_CANDIDATES), abs=1e-9)
+    assert policy_ap(found, val, NUM_CANDIDATES) == pytest.approx(policy_ap(policy, val, NUM_CANDIDATES), abs=1e-9)
 
 
 def test_where_full_images_would_lose_detections_the_weights_stay_and_what_is_kept_is_recalibrated(
@@ -93,7 +93,7 @@ def test_where_full_images_would_lose_detections_the_weights_stay_and_what_is_ke
     policy.postprocessing = PostProcessingSettings(nms_iou=0.5, max_detections=6)
 
     def validation_ap(one: Policy) -> float:
-        return mean_ap(one, val, NUM_CANDIDATES)
+        return policy_ap(one, val, NUM_CANDIDATES)
 
     for cost in (0.1, 0.0):
         found = recalibrated(policy, val, NUM_CANDIDATES, lambda one, cost=cost: 0.5 - cost * (one is not policy))

@@ -8,7 +8,7 @@ from rewards.scenes import NUM_CLASSES, make_pool
 
 from rl_det.ap.data_set import coco_figures
 from rl_det.ap.matching import Matches, match
-from rl_det.report.bootstrap import interval, mean_ap, redrawn_ap
+from rl_det.report.bootstrap import ap_of_drawn, interval, redrawn_ap
 
 
 def matches(seed: int) -> Matches:
@@ -20,13 +20,13 @@ def test_the_ap_of_drawn_images_is_that_of_a_data_set_that_holds_them() -> None:
     pool = make_pool(1)
     for images in np.array([[0, 1, 2, 3], [2, 2, 0, 1], [3, 0, 0, 0]]):
         expected = coco_figures(pool.detections[images], pool.truths[images], num_classes=NUM_CLASSES)["AP"]
-        assert mean_ap(matches(1), images) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(mean_ap(matches(1), np.array([3])))
+        assert ap_of_drawn(matches(1), images) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(ap_of_drawn(matches(1), np.array([3])))
 
 
 def test_the_first_value_is_the_mean_over_the_seeds_as_they_are() -> None:
     found = redrawn_ap({"a": [[matches(0)], [matches(1)]]}, num_draws=3, rng=np.random.default_rng(0))["a"]
-    expected = np.mean([mean_ap(matches(seed), np.arange(4)) for seed in (0, 1)])
+    expected = np.mean([ap_of_drawn(matches(seed), np.arange(4)) for seed in (0, 1)])
     assert len(found) == 4
     assert found[0] == pytest.approx(expected)
     assert interval(found).value == found[0]
@@ -56,7 +56,7 @@ def slow_redrawn_ap(runs: list[list[Matches]], num_draws: int, rng: np.random.Ge
         ]
         of_seeds = []
         for seed in seeds:
-            aps = [mean_ap(fold, images) for fold, images in zip(runs[seed], drawn, strict=True)]
+            aps = [ap_of_drawn(fold, images) for fold, images in zip(runs[seed], drawn, strict=True)]
             known = [ap for ap in aps if ap == ap]
             of_seeds.append(sum(known) / len(known) if known else float("nan"))
         found.append(sum(of_seeds) / len(of_seeds))
@@ -94,10 +94,10 @@ def test_the_folds_never_rank_together() -> None:
 def test_one_fold_gives_the_numbers_that_a_mean_over_seeds_gave() -> None:
     runs, rng = [matches(0), matches(1)], np.random.default_rng(0)
     found = redrawn_ap({"a": [[own] for own in runs]}, num_draws=6, rng=np.random.default_rng(0))["a"]
-    expected = [np.mean([mean_ap(own, np.arange(4)) for own in runs])]
+    expected = [np.mean([ap_of_drawn(own, np.arange(4)) for own in runs])]
     for _ in range(6):
         seeds, images = rng.integers(0, 2, 2), rng.integers(0, 4, 4)
-        expected.append(np.mean([mean_ap(runs[seed], images) for seed in seeds]))
+        expected.append(np.mean([ap_of_drawn(runs[seed], images) for seed in seeds]))
     assert found.tolist() == expected
 
 

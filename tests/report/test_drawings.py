@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.report.detections import drawn
 from rl_det.report.drawings import (
     AFTER,
     BEFORE,
@@ -110,6 +111,44 @@ def test_a_photograph_has_a_green_frame_around_what_is_right_a_red_one_around_wh
     assert (wrong[..., 0] - wrong[..., 1]).max() > 80  # red, in dashes
     assert missed.min(-1).max() > 200  # white, in dots
     assert missed.max(-1).min() < 60
+
+
+def target_of(boxes: list[list[float]], *, crowds: tuple[int, ...] = ()) -> Target:
+    count = len(boxes)
+    iscrowd = torch.tensor([place in crowds for place in range(count)], dtype=torch.bool)
+    return Target(boxes=torch.tensor(boxes), labels=torch.ones(count, dtype=torch.long), area=torch.full((count,), 100.0),
+                  iscrowd=iscrowd, image_id=0)  # fmt: skip
+
+
+def found_at(boxes: list[list[float]]) -> Detections:
+    count = len(boxes)
+    scores = torch.linspace(0.9, 0.6, count)
+    return Detections(boxes=torch.tensor(boxes), labels=torch.ones(count, dtype=torch.long), scores=scores)
+
+
+def test_one_detection_finds_one_of_two_objects_that_overlap() -> None:
+    target = target_of([[2.0, 2.0, 12.0, 12.0], [3.0, 2.0, 13.0, 12.0]])
+    outcome = shown(target, found_at([[2.0, 2.0, 12.0, 12.0]]), 1, 0.5)
+    assert outcome.counts == "1 right, 0 wrong, 1 missed"
+    assert outcome.missed.tolist() == [False, True]
+
+
+def test_what_lies_in_a_crowd_is_neither_right_nor_wrong_nor_drawn() -> None:
+    target = target_of([[0.0, 0.0, 20.0, 20.0], [20.0, 20.0, 30.0, 30.0]], crowds=(0,))
+    outcome = shown(target, found_at([[2.0, 2.0, 8.0, 8.0], [20.0, 20.0, 30.0, 30.0]]), 1, 0.5)
+    assert outcome.counts == "1 right, 0 wrong, 0 missed"
+    assert outcome.kept["boxes"].tolist() == [[20.0, 20.0, 30.0, 30.0]]
+
+
+def test_more_than_a_hundred_of_a_class_are_all_matched() -> None:
+    boxes = [[10.0 * place, 0.0, 10.0 * place + 8.0, 8.0] for place in range(120)]
+    assert shown(target_of(boxes), found_at(boxes), 1, 0.5).counts == "120 right, 0 wrong, 0 missed"
+
+
+def test_colours_beyond_black_and_white_do_not_turn_round() -> None:
+    image = torch.stack([torch.full((8, 8), value) for value in (1.01, -0.01, 0.5)])
+    nothing = Detections(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), scores=torch.zeros(0))
+    assert np.asarray(drawn(image, nothing, ("a",), 0.5))[0, 0].tolist() == [255, 0, 128]
 
 
 @pytest.mark.parametrize("size", [(700, 1400), (3, 40), (512, 512), (1, 2000)])

@@ -13,7 +13,7 @@ from rl_det.detectors.encodings import EncodedDataset
 from rl_det.errors import UserError
 from rl_det.losses.policy_gradient import masked_mean
 from rl_det.policies.build import PolicyName
-from rl_det.policies.detections import mean_ap
+from rl_det.policies.detections import policy_ap
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.voting import VotingPolicy
 from rl_det.rewards import PoolAp
@@ -162,7 +162,7 @@ def test_a_strategy_leaves_the_policy_at_its_best_validation(strategy: PPO | Rei
     policy = strategy.start(shipped())
     ending = strategy.tune(policy, task)
     aps = [metrics["val_AP"] for _, metrics in told.lines if "val_AP" in metrics]
-    assert ending.best == max(aps) == pytest.approx(mean_ap(policy, task.val, task.validated_candidates), abs=1e-9)
+    assert ending.best == max(aps) == pytest.approx(policy_ap(policy, task.val, task.validated_candidates), abs=1e-9)
     assert {"reward", "signal", "mean_shift", "supervised", "grad_norm"} <= told.lines[1][1].keys()
     assert "kl_start" not in told.lines[1][1]
 
