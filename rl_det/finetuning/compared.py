@@ -76,7 +76,11 @@ def compared_seeds(folders: Sequence[Path], *, num_draws: int = NUM_DRAWS) -> di
     matches = {row: [matches_of(row, folder) for folder in folders] for row in results[0].rows}
     control = results[0].control
     controls = {"over_control": control, "over_voted_control": control + VOTED, "over_fitted_control": control + FITTED}
+    of_first: dict[str, Any] = {}
+    if control == next(iter(results[0].rows)):  # runs without the control: they are compared with their first row
+        controls, of_first = {"over_control": control}, {"control": control}
     return {
+        **of_first,
         "data": runs[0]["data"],
         "detector": runs[0]["detector"],
         "seeds": [run["seed"] for run in runs],

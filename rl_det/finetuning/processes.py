@@ -1,6 +1,7 @@
 """The processes of a comparison's jobs, here or on a Ray cluster: their cores, what they say, and how they stop."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -65,7 +66,16 @@ def check_ended(job: JobFile, command: list[str], code: int, printed: str) -> No
     told = f"{job.out}: {' '.join(command[1:])} ended with {code}"
     if code == 1:  # an error of ours, with its traceback
         raise RuntimeError(f"{told}\n{printed.strip()}")
+    if code < 0:
+        raise UserError(f"{job.out}: its process was killed ({_signal(-code)}); the same command with --resume goes on")
     raise UserError(f"{told}; {' '.join(printed.split())[-500:]}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def start(command: list[str], log: Path, threads: str) -> subprocess.Popen[str]:

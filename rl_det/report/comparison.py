@@ -49,7 +49,8 @@ def comparison_rows(compared: dict[str, Any]) -> list[list[str]]:
     """The header and the rows of the same table, as texts."""
     methods = compared["methods"]
     differences = [key for key in DIFFERENCES if all(key in method for method in methods.values())]
-    rows = [["method", *HEADERS, *(DIFFERENCES[key] for key in differences), "seconds"]]
+    headers = DIFFERENCES | {"over_control": f"AP over {compared.get('control', 'control')}"}
+    rows = [["method", *HEADERS, *(headers[key] for key in differences), "seconds"]]
     for name, method in methods.items():
         figures = [
             "-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES[1:]

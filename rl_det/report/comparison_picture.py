@@ -27,7 +27,8 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     axes.axvline(0, color="0.6", linewidth=1)
     axes.errorbar(values, range(len(methods)), xerr=(below, above), fmt="o", color="tab:blue", ecolor="tab:blue")
     axes.set_yticks(range(len(methods)), [name.replace("_", " ") for name, _ in methods])
-    axes.set_xlabel("mAP over continued supervised training, times 100;\n95 % over seeds and test images")
+    control = compared.get("control", "continued supervised training").replace("_", " ")
+    axes.set_xlabel(f"mAP over {control}, times 100;\n95 % over seeds and test images")
     seeds = "1 seed" if len(compared["seeds"]) == 1 else f"{len(compared['seeds'])} seeds"
     images = f"{compared['images']['test']} test images"
     folds = [f"{compared['folds']} folds"] if "folds" in compared else []

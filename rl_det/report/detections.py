@@ -1,5 +1,6 @@
 """Run a detector on image files; write pictures with boxes, and the detections as COCO results JSON."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
@@ -18,6 +20,10 @@ from rl_det.types import Detections
 
 RESULTS = "detections.json"
 IMAGES_AT_A_TIME = 16
+ENTRIES = {"image_id", "category_id", "bbox", "score"}
+"""What an entry of COCO's results holds."""
+SIGNATURE = "Software", "rl_det"
+"""The entry of a PNG that says that `detect` has written it."""
 READABLE_SIDE = 640
 """Pixels; a picture has about so many on its longer side at least."""
 COLOURS = ("deepskyblue", "orange", "lime", "magenta", "yellow", "red", "cyan", "white")
@@ -52,7 +58,7 @@ def draw_and_write(
         for file, image, own in zip(batch, images, detect(images), strict=True):
             picture = drawn(image, own, classes, threshold)
             pictures[file].parent.mkdir(parents=True, exist_ok=True)
-            write_with(pictures[file], partial(picture.save, format="PNG"))
+            write_with(pictures[file], partial(picture.save, format="PNG", pnginfo=_signed()))
             for image_id in [names[file]] if image_ids is None else image_ids[file]:
                 rows += coco_rows(image_id, own, category_ids)
             on_image()
@@ -88,10 +94,11 @@ def names_of(files: Sequence[Path]) -> dict[Path, str]:
 def pictures_of(files: Sequence[Path], folder: Path, limits: ImageLimits | None = None) -> dict[Path, Path]:
     """Where in a folder each image's picture is to be written; nothing is written yet.
 
-    ValueError names an image that is none, that would be overwritten, or whose picture would be another's, and a folder that
-    cannot be written to.
+    ValueError names an image that is none, whose picture would be another's, or a file that is there and not ours: a picture
+    without our signature, a `detections.json` that is no list of detections. It names a folder that cannot be written to.
     """
     check_writable(folder)
+    _check_ours(folder / RESULTS, _is_list_of_detections)
     pictures: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for file, name in names_of(files).items():
@@ -102,9 +109,40 @@ def pictures_of(files: Sequence[Path], folder: Path, limits: ImageLimits | None 
             )
         if picture.resolve() == file.resolve():
             raise UserError(f"{file}: its picture would overwrite the image; give another folder (--out)")
+        _check_ours(picture, _is_signed)
         read_header(file, "the image", limits)
         pictures[file] = picture
     return pictures
+
+
+def _check_ours(file: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raise UserError for a file that would be written over, and that is not ours."""
+    if file.exists() and not is_ours(file):
+        raise UserError(f"{file}: is there, and no earlier `detect` has written it; give another folder (--out)")
+
+
+def _signed() -> PngInfo:
+    """What a picture says of its origin."""
+    signature = PngInfo()
+    signature.add_text(*SIGNATURE)
+    return signature
+
+
+def _is_signed(file: Path) -> bool:
+    name, value = SIGNATURE
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get(name) == value
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def _is_list_of_detections(file: Path) -> bool:
+    try:
+        told = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, list) and all(isinstance(row, dict) and row.keys() == ENTRIES for row in told)
 
 
 def coco_rows(image_id: str | int, found: Detections, category_ids: Sequence[int]) -> list[dict[str, object]]:

@@ -101,6 +101,28 @@ def test_detect_overwrites_no_image_and_confuses_no_two(
     assert len(rows) == len({str(row) for row in rows})
 
 
+def test_detect_writes_over_its_own_files_and_over_no_others(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    image, out = tmp_path / "photo.bmp", tmp_path / "found"
+    Image.open(data / "images" / "test0.png").save(image)
+    given = ["detect", str(run / "ppo"), str(image), "--out", str(out), "--device", "cpu"]
+    cli.main(given)
+    cli.main(given)
+    written = {file: file.read_bytes() for file in out.iterdir()}
+    capsys.readouterr()
+    for file, content in (
+        ("photo.png", (data / "images" / "test1.png").read_bytes()),
+        ("detections.json", b'{"mine": 1}'),
+    ):
+        (out / file).write_bytes(content)
+        line = error_of(capsys, *given)
+        assert f"{out / file}: is there, and no earlier `detect` has written it; give another folder (--out)" in line
+        assert (out / file).read_bytes() == content
+        (out / file).write_bytes(written[out / file])
+    assert {file: file.read_bytes() for file in out.iterdir()} == written
+
+
 def test_detect_tells_the_detections_of_each_image_id_that_a_file_has(run: Path, data: Path, tmp_path: Path) -> None:
     other = shutil.copytree(data, tmp_path / "other")
     told = json.loads((other / "test.json").read_text())

@@ -14,7 +14,7 @@ from rl_det.errors import UserError
 from rl_det.finetuning.budget import recipe_for
 from rl_det.finetuning.job import Cell, JobFile, strategy_of
 from rl_det.finetuning.plan import plan_run
-from rl_det.finetuning.processes import Processes
+from rl_det.finetuning.processes import Processes, check_ended
 from rl_det.finetuning.request import Request
 
 pytestmark = pytest.mark.usefixtures("few_scenes")
@@ -84,6 +84,10 @@ def test_an_error_of_a_process_is_told(tmp_path: Path) -> None:
     ours = replace(wrong, request=Request(budget="smoke", device="cpu"), strategy="nonsense")
     with pytest.raises(RuntimeError, match=r"(?s)ended with 1\nTraceback .*KeyError: 'nonsense'"):
         Processes(1).run(ours)
+    with pytest.raises(
+        UserError, match=rf"^{wrong.out}: its process was killed \(SIGKILL\); the same command with --resume"
+    ):
+        check_ended(wrong, [], -9, "encodings: 96 images")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Images and rewards that give NaN: updates with them are skipped and counted, the images are named, the rest is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from finetuning.small import BUDGET, write_folder
 
 import rl_det
+from rl_det.data import Dataset
 from rl_det.data.splits import Splits
 from rl_det.detectors import encodings
 from rl_det.errors import UserError
@@ -64,6 +66,45 @@ def test_an_image_of_validation_whose_features_are_nan_is_refused_by_its_name(
     break_features(monkeypatch, data.val[BAD - 1])
     with pytest.raises(UserError, match=rf"{OUTPUT}, images {BAD} \('.*val1.png'\)$"):
         rl_det.finetune(rl_det.load_detector("tiny", data), data, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("part", ["head", "predictor", "all"])
+@pytest.mark.parametrize(("rows", "value"), [(1, torch.nan), (1, torch.inf), (128, torch.nan)])
+def test_an_image_that_is_not_finite_is_no_image_without_proposals(
+    data: Splits, part: Any, rows: int, value: float
+) -> None:
+    detector = rl_det.load_detector("tiny", data, trainable=part)
+    sound, broken = data.train[0].image, data.train[1].image.clone()
+    broken[:, :rows, : 128 if rows > 1 else 1] = value
+    encoded = detector.encode([sound, broken])
+    with torch.no_grad():
+        output, alone = detector.head(encoded), detector.head(detector.encode([sound]))
+    said = output.logits[1][encoded.mask[1]]
+    assert len(said)
+    assert said.isnan().all()
+    assert torch.equal(output.logits[0], alone.logits[0])
+
+
+def test_an_image_of_ones_own_that_is_not_finite_is_refused_by_its_name(data: Splits, tmp_path: Path) -> None:
+    class Broken(Dataset):
+        classes, category_ids = data.val.classes, data.val.category_ids
+
+        def __len__(self) -> int:
+            return len(data.val)
+
+        def __getitem__(self, index: int) -> Sample:
+            sample = data.val[index]
+            if index != BAD - 1:
+                return sample
+            image = sample.image.clone()
+            image[0, 3, 4] = torch.nan
+            return replace(sample, image=image)
+
+    splits = replace(data, val=Broken())
+    with pytest.raises(UserError, match=rf"{OUTPUT}, images {BAD}"):
+        rl_det.finetune(
+            rl_det.load_detector("tiny", data), splits, rl_det.Labels(), budget=BUDGET, out=tmp_path / "run"
+        )
 
 
 def test_a_reward_that_is_nan_for_one_image_costs_its_updates_alone(data: Splits, tmp_path: Path) -> None:

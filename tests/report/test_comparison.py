@@ -53,6 +53,11 @@ def test_a_comparison_without_folds_is_the_table_and_what_befell_its_runs() -> N
     ]
 
 
+def test_runs_without_the_control_name_the_row_they_are_compared_with() -> None:
+    header, *_ = markdown(compared("over_control", control="ppo")).splitlines()
+    assert header.endswith("| D-ECE | AP over ppo | seconds |")
+
+
 def test_the_difference_from_the_control_with_hand_set_votes_is_a_column_if_it_is_there() -> None:
     header, _, row, *_ = markdown(compared("over_control", "over_voted_control")).splitlines()
     assert header.endswith("| AP over control | AP over voted control | seconds |")

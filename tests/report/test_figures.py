@@ -46,3 +46,13 @@ def test_the_figure_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(figure, "draw", lambda renderer: (drawings.append(renderer), plain(renderer)))
     save(figure, tmp_path / "once.png", form="png")
     assert len(drawings) == 1
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path: Path) -> None:
+    figure = drawn(FigureCanvasAgg, "constrained")
+    figure.axes[0].set_title("$x^2_$")
+    figure.axes[0].text(0, 0, "$^$")
+    figure.axes[1].set_yticks([0, 1], ["$_$", "b"])
+    figure.suptitle("$x$ and $_$")
+    save(figure, tmp_path / "dollars.png", form="png")
+    assert (tmp_path / "dollars.png").stat().st_size

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchvision.models import list_models
@@ -227,7 +227,10 @@ class TwoStage:
 
     @torch.no_grad()
     def _located(self, images: Sequence[Tensor], resized: ImageList, maps: dict[str, Tensor]) -> Encoded:
-        """The resized images, and the RPN's proposals on the backbone's maps, as in detection."""
+        """The resized images, and the RPN's proposals on the backbone's maps, as in detection.
+
+        The RPN drops proposals that are not finite. An image whose maps are not keeps one, so that this is seen.
+        """
         model = self.plain()
         proposals, _ = model.rpn(resized, maps)
         shape = len(images), model.rpn.post_nms_top_n()
@@ -235,6 +238,7 @@ class TwoStage:
         mask = torch.arange(shape[1], device=counts.device) < counts[:, None]
         reference = resized.tensors.new_zeros(*shape, 4)
         reference[mask] = torch.cat(proposals)
+        mask[~are_finite(maps), 0] = True
         return Encoded(
             features=(resized.tensors,),
             reference=reference,
@@ -271,12 +275,14 @@ class TwoStage:
         return output._replace(for_losses=said_of_anchors(self.model.rpn, images, maps))
 
     def _pooled(self, maps: dict[str, Tensor], encoded: Encoded) -> Float[Tensor, "B P C h w"]:
-        """The proposals' RoI features, zeros on padding."""
+        """The proposals' RoI features, zeros on padding; NaN for an image whose maps are not finite, wherever that is."""
         proposals = list(encoded.reference[encoded.mask].split(encoded.mask.sum(1).tolist()))
         sizes = [(int(height), int(width)) for height, width in encoded.input_size.tolist()]
         real = self.model.roi_heads.box_roi_pool(maps, proposals, sizes)
         pooled: Tensor = real.new_zeros(*encoded.mask.shape, *real.shape[1:])
         pooled[encoded.mask] = real
+        if not (sound := are_finite(maps)).all():
+            pooled[encoded.mask & ~sound[:, None]] = torch.nan
         return pooled
 
     def _embedded(self, pooled: Float[Tensor, "B P C h w"]) -> Float[Tensor, "B P D"]:
@@ -345,6 +351,11 @@ def boxes_alone(model: FasterRCNN) -> Iterator[None]:
     finally:
         for name, branch in branches.items():
             setattr(heads, name, branch)
+
+
+def are_finite(maps: dict[str, Tensor]) -> Bool[Tensor, " B"]:
+    """Which images' maps are finite everywhere."""
+    return torch.stack([of_level.isfinite().flatten(1).all(1) for of_level in maps.values()]).all(0)
 
 
 def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
