@@ -190,10 +190,14 @@ def _checked(card: Mapping[str, Any], file: Path) -> PostProcessingSettings:
             f"{file}: must be {A_CARD}; its category_ids must be whole numbers, and num_candidates at least 1"
         )
     try:
-        return PostProcessingSettings.of(card["postprocessing"])
+        how = PostProcessingSettings.of(card["postprocessing"])
+        for name, values in (("scale", how.scale), ("shift", how.shift)):
+            if len(values) not in (1, len(card["classes"])):
+                raise UserError(f"{name} must have one number, or one for each class; got {len(values)}")
     except (TypeError, KeyError, AttributeError, UserError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{file}: must be {A_CARD}; its post-processing cannot be used: {told}") from error
+    return how
 
 
 def tuned(policy: Policy, data: Splits, num_candidates: int, strategy: str) -> Tuned:

@@ -74,6 +74,18 @@ def test_other_entries_in_a_card_without_a_checksum_cost_one_line_at_most(folder
             assert "\n" not in refusal
 
 
+@pytest.mark.parametrize("name", ["scale", "shift"])
+@pytest.mark.parametrize("count", [0, 9, 11])
+def test_a_recalibration_of_other_classes_is_named(folder: Path, name: str, count: int) -> None:
+    file = folder / "model.json"
+    told = as_older(json.loads(file.read_bytes()))
+    file.write_text(json.dumps({**told, "postprocessing": {**told["postprocessing"], name: [1.0] * count}}))
+    with pytest.raises(
+        UserError, match=rf"model.json: .*{name} must have one number, or one for each class; got {count}$"
+    ):
+        load_tuned(folder, device="cpu")
+
+
 @pytest.mark.parametrize("name", ["detector.pt", "module.safetensors"])
 def test_every_damaged_file_of_weights_is_named_or_holds_the_same_weights(name: str, folder: Path) -> None:
     file, draw = folder / name, random.Random(name)
