@@ -15,6 +15,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from rl_det.data.images import ImageLimits, read_header, read_image
 from rl_det.errors import UserError
+from rl_det.report.lettering import FONT
 from rl_det.storage.files import as_json, check_writable, write_whole, write_with
 from rl_det.types import Detections
 
@@ -26,6 +27,8 @@ SIGNATURE = "Software", "rl_det"
 """The entry of a PNG that says that `detect` has written it."""
 READABLE_SIDE = 640
 """Pixels; a picture has about so many on its longer side at least."""
+LETTERS = 11
+"""Pixels; the size of the names in a picture."""
 COLOURS = ("deepskyblue", "orange", "lime", "magenta", "yellow", "red", "cyan", "white")
 
 
@@ -176,6 +179,8 @@ def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[st
             labels=texts,
             colors=colours,
             width=2,
+            font=FONT,
+            font_size=LETTERS,
             label_colors="black",
             label_background_colors=colours,
             fill_labels=True,

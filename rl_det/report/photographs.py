@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rl_det.report.html import Photograph, printable
+from rl_det.report.lettering import FONT
 from rl_det.report.pictures import Outcome
 from rl_det.types import Target
 
@@ -29,7 +30,7 @@ def photograph(
 ) -> Photograph:
     """Draw right boxes solid, wrong ones dashed and missed ones dotted, so that they differ without their colours."""
     canvas, scale = _sized(image)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(FONT, 13)
     for box in target.boxes[outcome.missed].tolist():
         _rectangle(draw, [scale * side for side in box], MISSED, DOTTED)
     kept = outcome.kept

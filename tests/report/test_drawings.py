@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.report.detections import drawn
@@ -24,6 +24,7 @@ from rl_det.report.drawings import (
     recall_drawing,
 )
 from rl_det.report.html import Key, Page, Svg, html
+from rl_det.report.lettering import FONT
 from rl_det.report.photographs import photograph
 from rl_det.report.pictures import shown
 from rl_det.report.sections import MOST_CLASSES, Contrast, changed_images, gain_section, most_changed, recall_section
@@ -143,6 +144,16 @@ def test_what_lies_in_a_crowd_is_neither_right_nor_wrong_nor_drawn() -> None:
 def test_more_than_a_hundred_of_a_class_are_all_matched() -> None:
     boxes = [[10.0 * place, 0.0, 10.0 * place + 8.0, 8.0] for place in range(120)]
     assert shown(target_of(boxes), found_at(boxes), 1, 0.5).counts == "120 right, 0 wrong, 0 missed"
+
+
+@pytest.mark.parametrize("name", ["\u043a\u043b\u044e\u0447", "\u03b1\u03b2\u03b3", "\u017e\u016f\u010d"])
+def test_names_in_letters_beyond_latin_are_drawn_and_no_boxes(name: str) -> None:
+    font = ImageFont.truetype(FONT, 13)
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in name)
+    found, image = found_at([[2.0, 20.0, 60.0, 60.0]]), torch.zeros(3, 64, 64)
+    pictures = [np.asarray(drawn(image, found, (text,), 0.5)) for text in (name, "\uffff" * len(name))]
+    assert not np.array_equal(*pictures)
 
 
 def test_colours_beyond_black_and_white_do_not_turn_round() -> None:
