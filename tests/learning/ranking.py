@@ -8,7 +8,7 @@ from learning.toy import NUM_PROPOSALS, ToyDetector, toy_data
 from rl_det_envs.agent import Earned
 from rl_det_envs.rescore_detections import RescoreDetectionsVector
 
-from rl_det.policies.detections import mean_ap
+from rl_det.policies.detections import policy_ap
 from rl_det.policies.rescore import RescorePolicy
 
 LEARNT, NOT_LEARNT = 0.95, 0.85
@@ -47,4 +47,4 @@ def chance_and_validation(detector: ToyDetector, seed: int) -> dict[str, Any]:
 
 
 def validation_ap(detector: ToyDetector) -> float:
-    return mean_ap(RescorePolicy(detector, sigma=0.5), toy_data(99), NUM_PROPOSALS)
+    return policy_ap(RescorePolicy(detector, sigma=0.5), toy_data(99), NUM_PROPOSALS)

@@ -12,7 +12,7 @@ from rl_det_envs.agent import Earned
 from torch import nn
 
 from rl_det.policies.adjust import AdjustPolicy
-from rl_det.policies.detections import mean_ap
+from rl_det.policies.detections import policy_ap
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
 from rl_det.training.loop import fit
@@ -64,7 +64,7 @@ def learnt_offset(env: type, agent: Agent) -> float:
         envs,
         config,
         generator=torch.Generator().manual_seed(0),
-        validate=lambda: mean_ap(policy, toy_data(99), NUM_PROPOSALS),
+        validate=lambda: policy_ap(policy, toy_data(99), NUM_PROPOSALS),
     )
     fit(learner, LoopConfig(num_updates=50, learning_rate=0.3, validate_every=50), name="toy")
     return float(detector.offset.detach())
