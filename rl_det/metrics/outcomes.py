@@ -93,9 +93,7 @@ def verdicts(
     detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, iou_threshold: float = CORRECT_IOU
 ) -> Verdicts:
     """Match all detections as `image_counts` does; ValueError on bad input, which it names."""
-    check(detections, truths, num_classes)
-    m = _match_all(detections, truths, num_classes, _all_areas(iou_threshold))
-    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
+    m, image = _match_displayed(detections, truths, num_classes, iou_threshold)
     shape = detections.mask.shape
     correct, ignored, truth = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_), np.full(shape, -1)
     correct[image, m.place], ignored[image, m.place] = m.correct, ~m.counted
@@ -123,9 +121,7 @@ def image_counts(
     detections: DetectionBatch, truths: TruthBatch, *, num_classes: int, iou_threshold: float = CORRECT_IOU
 ) -> ImageCounts:
     """Match all detections at the threshold, as COCO does with all areas; ValueError on bad input, which it names."""
-    check(detections, truths, num_classes)
-    m = _match_all(detections, truths, num_classes, _all_areas(iou_threshold))
-    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
+    m, image = _match_displayed(detections, truths, num_classes, iou_threshold)
     found, shown, distance = (
         np.bincount(image, weights, minlength=len(detections))
         for weights in (m.correct, m.counted, np.where(m.correct, 1 - m.iou, 0.0))
@@ -168,10 +164,8 @@ def threshold_counts(
     a running sum over detections by falling score. Of one image and class, the first detections bring the number of
     detections nearer to the number of objects, and those beyond that number take it away.
     """
-    check(detections, truths, num_classes)
-    m = _match_all(detections, truths, num_classes, _all_areas(iou_threshold))
+    m, image = _match_displayed(detections, truths, num_classes, iou_threshold)
     shown, objects = m.counted, _objects(truths, num_classes)
-    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
     group = image[shown] * num_classes + m.labels[shown] - 1  # rises, and scores fall within a group
     rank = np.arange(len(group)) - np.searchsorted(group, group)
     steps = np.stack(
@@ -190,10 +184,15 @@ def threshold_counts(
     )  # fmt: skip
 
 
-def _all_areas(iou_threshold: float) -> Rules:
-    """The rules of matching all detections, of any size, at one threshold."""
+def _match_displayed(
+    detections: DetectionBatch, truths: TruthBatch, num_classes: int, iou_threshold: float
+) -> tuple["AllOutcomes", Int64[np.ndarray, " M"]]:
+    """All detections, of any size and however many, matched at one threshold; and the image of each."""
+    check(detections, truths, num_classes)
     needed_iou = replace(COCO, iou_thresholds=(iou_threshold,)).needed_iou
-    return Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)
+    rules = Rules(needed_iou, np.array([[0.0, np.inf]]), 2**31 - 1)
+    image = np.repeat(np.arange(len(detections)), detections.mask.sum(1))
+    return _match_all(detections, truths, num_classes, rules), image
 
 
 def _objects(truths: TruthBatch, num_classes: int) -> Int64[np.ndarray, "B C"]:
@@ -290,12 +289,8 @@ def _outcomes(room: Any, detections: Any, truths: Any, rules: Any, outcome: Any)
                     counted[n] = low <= (box[2] - box[0]) * (box[3] - box[1]) <= high
                     continue
                 g = places[k]
-                taken[g], correct[n], counted[n], all_truths[n] = (
-                    1,
-                    not uncounted[g],
-                    not uncounted[g],
-                    classed.order[g],
-                )
+                taken[g], all_truths[n] = 1, classed.order[g]
+                correct[n], counted[n] = not uncounted[g], not uncounted[g]
                 ious[n] = overlaps[k] if correct[n] else 0.0
         first += starts[-1]
 

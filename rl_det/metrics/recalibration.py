@@ -23,14 +23,16 @@ class Recalibration(NamedTuple):
 
 
 def fit_recalibration(outcomes: Outcomes) -> Recalibration:
-    """Platt's scaling of all classes' logits by maximum likelihood (Platt 1999); the identity if nothing can be learned."""
+    """Platt's scaling of all classes' logits, with his targets (`targets_of`); the identity if nothing can be learned."""
     from sklearn.linear_model import LogisticRegression  # slow to import
 
     every, correct = np.ones(len(outcomes.positives)), outcomes.correct
     identity = Recalibration(every, 0 * every)
     if correct.all() or not correct.any():
         return identity
-    fitted = LogisticRegression(C=np.inf).fit(logits_of(outcomes)[:, None], correct)
+    logits, targets = logits_of(outcomes)[:, None], targets_of(correct)
+    both, weights = np.repeat([True, False], len(correct)), np.concatenate([targets, 1 - targets])
+    fitted = LogisticRegression(C=np.inf).fit(np.concatenate([logits, logits]), both, sample_weight=weights)
     scale, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     return Recalibration(scale * every, shift * every) if scale > 0 else identity
 
@@ -49,6 +51,17 @@ def fit_class_recalibration(outcomes: Outcomes) -> Recalibration:
     return Recalibration(scale * whole.scale, scale * whole.shift + shift)
 
 
+def targets_of(correct: Bool[np.ndarray, " M"]) -> Float64[np.ndarray, " M"]:
+    """What Platt (1999) fits in place of 1 and 0: (n + 1) / (n + 2) for n correct ones, and 1 / (m + 2) for m others.
+
+    Where the correct ones can be told from the others by their scores, as a few always can, 1 and 0 would have a scale without
+    end; scores would round to 1, and be equal, so the order would be lost.
+    """
+    count = int(correct.sum())
+    targets: Float64[np.ndarray, " M"] = np.where(correct, (count + 1) / (count + 2), 1 / (len(correct) - count + 2))
+    return targets
+
+
 def logits_of(outcomes: Outcomes) -> Float64[np.ndarray, " M"]:
     """The detections' logits; probabilities of 0 and 1 count as a little more and less."""
     clipped = np.clip(outcomes.scores, 1e-7, 1 - 1e-7)
@@ -60,13 +73,14 @@ def _fit_class(logits: Float64[np.ndarray, " m"], correct: Bool[np.ndarray, " m"
     """The most probable scale and shift of a class's logits: the minimum of a convex function."""
     from scipy.optimize import minimize  # slow to import
 
-    features, signs = np.stack([logits, np.ones_like(logits)], 1), np.where(correct, -1.0, 1.0)
+    features, targets = np.stack([logits, np.ones_like(logits)], 1), targets_of(correct)
     start, spread = np.array([1.0, 0.0]), np.array([SPREAD_OF_SCALES, SPREAD_OF_SHIFTS])
 
     def loss(own: Float64[np.ndarray, "2"]) -> tuple[float, Float64[np.ndarray, "2"]]:
-        margin, away = signs * (features @ own), (own - start) / spread
-        wrong = np.exp(-np.logaddexp(0, -margin))
-        return float(np.logaddexp(0, margin).sum() + away @ away / 2), (signs * wrong) @ features + away / spread
+        mapped, away = features @ own, (own - start) / spread
+        surprise = np.logaddexp(0, mapped) - targets * mapped
+        gradient = (np.exp(-np.logaddexp(0, -mapped)) - targets) @ features
+        return float(surprise.sum() + away @ away / 2), gradient + away / spread
 
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(LEAST_SCALE, None), (None, None)])
     best: Float64[np.ndarray, "2"] = found.x

@@ -1,10 +1,12 @@
 """Whether scores mean what they say, as probabilities and as a ranking of boxes; and the monotone map that mends the former."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,3 +139,19 @@ def test_a_class_whose_order_is_upside_down_keeps_its_order() -> None:
     some = drifted((400, 400), (0.0, 0.0))
     turned = replace(some, correct=np.where(some.labels == 2, ~some.correct, some.correct))
     assert fit_class_recalibration(turned).scale[1] > 0
+
+
+@pytest.mark.parametrize("logit", [3.0, 5.0, 7.0])
+@pytest.mark.parametrize("count", [4, 20, 100, 2000])
+@pytest.mark.parametrize("fit", [fit_recalibration, fit_class_recalibration])
+def test_where_scores_tell_right_from_wrong_recalibrated_ones_are_not_equal(
+    fit: Callable[[Outcomes], Recalibration], count: int, logit: float
+) -> None:
+    rng = np.random.default_rng(count)
+    right, wrong = rng.uniform(logit - 2, logit + 2, count), rng.uniform(-7, -3, 5 * count)
+    correct = np.arange(6 * count) < count
+    found = fit(outcomes_of(1 / (1 + np.exp(-np.concatenate([right, wrong]))), correct))
+    (scale,), (shift,) = found
+    assert 0.2 < scale < 4
+    highest = torch.tensor([logit + 1, logit + 2]).mul(scale).add(shift)
+    assert len(set(highest.sigmoid().tolist())) == 2, "in single precision, as detections have them"

@@ -1,4 +1,4 @@
-"""Feature maps of several levels: their sizes, one length for images of all sizes, and what lies around single places."""
+"""Feature maps of several levels: are they finite, their sizes, one length for images of all sizes, what lies around places."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -28,6 +28,17 @@ def largest_sizes(transform: GeneralizedRCNNTransform) -> set[Size]:
         sizes = {(shorter, longer), (longer, shorter)}
     step = transform.size_divisible
     return {(-(-height // step) * step, -(-width // step) * step) for height, width in sizes}
+
+
+def sound(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The maps of B images, of which one that is not finite somewhere is NaN everywhere: so whatever is pooled says so."""
+    broken = torch.stack([~level.isfinite().flatten(1).all(1) for level in maps.values()]).any(0)
+    if not broken.any():
+        return maps
+    rows = broken[:, None, None, None]
+    return {
+        name: torch.where(rows, torch.nan, level) for name, level in maps.items()
+    }  # which keeps the layout in memory
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchvision.models import list_models
@@ -24,7 +24,7 @@ from rl_det.detectors.protocol import Architecture, Part
 from rl_det.detectors.recalibration import PerClass, fold
 from rl_det.detectors.torchvision.building import build_by_name, shorter_side
 from rl_det.detectors.torchvision.groups import as_large_as_the_largest, joined, one_size_together
-from rl_det.detectors.torchvision.levels import Size, by_sizes
+from rl_det.detectors.torchvision.levels import Size, by_sizes, sound
 from rl_det.detectors.torchvision.region_proposals import READ_OF_RPN, proposal_losses, said_of_anchors
 from rl_det.detectors.torchvision.resized import (
     BACKGROUND,
@@ -128,7 +128,7 @@ class TwoStage:
             model.backbone.register_forward_hook(lambda _, __, output: seen.update(maps=output)),
         ):
             losses: dict[str, Tensor] = model(images, list(labels))
-        located = self._located(images, seen["resized"], maps := named(seen["maps"]))
+        located = self._located(images, seen["resized"], maps := sound(named(seen["maps"])))
         pooled = self._pooled(maps, located)
         embeddings = self._embedded(pooled)
         features = {"predictor": embeddings, "head": pooled, "all": seen["resized"].tensors}[self.part]
@@ -227,9 +227,9 @@ class TwoStage:
 
     @torch.no_grad()
     def _located(self, images: Sequence[Tensor], resized: ImageList, maps: dict[str, Tensor]) -> Encoded:
-        """The resized images, and the RPN's proposals on the backbone's maps, as in detection.
+        """The resized images, and the RPN's proposals on `sound` maps, as in detection.
 
-        The RPN drops proposals that are not finite. An image whose maps are not keeps one, so that this is seen.
+        The RPN drops proposals that are not finite. An image whose maps are NaN keeps one, so that this is seen.
         """
         model = self.plain()
         proposals, _ = model.rpn(resized, maps)
@@ -238,7 +238,7 @@ class TwoStage:
         mask = torch.arange(shape[1], device=counts.device) < counts[:, None]
         reference = resized.tensors.new_zeros(*shape, 4)
         reference[mask] = torch.cat(proposals)
-        mask[~are_finite(maps), 0] = True
+        mask[:, 0] |= next(iter(maps.values()))[:, 0, 0, 0].isnan()
         return Encoded(
             features=(resized.tensors,),
             reference=reference,
@@ -249,7 +249,7 @@ class TwoStage:
 
     def _encoded(self, images: Sequence[Tensor], resized: ImageList, num_proposals: int | None) -> Encoded:
         """The encoding of images of one padded size."""
-        located = self._located(images, resized, maps := named(self.model.backbone(resized.tensors)))
+        located = self._located(images, resized, maps := sound(named(self.model.backbone(resized.tensors))))
         if num_proposals is not None and num_proposals < located.mask.shape[1]:
             output = self._output(located, self._embedded(self._pooled(maps, located)))
             located = best_proposals(located, output, num_proposals)
@@ -268,21 +268,19 @@ class TwoStage:
     def _whole(self, encoded: Encoded, size: Size) -> HeadOutput:
         """The output of backbone and head for images of one padded size, with what the RPN says if gradients are wanted."""
         images = encoded.features[0][..., : size[0], : size[1]]
-        maps = named(self.model.backbone(images))
+        maps = sound(named(self.model.backbone(images)))
         output = self._output(encoded, self._embedded(self._pooled(maps, encoded)))
         if not torch.is_grad_enabled():
             return output
         return output._replace(for_losses=said_of_anchors(self.model.rpn, images, maps))
 
     def _pooled(self, maps: dict[str, Tensor], encoded: Encoded) -> Float[Tensor, "B P C h w"]:
-        """The proposals' RoI features, zeros on padding; NaN for an image whose maps are not finite, wherever that is."""
+        """The proposals' RoI features, zeros on padding."""
         proposals = list(encoded.reference[encoded.mask].split(encoded.mask.sum(1).tolist()))
         sizes = [(int(height), int(width)) for height, width in encoded.input_size.tolist()]
         real = self.model.roi_heads.box_roi_pool(maps, proposals, sizes)
         pooled: Tensor = real.new_zeros(*encoded.mask.shape, *real.shape[1:])
         pooled[encoded.mask] = real
-        if not (sound := are_finite(maps)).all():
-            pooled[encoded.mask & ~sound[:, None]] = torch.nan
         return pooled
 
     def _embedded(self, pooled: Float[Tensor, "B P C h w"]) -> Float[Tensor, "B P D"]:
@@ -351,11 +349,6 @@ def boxes_alone(model: FasterRCNN) -> Iterator[None]:
     finally:
         for name, branch in branches.items():
             setattr(heads, name, branch)
-
-
-def are_finite(maps: dict[str, Tensor]) -> Bool[Tensor, " B"]:
-    """Which images' maps are finite everywhere."""
-    return torch.stack([of_level.isfinite().flatten(1).all(1) for of_level in maps.values()]).all(0)
 
 
 def log_odds(scores: Float[Tensor, "R K"]) -> Float[Tensor, "R K"]:
