@@ -25,6 +25,7 @@ from rl_det.ap.options import COCO, CocoOptions
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.cli import parse
 from rl_det.data import Dataset
+from rl_det.errors import UserError
 from rl_det.finetuning.budget import budget_named
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import load_results, read_detections, write_detections
@@ -97,7 +98,13 @@ def table(flags: Flags) -> None:
     """The mean over seeds of each row's figures, and the differences from another row with their intervals."""
     data, _ = flags.open()
     val, test, folders = truths_of(data.val), truths_of(data.test), sorted(flags.out.glob("seed*"))
+    if not folders:
+        raise UserError(
+            f"{flags.out}: must hold finished runs; there is none (seed*/); run a seed first, without --table"
+        )
     names = list(load_results(folders[0]).rows)
+    if flags.over not in names:
+        raise UserError(f"--over must be one of {', '.join(names)}; got {flags.over}")
     num_classes, cells = len(data.classes), {name: list[str]() for name in names}
     for metric in METRICS.values():
         measured = {

@@ -38,7 +38,6 @@ from gymnasium.vector import AutoresetMode  # noqa: E402
 from head_in_sb3 import HeadPolicy, HeadShifts, OnlyWhatTheHeadNeeds  # noqa: E402
 from jaxtyping import Float64  # noqa: E402
 from peers.peer import Images, Peer  # noqa: E402
-from peers.ways import LENT, UNAIDED  # noqa: E402
 from rich import print_json  # noqa: E402
 from rl_det_envs.sb3 import DetectorVecEnv  # noqa: E402
 from stable_baselines3 import PPO  # noqa: E402
@@ -181,6 +180,8 @@ def fastest_peer(f: Fixture) -> tuple[Peer, dict[str, float]]:
     envs.reset(seed=f.config.seed)
     envs.step(np.zeros(envs.action_space.shape))
     step = envs._last
+    from peers.ways import LENT, UNAIDED  # other programs, of the extra `bench`
+
     peers = {f"{peer.name}{suffix}": peer for suffix, group in (("", UNAIDED), (" lent", LENT)) for peer in group}
     ways = {
         name: lambda reward=PeerAp(peer): [reward(step.before, step.after, ended=True) for _ in range(5)]

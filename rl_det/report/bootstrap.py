@@ -96,6 +96,10 @@ def _mean_over_folds(
 
 
 def interval(redrawn: Float64[np.ndarray, " D"]) -> Interval:
-    """The first value, which is the measured one, with percentiles of the others."""
-    low, high = np.quantile(redrawn[1:], [(1 - COVERED) / 2, (1 + COVERED) / 2]) if len(redrawn) > 1 else 2 * [np.nan]
+    """The first value, which is the measured one, with percentiles of the others.
+
+    A draw without a true box, as of few images with objects, has no figure, and is left out.
+    """
+    drawn = redrawn[1:][~np.isnan(redrawn[1:])]
+    low, high = np.quantile(drawn, [(1 - COVERED) / 2, (1 + COVERED) / 2]) if len(drawn) else 2 * [np.nan]
     return Interval(value=float(redrawn[0]), low=float(low), high=float(high))

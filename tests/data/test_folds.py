@@ -168,7 +168,10 @@ def test_files_have_equal_keys_only_if_all_their_bytes_are_equal(tmp_path: Path)
         (0, "folds must be at least 2; got 0; 5 is usual"),
         (1, "folds must be at least 2; got 1; 5 is usual"),
         (-3, "folds must be at least 2; got -3; 5 is usual"),
-        (41, "folds must leave an image with an object to find to each of 41 parts; got 40 such images that differ"),
+        (
+            41,
+            "images must leave one with an object to find to each of 41 parts; got 40 such images that differ",
+        ),
     ],
 )
 def test_numbers_of_folds_that_cannot_be_are_refused_in_one_sentence(num_folds: int, message: str) -> None:
@@ -197,7 +200,7 @@ def test_parts_have_the_sizes_that_are_asked_for_but_for_images_that_stay_togeth
     full = sum(bool(counted[same == group].any()) for group in groups)
     sizes = [len(part) for part in np.array_split(np.arange(count), num_parts)]
     if full < num_parts:
-        with pytest.raises(ValueError, match="folds must leave an image"):
+        with pytest.raises(ValueError, match="images must leave one"):
             dealt(counted, same, sizes, rng)
         return
     part_of = dealt(counted, same, sizes, rng)

@@ -112,3 +112,9 @@ def test_an_interval_holds_ninety_five_of_a_hundred_redrawn_values() -> None:
 def test_methods_of_different_numbers_of_seeds_or_images_are_refused() -> None:
     with pytest.raises(ValueError, match=r"as many seeds, on as many images; got .*\(1, 4\), \(2, 4\)"):
         redrawn_ap({"a": [[matches(0)]], "b": [[matches(0)]] * 2}, num_draws=1, rng=np.random.default_rng(0))
+
+
+def test_a_draw_without_a_true_box_leaves_the_interval() -> None:
+    drawn = np.array([0.5, np.nan, *np.linspace(0.4, 0.6, 101), np.nan])
+    assert interval(drawn) == interval(drawn[~np.isnan(drawn)])
+    assert np.isnan(interval(np.array([0.5, np.nan])).low)
