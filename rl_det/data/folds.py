@@ -93,8 +93,8 @@ def dealt(
     np.add.at(counts, group, objects)
     if (num_full := int(counts.any(1).sum())) < num_parts:
         raise UserError(
-            f"images must leave one with an object to find to each of {num_parts} parts; got {num_full} such images that differ "
-            "(what is not a fold's test is divided too, into training and validation); take more images, or fewer folds"
+            f"images must leave one with an object to find to each of {num_parts} parts; got {num_full} such images that "
+            "differ (what is not a fold's test is divided too, into training and validation); take more images, or fewer folds"
         )
     weight = counts / np.maximum(1, counts.sum(0))
     order = rng.permutation(num_groups)
