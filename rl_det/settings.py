@@ -106,7 +106,7 @@ def _wrong(value: Any, hint: Any, rule: Rule | None) -> str | None:
         return f"be {described(hint)}"
     parts = value if isinstance(value, tuple) else value.values() if isinstance(value, Mapping) else (value,)
     numbers = [part for part in parts if _is_number(part)]
-    if not all(math.isfinite(number) or (rule and rule.infinite) for number in numbers):
+    if not all(_is_finite(number) or (rule and rule.infinite) for number in numbers):
         return "be finite"
     return rule.words if rule and not all(rule.holds(number) for number in numbers) else None
 
@@ -128,7 +128,7 @@ def fits(value: Any, hint: Any) -> bool:
             fits(key, parts[0]) and fits(own, parts[1]) for key, own in value.items()
         )
     if hint in (int, float):
-        return _is_number(value) and (hint is float or isinstance(value, Integral)) and not math.isnan(value)
+        return _is_number(value) and (isinstance(value, Integral) or (hint is float and not math.isnan(value)))
     if hint is Any or not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
         return True
     return isinstance(value, hint)
@@ -151,3 +151,11 @@ def described(hint: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_finite(number: Real) -> bool:
+    """Whether a number is one; a whole number beyond all floats is none that anything could be computed with."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False

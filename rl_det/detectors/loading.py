@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ from rl_det.detectors.transformers.pretrained import (
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
-from rl_det.settings import at_least, check_argument, fits
+from rl_det.settings import at_least, check_argument
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.weights import (
     SUFFIXES,
@@ -380,13 +380,13 @@ def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
     _refuse_run(card.parent)
     told = read_sealed(card, A_CARD)
     try:
-        architecture, hints = Architecture(**told["architecture"]), get_type_hints(Architecture)
-        if wrong := [name for name, value in vars(architecture).items() if not fits(value, hints[name])]:
-            raise TypeError(f"architecture.{wrong[0]} is {getattr(architecture, wrong[0])!r}")
+        architecture = Architecture(**told["architecture"])
         if not isinstance(told["classes"], list) or not all(isinstance(name, str) for name in told["classes"]):
             raise TypeError(f"classes are {told['classes']!r}")
     except (TypeError, KeyError) as error:
         raise UserError(f"{card}: must be {A_CARD}; got {error!r}") from error
+    except UserError as error:
+        raise UserError(f"{card}: must be {A_CARD}; its architecture's {error}") from error
     return told, architecture
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_det.detectors.recalibration import PerClass
+from rl_det.settings import at_least, check_settings
 from rl_det.types import Candidates, Detections, Encoded, HeadOutput, Target, TrainingPass
 
 Part = Literal["predictor", "head", "all"]
@@ -37,6 +38,9 @@ class Architecture:
     num_classes: int
     input_size: int | None
     """The shorter side after resizing, in pixels; None: the builder's own."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, num_classes=at_least(1), input_size=at_least(1))
 
     @classmethod
     def own(cls, model: nn.Module, num_classes: int) -> "Architecture":

@@ -28,7 +28,7 @@ from rl_det.report.comparison import markdown
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.lock import alone_in
-from rl_det.storage.run import CHECKPOINTS, CONFIG, PAGE, RESULTS, check_same_run, remove_run
+from rl_det.storage.run import CHECKPOINTS, COMPARISON, CONFIG, PAGE, RESULTS, check_same_run, remove_run
 from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, named
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
@@ -173,7 +173,7 @@ def _write(out: Path, compared: dict[str, Any], folders: Mapping[str, Mapping[st
     from rl_det.finetuning.run_page import comparison_page  # matplotlib is slow to import
     from rl_det.report.comparison_picture import draw_comparison
 
-    write_whole(out / "comparison.json", as_json(compared))
+    write_whole(out / COMPARISON, as_json(compared))
     write_whole(out / "comparison.md", markdown(compared) + "\n")
     draw_comparison(compared, out / "comparison.png")
     write_whole(out / PAGE, comparison_page(compared, folders))

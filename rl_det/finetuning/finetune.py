@@ -36,7 +36,14 @@ from rl_det.precision import WantedPrecision
 from rl_det.progress import bar, tell
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.settings import check_argument
-from rl_det.storage.checkpoint import UNFINISHED, has_checkpoint, latest_checkpoint, remove_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import (
+    UNFINISHED,
+    has_checkpoint,
+    latest_checkpoint,
+    remove_checkpoint,
+    restoring,
+    write_checkpoint,
+)
 from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
@@ -189,9 +196,11 @@ def _add(rows: _Rows, strategy: Strategy, start: Policy, plan: Plan, run: Run, c
     done = run.checkpoints / f"{name}.pt"
     kept = latest_checkpoint(done, tell)
     if kept is not None:
-        trained.load_state_dict(kept["trained"])
-        policy.postprocessing = PostProcessingSettings.of(kept["postprocessing"])
-        rows.add(name, policy, kept["seconds"], Ending(**kept["ending"]))
+        with restoring(done):
+            trained.load_state_dict(kept["trained"])
+            policy.postprocessing = PostProcessingSettings.of(kept["postprocessing"])
+            seconds, ending = float(kept["seconds"]), Ending.of(kept["ending"])
+        rows.add(name, policy, seconds, ending)
         return
     unfinished = run.checkpoints / f"{name}{UNFINISHED}.pt"
     clock = plan.clock()

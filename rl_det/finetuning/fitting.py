@@ -14,7 +14,7 @@ from rl_det.policies.detections import candidates_of
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated_settings
 from rl_det.progress import tell
-from rl_det.storage.checkpoint import latest_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import latest_checkpoint, restoring, write_checkpoint
 from rl_det.strategies.postprocessing import FittedPostProcessing, fit_postprocessing, why_not_fitted
 from rl_det.strategies.strategy import Task
 
@@ -65,14 +65,15 @@ def _fitted(before: Policy, policy: Policy, task: Task, num_evaluations: int, do
             "seconds": time.perf_counter() - started,
         }
         write_checkpoint(done, kept)
-    fitted = FittedPostProcessing(
-        settings=PostProcessingSettings.of(kept["fitted"]), gain=kept["gain"], told=kept["told"]
-    )
+    with restoring(done):
+        settings, rescaled = (PostProcessingSettings.of(kept[name]) for name in ("fitted", "rescaled"))
+        fitted = FittedPostProcessing(settings=settings, gain=float(kept["gain"]), told=str(kept["told"]))
+        seconds = float(kept["seconds"])
     if fitted.settings == policy.postprocessing:
-        return FittedRow(before=before, after=policy, fitted=fitted, seconds=kept["seconds"])
+        return FittedRow(before=before, after=policy, fitted=fitted, seconds=seconds)
     own, after = policy.copy(), policy.copy()
-    own.postprocessing, after.postprocessing = fitted.settings, PostProcessingSettings.of(kept["rescaled"])
-    return FittedRow(before=own, after=after, fitted=fitted, seconds=kept["seconds"])
+    own.postprocessing, after.postprocessing = fitted.settings, rescaled
+    return FittedRow(before=own, after=after, fitted=fitted, seconds=seconds)
 
 
 def _fit(policy: Policy, task: Task, num_evaluations: int) -> tuple[FittedPostProcessing, PostProcessingSettings]:

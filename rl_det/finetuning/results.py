@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -19,10 +19,9 @@ from rl_det.errors import UserError
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval
 from rl_det.report.tables import FIGURES, endings_text, table_text
-from rl_det.settings import fits
 from rl_det.storage.checksums import checksum, read_sealed
 from rl_det.storage.files import write_with
-from rl_det.storage.run import CHECKSUMS, DETECTIONS, RESULTS, TRUTHS
+from rl_det.storage.run import CHECKSUMS, COMPARISON, DETECTIONS, PAGE, RESULTS, TRUTHS
 from rl_det.training.loop import Ending
 
 MOST_COMPRESSED = 1032
@@ -208,10 +207,15 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 def load_results(folder: str | Path) -> Results:
     """The results in a run's folder, without the detectors. Raises ValueError, which names the file, if there are none."""
     file, what = Path(folder) / RESULTS, "the results of a run of rl_det that has ended"
+    if not file.exists() and (Path(folder) / COMPARISON).exists():
+        raise UserError(
+            f"{folder}: must be a run's folder; it is a comparison's, whose table is comparison.md and whose page is "
+            f"{PAGE}; its runs are the folders in it"
+        )
     told = read_sealed(file, what)
     try:
         return _of_json(told, Path(folder))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{file}: must be {what}; got {error!r}") from error
 
 
@@ -238,7 +242,7 @@ def _of_json(told: Mapping[str, Any], folder: Path) -> Results:
             name=name,
             figures=_numbers(figures),
             seconds=_number(told["seconds"][name]),
-            ending=_checked(Ending(**told["endings"][name])),
+            ending=Ending.of(told["endings"][name]),
             displayed=_displayed(told, name),
             validation_ap=_number(told["validation_AP"][name]),
             class_ap=_numbers(told["class_AP"][name]),
@@ -288,12 +292,4 @@ def _number(value: float | None) -> float:
         return math.nan
     if not isinstance(value, Real) or isinstance(value, bool):
         raise UserError(f"{value!r} is no number")
-    return value
-
-
-def _checked(ending: Ending) -> Ending:
-    """The same; UserError for a field of another type."""
-    hints = get_type_hints(Ending)
-    if wrong := [name for name, value in vars(ending).items() if not fits(value, hints[name])]:
-        raise UserError(f"{wrong[0]} is {getattr(ending, wrong[0])!r}")
-    return ending
+    return float(value)

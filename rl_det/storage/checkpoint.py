@@ -1,9 +1,10 @@
 """Write and read checkpoints, and check that a resumed run is the one that was stopped."""
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def latest_checkpoint(path: Path, warn: Callable[[str], Any]) -> dict[str, Any] | None:
     """The checkpoint at `path`, or the one before it if that is damaged, which `warn` is told; None if there is none.
 
-    Raises DamagedError, which names the file, if no whole one is there.
+    Raises DamagedError, which names the file, if no whole one is there, or a folder lies where one must be written.
     """
     there = [file for file in (path, former(path)) if file.exists()]
+    if strange := [file for file in there if not file.is_file()]:
+        raise DamagedError(f"{strange[0]}: must be a checkpoint, a file; it is none; move it away")
     for file in there:
         try:
             return read_checkpoint(file)
@@ -74,6 +77,24 @@ def latest_checkpoint(path: Path, warn: Callable[[str], Any]) -> dict[str, Any] 
                 raise DamagedError(f"{error}; remove it to start afresh") from error
             warn(f"warning: {error}; the one before is used")
     return None
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """A context in which a run takes over what `latest_checkpoint` gave; DamagedError, which names the file, if it cannot.
+
+    A checksum says that a file is as it was written, not that this run has written it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever entries of another layout provoke
+        told = " ".join(str(error).split())
+        raise DamagedError(
+            f"{path}: must be a checkpoint of this run; what it holds does not fit ({type(error).__name__}: {told}); "
+            "remove it to start afresh"
+        ) from error
 
 
 def has_checkpoint(path: Path) -> bool:

@@ -20,6 +20,8 @@ CONFIG, METRICS, RESULTS = "config.json", "metrics.jsonl", "results.json"
 TENSORBOARD, CHECKPOINTS, DETECTIONS, TUNED = "tensorboard", "checkpoints", "test_detections", "model.json"
 ENCODINGS, TRUTHS, PAGE = "encodings", "test_truths.npz", "report.html"
 WANDB, TRACKERS = "wandb", "trackers.json"
+COMPARISON = "comparison.json"
+"""In a comparison's folder, beside the folders of its runs: its numbers."""
 START = "warm_start.safetensors"
 """Among the checkpoints: the warm start with which the run began."""
 PARTS = (TENSORBOARD, CHECKPOINTS, DETECTIONS, ENCODINGS, WANDB)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rl_det import parallel
 from rl_det.progress import Bar, tell
-from rl_det.storage.checkpoint import check_same, latest_checkpoint, write_checkpoint
+from rl_det.storage.checkpoint import check_same, latest_checkpoint, restoring, write_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training.loop import Callback, Ending, FitRun
 
@@ -67,8 +67,9 @@ class Checkpoint(Callback):
         state = latest_checkpoint(self.path, tell)
         if state is not None:
             check_same(self.path, state.get("config", {}), run.state_dict()["config"])
-            run.load_state_dict(state)
-            self.before = state.get("seconds", 0.0)
+            with restoring(self.path):
+                run.load_state_dict(state)
+                self.before = float(state.get("seconds", 0.0))
 
     def on_complete(self, run: FitRun, *, validated: bool) -> None:
         since = time.monotonic() - self.written

@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from rl_det import parallel
 from rl_det.errors import NotFiniteError
 from rl_det.metrics.evaluation import LOWER_IS_BETTER
 from rl_det.progress import tell
+from rl_det.settings import fits
 from rl_det.storage.memory import return_freed
 from rl_det.training.averaging import averaged, copied
 from rl_det.training.bounds import Watch
@@ -81,6 +82,14 @@ class Ending:
     """What was not finite in the first of them, in which images."""
     out_of_bounds: str = ""
     """The metrics that were beyond their bounds, in how many updates, and how far."""
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Ending":
+        """The ending that `asdict` gave. Raises TypeError for an entry that is missing, unknown, or of another type."""
+        ending, hints = cls(**plain), get_type_hints(cls)
+        if wrong := [name for name, value in vars(ending).items() if not fits(value, hints[name])]:
+            raise TypeError(f"{wrong[0]} is {getattr(ending, wrong[0])!r}")
+        return ending
 
 
 class Callback:
@@ -242,11 +251,15 @@ class FitRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state, torch's global generators included."""
+        """Restore a saved state, torch's global generators included. Raises an error for one that is not of this run."""
+        if not 0 <= state["update"] <= self.config.num_updates:
+            raise ValueError(f"update {state['update']} of {self.config.num_updates}")
         self.update, self.begun, self.signal = state["update"], state["begun"], state["signal"]
         self.start_figure = state["start_figure"]
-        self.ending = None if state["ending"] is None else Ending(**state["ending"])
+        self.ending = None if state["ending"] is None else Ending.of(state["ending"])
         self.best, self.best_update = state["best"], state["best_update"]
+        if self.best is not None:  # it is loaded at the end, when an error would lose the run
+            self.learner.trainable.load_state_dict(self.best)
         self.skipped, self.skipped_in_row, self.first_skipped = state["skipped"]
         self.watch.beyond = state["beyond"]
         self.learner.trainable.load_state_dict(state["trainable"])

@@ -13,6 +13,7 @@ import torch
 from damage import as_bytes, changed, damaged
 from finetuning.small import same_state
 from report.page_runs import as_older
+from unchecked import unchecked
 
 import rl_det
 from rl_det.candidates.postprocessing import PostProcessingSettings
@@ -72,6 +73,19 @@ def test_other_entries_in_a_card_without_a_checksum_cost_one_line_at_most(folder
         except UserError as error:
             refusal = str(error)
             assert "\n" not in refusal
+
+
+@pytest.mark.parametrize(
+    "entry", [{"input_size": 0}, {"num_classes": 0}, {"input_size": 10**400}, {"input_size": "big"}]
+)
+def test_an_architecture_that_cannot_be_built_is_named(folder: Path, entry: dict[str, Any]) -> None:
+    file = folder / "model.json"
+    told = as_older(json.loads(file.read_bytes()))
+    file.write_text(json.dumps({**told, "architecture": {**told["architecture"], **entry}}))
+    ((name, _),) = entry.items()
+    refusal = rf"model.json: must be a model.json .*; its architecture's {name} must be"
+    with unchecked(), pytest.raises(UserError, match=refusal):
+        load_tuned(folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["scale", "shift"])

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from damage import as_bytes, changed, damaged
 from report.page_runs import as_older, make_run, open_hostile
+from unchecked import unchecked
 
 from rl_det import cli
 from rl_det.data.splits import Splits
@@ -127,6 +128,23 @@ def test_other_entries_in_a_file_without_a_checksum_are_refused_by_name_or_make_
         except UserError as error:
             refusal = str(error)
         assert refusal == "" or (str(folder / name) in refusal and "\n" not in refusal)
+
+
+@pytest.mark.parametrize("entry", ["seconds", "validation_AP", "methods"])
+def test_a_number_beyond_all_floats_in_results_is_named(entry: str, folder: Path) -> None:
+    file = folder / "results.json"
+    told = as_older(json.loads(file.read_bytes()))
+    told[entry] |= {"ppo": {"AP": 10**400} if entry == "methods" else 10**400}
+    file.write_bytes(as_bytes(told))
+    with unchecked(), pytest.raises(UserError, match="OverflowError") as refusal:
+        load_results(folder)
+    one_line(refusal, file)
+
+
+def test_the_folder_of_a_comparison_is_no_runs_and_the_line_says_where_its_table_is(tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_text("{}")
+    with pytest.raises(UserError, match=r"it is a comparison's, whose table is comparison\.md"):
+        load_results(tmp_path)
 
 
 def test_a_damaged_configuration_is_not_resumed_and_that_of_another_version_is_refused_by_what_differs(

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ def test_without_a_whole_one_the_newest_that_is_there_is_named_and_nothing_is_wr
     ):
         latest_checkpoint(file, print)
     assert {each: each.read_bytes() for each in file.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("there", ["toy.pt", "toy.former.pt"])
+def test_a_folder_in_its_place_is_named_before_anything_is_trained(file: Path, there: str) -> None:
+    write_checkpoint(file, STATE)
+    write_checkpoint(file, STATE)
+    (file.parent / there).unlink()
+    (file.parent / there).mkdir()
+    with pytest.raises(DamagedError, match=rf"{re.escape(there)}: must be a checkpoint, a file; it is none"):
+        latest_checkpoint(file, print)
 
 
 class Evil:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 from training.toy import StopAt, ToyLearner, Watch, config
 
 import rl_det.progress
-from rl_det.storage.checkpoint import former, remove_checkpoint
+from rl_det.storage.checkpoint import DamagedError, former, read_checkpoint, remove_checkpoint, write_checkpoint
 from rl_det.storage.run import Run
 from rl_det.training import callbacks
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
@@ -210,6 +211,33 @@ def test_other_weights_are_no_state_of_a_run(tmp_path: Path, content: Any) -> No
     torch.save(content, file)
     with pytest.raises(ValueError, match=r"toy\.pt: "):
         outcome(LOOP, FIGURES, Checkpoint(file))
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"signal": None}, "KeyError: 'signal'"),
+        ({"update": 99}, "ValueError: update 99 of 8"),
+        ({"update": -5}, "ValueError: update -5 of 8"),
+        ({"update": "3"}, "TypeError"),
+        ({"ending": {"reason": "tired"}}, "'tired'"),
+        ({"best": {"weight": torch.ones(7)}}, "RuntimeError"),
+        ({"trainable": {}}, "RuntimeError"),
+        ({"skipped": [0]}, "ValueError"),
+        ({"seconds": "long"}, "ValueError"),
+    ],
+)
+def test_entries_that_do_not_fit_the_run_are_told_in_one_sentence_that_names_the_file(
+    tmp_path: Path, entries: dict[str, Any], told: str
+) -> None:
+    file = tmp_path / "toy.pt"
+    outcome(LOOP, FIGURES, Checkpoint(file), StopAt(3, kill))
+    changed = read_checkpoint(file) | entries
+    write_checkpoint(file, {name: value for name, value in changed.items() if value is not None or name not in entries})
+    before = file.read_bytes()
+    with pytest.raises(DamagedError, match=rf"toy\.pt: must be a checkpoint of this run; .*{re.escape(told)}"):
+        outcome(LOOP, FIGURES, Checkpoint(file))
+    assert file.read_bytes() == before
 
 
 def lines(folder: Path) -> list[tuple[str, int, float | None]]:
