@@ -36,6 +36,9 @@ class CandidateVectorEnv(DetectorVectorEnv):
 
     The next `context_candidates` candidates of each image do not act and are not observed, but they are ranked and
     suppress others. Without them, a policy learns to push candidates below others that it does not see.
+
+    With `features=False`, observations have no embeddings, which an agent that trains the head itself does not need: they
+    are the largest part of an observation.
     """
 
     doing_nothing: ClassVar[float] = 0.0
@@ -53,20 +56,22 @@ class CandidateVectorEnv(DetectorVectorEnv):
         *,
         context_candidates: int = 0,
         action_scale: float | None = None,
+        features: bool = True,
         **arguments: Any,
     ) -> None:
         check_argument("context_candidates", context_candidates, int, at_least(0), usual=0)
+        check_argument("features", features, bool, usual=True)
         check_argument("action_scale", action_scale, float | None, positive(), usual=self.usual_scale)
         if action_scale is not None and self.usual_scale is None:
             raise UserError(f"action_scale has no meaning here, where an action keeps or drops; got {action_scale}")
         scale = (self.usual_scale or 1.0) if action_scale is None else action_scale
-        self.context_candidates, self.action_scale = context_candidates, float(scale)
+        self.context_candidates, self.action_scale, self.shows_features = context_candidates, float(scale), features
         super().__init__(num_envs, **arguments)
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
         """The space of one image's candidates: boxes relative to the image, labels 1..C, logits, and five more parts."""
         shape = (self.num_candidates,)
-        features = (*shape, self.detector.embedding_size)
+        embeddings = spaces.Box(-LARGEST_NUMBER, LARGEST_NUMBER, (*shape, self.detector.embedding_size), np.float32)
         return spaces.Dict(
             {
                 "boxes": spaces.Box(0.0, 1.0, (*shape, 4), np.float32),
@@ -74,7 +79,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
                 "logits": spaces.Box(-LARGEST_NUMBER, LARGEST_NUMBER, shape, np.float32),
                 "mask": spaces.Box(0, 1, shape, np.bool_),
                 "index": spaces.Box(0, np.iinfo(np.int64).max, shape, np.int64),
-                "features": spaces.Box(-LARGEST_NUMBER, LARGEST_NUMBER, features, np.float32),
+                **({"features": embeddings} if self.shows_features else {}),
                 "size": spaces.Box(0, LARGEST_SIDE, (4,), np.float32),
                 "step": spaces.Box(0, self.num_steps, (1,), np.int64),
             }
@@ -92,16 +97,15 @@ class CandidateVectorEnv(DetectorVectorEnv):
         check_finite(self.candidates, self.candidates.mask, self.data, self.indices)
         whole: dict[str, Tensor] = dict(observe(self.candidates, self.encoded))  # type: ignore[arg-type]
         self.logits = whole["logits"]
-        proposal = proposal_of(self.candidates.index, self.detector.num_classes)
-        image = torch.arange(len(proposal), device=self.device)[:, None]
-        whole["features"] = output.embeddings.detach()[image, proposal] * self.candidates.mask[..., None]
-        acting = self.num_candidates
-        self._seen = {
-            name: (values if name == "size" else values[:, :acting])[: self.num_images].repeat_interleave(
-                self.samples_per_image, 0
-            )
+        acting = {
+            name: (values if name == "size" else values[:, : self.num_candidates])[: self.num_images]
             for name, values in whole.items()
         }
+        if self.shows_features:
+            proposal = proposal_of(acting["index"], self.detector.num_classes)
+            image = torch.arange(len(proposal), device=self.device)[:, None]
+            acting["features"] = output.embeddings.detach()[image, proposal] * acting["mask"][..., None]
+        self._seen = {name: values.repeat_interleave(self.samples_per_image, 0) for name, values in acting.items()}
         shape = self.pool_images, *(self.single_action_space.shape or ())
         self._pool_actions = torch.full(shape, self.doing_nothing, device=self.device)
         self._truths = pad_targets([self.data.targets[index] for index in self.indices])

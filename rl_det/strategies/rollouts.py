@@ -179,7 +179,8 @@ def make_environment(config: Paid, policy: Policy, task: Task, *, wrapped: bool 
 
     It gives credit if the advantage is each candidate's own. `wrap` wraps it, if it is to be `wrapped`. There are no
     bystanders if images are encoded in the loop, as each would have to be encoded anew, nor beside a policy with a module:
-    the detector ranks them without the module, and a score's worth among them is not its worth under the policy.
+    the detector ranks them without the module, and a score's worth among them is not its worth under the policy. A policy sees
+    the head's output, so observations need no embeddings, unless `wrap` is to see them.
     """
     options: dict[str, Any] = dict(policy.environment_options)
     if not task.train.kept or isinstance(policy, HeadWithModule):
@@ -195,6 +196,7 @@ def make_environment(config: Paid, policy: Policy, task: Task, *, wrapped: bool 
         samples_per_image=config.samples_per_image,
         reward=config.reward,
         credit=config.advantage == "counterfactual",
+        features=config.wrap is not None,
         device=policy.detector.device,
         **options,
     )

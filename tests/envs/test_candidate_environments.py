@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from contract.environments import ADJUST, NUM_CANDIDATES, RESCORE, SELECT, make_vector, random_actions
+from unchecked import unchecked
 
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.padding import candidate_relations, pad_targets
@@ -130,6 +131,19 @@ def test_features_are_what_the_heads_last_layer_says(
         for candidate in (0, 7):
             proposal = observation["index"][row, candidate] // detector.num_classes
             assert torch.equal(observation["features"][row, candidate], output.embeddings[image, proposal])
+
+
+def test_without_features_all_else_is_the_same(env_id: str, options: dict[str, Any]) -> None:
+    full, lean = (make_vector(env_id, 4, **options, samples_per_image=2, features=given) for given in (True, False))
+    (observation, _), (leaner, _) = full.reset(seed=0), lean.reset(seed=0)
+    assert lean.observation_space.keys() == leaner.keys() == observation.keys() - {"features"}
+    assert all(torch.equal(values, observation[name]) for name, values in leaner.items())
+    actions = random_actions(env_id, 4, 0)
+    (_, rewards, _, _, told), (_, same, _, _, told_too) = full.step(actions), lean.step(actions)
+    assert torch.equal(rewards, same)
+    assert torch.equal(told["credit"], told_too["credit"])
+    with pytest.raises(ValueError, match="features must be True or False; got 1"), unchecked():
+        make_vector(env_id, 4, **options, features=1)
 
 
 def test_the_heads_output_comes_with_a_graph_where_an_agent_asks_for_one(
