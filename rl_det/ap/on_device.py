@@ -42,6 +42,7 @@ from rl_det.ap.batch import (
     raise_fault,
 )
 from rl_det.ap.options import COCO, CocoOptions
+from rl_det.boxes import area, intersection
 
 MAX_ELEMENTS = 2**23
 """How many pairs, or detections at a threshold, are worked on at once; at less than 100 bytes each, under 1 GiB."""
@@ -88,11 +89,11 @@ def match(
     rank = torch.arange(order.shape[1], device=order.device) - torch.searchsorted(labels, labels)
     boxes = detections.boxes.double().take_along_dim(order[..., None], dim=1)
     low, high = options.area_range
-    area = truths.area.double()  # a float32 area would be compared with rounded limits
-    uncounted = truths.iscrowd | (area < low) | (area > high)
+    true_area = truths.area.double()  # a float32 area would be compared with rounded limits
+    uncounted = truths.iscrowd | (true_area < low) | (true_area > high)
     late = rank >= options.max_detections
     proposing = torch.where(late | (labels == 0), -1, labels)
-    num_detections, num_truths, num_thresholds = order.shape[1], area.shape[1], len(options.iou_thresholds)
+    num_detections, num_truths, num_thresholds = order.shape[1], true_area.shape[1], len(options.iou_thresholds)
     elements = num_detections * num_truths + (num_detections + num_truths) * num_thresholds
     true_labels = torch.where(truths.mask, truths.labels, 0)  # no detection that proposes has label 0
     hits, skipped = [], []
@@ -105,7 +106,7 @@ def match(
         hits.append(refusals < wishes.counted)
         skipped.append((refusals < wishes.counted + wishes.uncounted) & ~hits[-1])
     hit = torch.cat(hits)
-    own_area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    own_area = area(boxes)
     out = (labels > 0) & (late | (own_area < low) | (own_area > high))
     ignored = torch.cat(skipped) | (out[..., None] & ~hit)
     place = torch.argsort(order, dim=1)
@@ -264,13 +265,8 @@ def overlaps(
 
     NaN where both areas are 0.
     """
-    x1, y1, x2, y2 = boxes[:, :, None].unbind(-1)
-    true_x1, true_y1, true_x2, true_y2 = true_boxes[:, None].unbind(-1)
-    width = (torch.minimum(x2, true_x2) - torch.maximum(x1, true_x1)).clamp(min=0)
-    height = (torch.minimum(y2, true_y2) - torch.maximum(y1, true_y1)).clamp(min=0)
-    shared = width * height
-    area, true_area = (x2 - x1) * (y2 - y1), (true_x2 - true_x1) * (true_y2 - true_y1)
-    return shared / torch.where(crowd[:, None], area, area + true_area - shared)
+    shared, own_area = intersection(boxes[:, :, None], true_boxes[:, None]), area(boxes)[:, :, None]
+    return shared / torch.where(crowd[:, None], own_area, own_area + area(true_boxes)[:, None] - shared)
 
 
 def deferred_acceptance(wishes: Preferences) -> Int64[Tensor, "B N T"]:

@@ -65,7 +65,10 @@ def _overlapping(first: int, end: int, _: Any, boxes: Any, columns: Any, all_box
 def overlapping_by_tensors(
     boxes: Float[Tensor, "B N 4"], columns: Int[Tensor, "B N"], all_boxes: Float[Tensor, "B P C 4"]
 ) -> Bool[Tensor, "B N P"]:
-    """The same by operations of tensors, which torch can trace, on any device."""
+    """The same by operations of tensors, which torch can trace, on any device.
+
+    It is not `rl_det.boxes.iou`, which divides and so rounds otherwise; and here each side of all proposals lies together.
+    """
     image = torch.arange(columns.shape[0], device=columns.device)[:, None]
     of_class = all_boxes.permute(0, 2, 3, 1).flatten(
         0, 1

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from rl_det.boxes import iou
 from rl_det.candidates.nms import has_area
 from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of
 from rl_det.candidates.votes import LARGE_AREA, LOGIT_RANGE, NEIGHBOUR_IOU, SHARPNESS, SMALL_AREA, Votes
@@ -31,24 +32,24 @@ def voted(candidates: Candidates, votes: Votes) -> Candidates:
     boxes, logits = candidates.boxes[0], candidates.logits[0].masked_fill(~candidates.mask[0], 0.0)
     exact, own = boxes.double(), logits.double()
     seen = own.clamp(-LOGIT_RANGE, LOGIT_RANGE)
-    iou = overlaps(boxes)
-    near = _alike(candidates) & (iou > NEIGHBOUR_IOU) | torch.eye(len(boxes), dtype=torch.bool)
-    iou = iou.masked_fill(torch.eye(len(boxes), dtype=torch.bool), 1.0)
+    overlap = overlaps(boxes)
+    near = _alike(candidates) & (overlap > NEIGHBOUR_IOU) | torch.eye(len(boxes), dtype=torch.bool)
+    overlap = overlap.masked_fill(torch.eye(len(boxes), dtype=torch.bool), 1.0)
     worth = (-votes.score_exponent * (-seen).exp().log1p()).exp()
-    mean_box = _shares(near, iou, votes.sharpness, worth) @ exact
+    mean_box = _shares(near, overlap, votes.sharpness, worth) @ exact
     step = (votes.step + votes.step_slope * seen / 4).clamp(0, 1)[:, None]
-    mean_logit = (_shares(near, iou, votes.softness) @ own[:, None])[:, 0]
-    agreed = own + votes.mean_share * (mean_logit - own) + _corrections(exact, near, iou, votes)
+    mean_logit = (_shares(near, overlap, votes.softness) @ own[:, None])[:, 0]
+    agreed = own + votes.mean_share * (mean_logit - own) + _corrections(exact, near, overlap, votes)
     moved = ((1 - step) * exact + step * mean_box).float().where(step > 0, boxes)
     return replace(candidates, boxes=moved[None], logits=agreed.float()[None].where(candidates.mask, -torch.inf))
 
 
 def _corrections(
-    boxes: Float64[Tensor, "N 4"], near: Bool[Tensor, "N N"], iou: Float64[Tensor, "N N"], votes: Votes
+    boxes: Float64[Tensor, "N 4"], near: Bool[Tensor, "N N"], overlap: Float64[Tensor, "N N"], votes: Votes
 ) -> Float64[Tensor, " N"]:
     """What agreement, disagreement and size add to the logits."""
-    share = _shares(near, iou, SHARPNESS)
-    support = (((iou - 1) / SHARPNESS).exp() * near).sum(1).log()
+    share = _shares(near, overlap, SHARPNESS)
+    support = (((overlap - 1) / SHARPNESS).exp() * near).sum(1).log()
     sides = (boxes[:, 2:] - boxes[:, :2]).float().double()
     spread = torch.zeros_like(support)
     for side in range(4):
@@ -62,12 +63,12 @@ def _corrections(
 
 def _shares(
     near: Bool[Tensor, "N N"],
-    iou: Float64[Tensor, "N N"],
+    overlap: Float64[Tensor, "N N"],
     sharpness: float,
     worth: Float64[Tensor, " N"] | None = None,
 ) -> Float64[Tensor, "N N"]:
     """Each voter's share in a candidate's mean, by overlap and by what the voter is worth."""
-    weight = ((iou - 1) / sharpness).exp() * near
+    weight = ((overlap - 1) / sharpness).exp() * near
     weight = weight if worth is None else weight * worth
     return weight / weight.sum(1, keepdim=True)
 
@@ -77,15 +78,15 @@ def _softly(candidates: Candidates, how: PostProcessingSettings) -> Detections:
     one_more = torch.zeros(1, dtype=torch.bool)  # so that there is one to take where none waits
     waiting = torch.cat([candidates.mask[0] & has_area(candidates.boxes[0]), one_more])
     left = torch.cat([candidates.logits[0].double().sigmoid(), torch.zeros(1, dtype=torch.float64)])
-    iou = torch.nn.functional.pad(overlaps(candidates.boxes[0]) * _alike(candidates), (0, 1, 0, 1))
-    lowered, every = (-iou.square() / how.sigma).exp(), torch.arange(len(left))
+    overlap = torch.nn.functional.pad(overlaps(candidates.boxes[0]) * _alike(candidates), (0, 1, 0, 1))
+    lowered, every = (-overlap.square() / how.sigma).exp(), torch.arange(len(left))
     taken, scores, real = [], [], []
     for _ in range(how.max_detections):
         best = left.where(waiting, -1.0).argmax(keepdim=True)
         taken.append(best)
         scores.append(left[best])
         real.append(waiting[best])
-        waiting = waiting & (every != best) & (iou[best][0] <= how.nms_iou)
+        waiting = waiting & (every != best) & (overlap[best][0] <= how.nms_iou)
         left = left * lowered[best][0]
     counted = torch.cat(real)
     place, score = torch.cat(taken)[counted], torch.cat(scores)[counted]
@@ -98,13 +99,9 @@ def _softly(candidates: Candidates, how: PostProcessingSettings) -> Detections:
 
 
 def overlaps(boxes: Float[Tensor, "N 4"]) -> Float64[Tensor, "N N"]:
-    """The IoU of every pair, computed in single precision as NMS computes it."""
-    corner, far = boxes[:, :2], boxes[:, 2:]
-    sides = (far[:, None].minimum(far) - corner[:, None].maximum(corner)).clamp(min=0)
-    shared = sides[..., 0] * sides[..., 1]
-    area = (far[:, 0] - corner[:, 0]) * (far[:, 1] - corner[:, 1])
-    union = area[:, None] + area - shared
-    return (shared / union).where(union > 0, 0.0).double()
+    """The IoU of every pair in single precision, as NMS computes it: a box that is not finite overlaps none."""
+    found = iou(boxes[:, None], boxes)
+    return found.where(found > 0, 0.0).double()
 
 
 def _alike(candidates: Candidates) -> Bool[Tensor, "N N"]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rl_det.boxes import area, iou
 from rl_det.policies.recalibrated_module import RecalibratedModule
 
 LOGIT_RANGE = 12.0
@@ -91,23 +92,19 @@ class ContextLayer(nn.Module):
 def pairwise_relations(
     boxes: Float[Tensor, "B N 4"], labels: Int[Tensor, "B N"], logits: Float[Tensor, "B N"]
 ) -> Float[Tensor, "B N N R"]:
-    """The relations of candidate j to candidate i.
+    """The relations of candidate j to candidate i; boxes are relative to the image.
 
     In this order: IoU; 1 if the classes are equal; the product of both; 1 if j has the higher logit; that times the
     product; the difference of the logits (squashed by tanh); the distance of the centres; the difference of the log
     areas (squashed).
     """
-    corner, far = boxes[..., :2], boxes[..., 2:]
-    area = (far - corner).clamp(min=0).prod(-1)
-    sides = torch.minimum(far[:, :, None], far[:, None]) - torch.maximum(corner[:, :, None], corner[:, None])
-    shared = sides.clamp(min=0).prod(-1)
-    iou = shared / (area[:, :, None] + area[:, None] - shared).clamp(min=1e-9)
+    overlap = iou(boxes[:, :, None], boxes[:, None])
     same = (labels[:, :, None] == labels[:, None]).to(boxes.dtype)
     gap = logits[:, None] - logits[:, :, None]
     above = (gap > 0).to(boxes.dtype)
-    centre = (corner + far) / 2
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     distance = (centre[:, :, None] - centre[:, None]).square().sum(-1).add(1e-12).sqrt()
-    log_area = area.clamp(min=1e-9).log()
+    log_area = area(boxes).clamp(min=1e-9).log()
     size = torch.tanh(log_area[:, None] - log_area[:, :, None])
-    both = iou * same
-    return torch.stack([iou, same, both, above, above * both, torch.tanh(gap / 4), distance, size], -1)
+    both = overlap * same
+    return torch.stack([overlap, same, both, above, above * both, torch.tanh(gap / 4), distance, size], -1)

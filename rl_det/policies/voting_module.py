@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rl_det.boxes import iou
 from rl_det.candidates.neighbours import neighbours
 from rl_det.candidates.selection import column_of
 from rl_det.candidates.votes import LOGIT_RANGE, SHARPNESS, SOFTNESS
@@ -72,12 +73,12 @@ class VotingModule(RecalibratedModule):
             vote, rival = of_voter(seen), of_voter(rivals)
             own, own_rival = seen.flatten(1).gather(1, index).flatten(), rivals.flatten(1).gather(1, index).flatten()
             own_vote = of_own(own)
-            iou = pair_iou(voters, own_places)
-            start = (iou - 1) / SHARPNESS + 0.5 * nn.functional.logsigmoid(vote)
+            overlap = iou(voters, own_places)
+            start = (overlap - 1) / SHARPNESS + 0.5 * nn.functional.logsigmoid(vote)
             seen_of_pair = torch.stack(
-                [4 * iou - 3, vote / 4, (vote - own_vote) / 4, (rival - vote) / 4, own_vote / 4], -1
+                [4 * overlap - 3, vote / 4, (vote - own_vote) / 4, (rival - vote) / 4, own_vote / 4], -1
             )
-            near = ((iou - 1) / SHARPNESS).exp()
+            near = ((overlap - 1) / SHARPNESS).exp()
             support = total(near)
             near = near / of_own(support)
             side = (own_boxes[:, 2:] - own_boxes[:, :2]).repeat(1, 2).clamp(min=1 / 64)
@@ -90,11 +91,11 @@ class VotingModule(RecalibratedModule):
                     own / 4, total(near * vote) / 4, (best - own) / 4, own_rival / 4, total(near * rival) / 4,
                     support.log() - 1, spread.mean(-1).log() + 3, spread.amax(-1).log() + 2.5,
                     10 * mean_offset.abs().mean(-1), side[:, :2].prod(-1).log() / 2 + 1.5,
-                    (side[:, 0] / side[:, 1]).log(), 4 * total(iou) / total(torch.ones_like(iou)) - 3,
+                    (side[:, 0] / side[:, 1]).log(), 4 * total(overlap) / total(torch.ones_like(overlap)) - 3,
                 ],
                 -1,
             )  # fmt: skip
-            soft = ((iou - 1) / SOFTNESS).exp()
+            soft = ((overlap - 1) / SOFTNESS).exp()
             soft = soft / of_own(total(soft))
         weight = (start + self.weight(seen_of_pair)[:, 0]).clamp(max=20.0).exp()
         weight = weight / of_own(total(weight))
@@ -104,14 +105,6 @@ class VotingModule(RecalibratedModule):
         near_corner, far_corner = voted.split(2, -1)  # a step beyond the mean can turn a thin box inside out
         voted = torch.cat([near_corner.minimum(far_corner), near_corner.maximum(far_corner)], -1)
         return voted.view_as(boxes), self.recalibrated(agreed.view_as(logits), column_of(index, num_classes))
-
-
-def pair_iou(boxes: Float[Tensor, "M 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, " M"]:
-    """The IoU of each box with its partner."""
-    sides = boxes[:, 2:].minimum(others[:, 2:]) - boxes[:, :2].maximum(others[:, :2])
-    shared = sides.clamp(min=0).prod(-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) + (others[:, 2:] - others[:, :2]).prod(-1)
-    return shared / (areas - shared).clamp(min=1e-9)
 
 
 def rival_logits(logits: Float[Tensor, "B P C"]) -> Float[Tensor, "B P C"]:

@@ -12,6 +12,7 @@ from rl_det.ap.batch import TruthBatch
 from rl_det.ap.candidate_pool import CandidatePool
 from rl_det.ap.options import IOU_THRESHOLDS
 from rl_det.ap.padding import candidate_relations, pad_targets
+from rl_det.boxes import iou
 from rl_det.types import Candidates, Target
 
 
@@ -59,13 +60,13 @@ def match_candidates(
     )
     threshold = np.arange(len(IOU_THRESHOLDS)).reshape(-1, 1, 1, 1)
     right, ignored = (torch.from_numpy((bits >> threshold & 1).astype(np.bool_)).to(boxes.device)).unbind(1)
-    iou, object_box = nearest_objects(boxes, candidates, truths)
+    overlap, object_box = nearest_objects(boxes, candidates, truths)
     return MatchedCandidates(
         labels=candidates.labels,
         kept=torch.from_numpy(kept).to(boxes.device),
         right=right,
         ignored=ignored,
-        iou=iou,
+        iou=overlap,
         object_box=object_box,
         positives=torch.from_numpy(related.positives.sum(0)).to(boxes),
     )
@@ -79,15 +80,10 @@ def nearest_objects(
         return torch.zeros_like(boxes[..., 0]), boxes
     wanted = torch.from_numpy(truths.mask & ~truths.iscrowd).to(boxes.device)
     labels, true_boxes = torch.from_numpy(truths.labels).to(boxes.device), torch.from_numpy(truths.boxes).to(boxes)
-    own, others = boxes[:, :, None], true_boxes[:, None]
-    sides = (own[..., 2:].minimum(others[..., 2:]) - own[..., :2].maximum(others[..., :2])).clamp(min=0)
-    shared = sides[..., 0] * sides[..., 1]
-    areas = [(part[..., 2] - part[..., 0]) * (part[..., 3] - part[..., 1]) for part in (own, others)]
-    overlap = shared / (areas[0] + areas[1] - shared).clamp(min=1e-9)
     allowed = wanted[:, None] & (labels[:, None] == candidates.labels[..., None]) & candidates.mask[..., None]
-    iou, nearest = overlap.where(allowed, 0.0).max(2)
+    overlap, nearest = iou(boxes[:, :, None], true_boxes[:, None]).where(allowed, 0.0).max(2)
     found = true_boxes.gather(1, nearest[..., None].expand(-1, -1, 4))
-    return iou, found.where((iou > 0)[..., None], boxes)
+    return overlap, found.where((overlap > 0)[..., None], boxes)
 
 
 @dataclass(frozen=True, kw_only=True)

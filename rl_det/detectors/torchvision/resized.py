@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
-from torchvision.ops import box_area, box_iou
+from torchvision.ops import box_iou
 
+from rl_det.boxes import area, intersection
 from rl_det.types import Encoded, Target
 
 BACKGROUND: int = Matcher.BELOW_LOW_THRESHOLD
@@ -82,6 +83,4 @@ def in_all_objects(matched: Int[Tensor, "B P"], objects: list[dict[str, Tensor]]
 
 def within(boxes: Float[Tensor, "P 4"], crowd: Float[Tensor, "G 4"]) -> Bool[Tensor, " P"]:
     """Whether more than half of the box lies in one of the crowd's boxes."""
-    sides = torch.minimum(boxes[:, None, 2:], crowd[:, 2:]) - torch.maximum(boxes[:, None, :2], crowd[:, :2])
-    areas: Tensor = box_area(boxes)
-    return (sides.clamp(min=0).prod(-1) > areas[:, None] / 2).any(1)
+    return (intersection(boxes[:, None], crowd) > area(boxes)[:, None] / 2).any(1)
