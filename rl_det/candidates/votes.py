@@ -32,7 +32,7 @@ NEIGHBOUR_IOU = 0.5
 SHARPNESS, SOFTNESS = 0.1, 0.2
 """The difference of IoU that changes a vote's weight by a factor e: for boxes, and for logits."""
 LOGIT_RANGE = 12.0
-"""Logits are cut off here where they weigh votes, and where they set the step."""
+"""Logits are cut off here where they weigh votes or set the step, and where a policy's module sees them."""
 SMALL_AREA, LARGE_AREA = AREA_RANGES["medium"]
 NUM_TRAITS = 5
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rl_det.boxes import area, iou
+from rl_det.candidates.votes import LOGIT_RANGE
 from rl_det.policies.recalibrated_module import RecalibratedModule
 
-LOGIT_RANGE = 12.0
 NUM_ATTENDED = 96
 """The number of best candidates that attend to each other; the candidates after them keep their logits."""
 NUM_RELATIONS = 8
