@@ -2,13 +2,14 @@
 
 from rl_det.candidates.nms import nms
 from rl_det.candidates.observation import SHIFT_OF_ONE, Observation, clipped, observe
-from rl_det.candidates.selection import column_of, gather_logits, proposal_of, select_candidates
+from rl_det.candidates.selection import column_of, gather_boxes, gather_logits, proposal_of, select_candidates
 
 __all__ = [
     "SHIFT_OF_ONE",
     "Observation",
     "clipped",
     "column_of",
+    "gather_boxes",
     "gather_logits",
     "nms",
     "observe",

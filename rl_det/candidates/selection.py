@@ -30,10 +30,14 @@ def select_candidates(output: HeadOutput, mask: Bool[Tensor, "B P"], num_candida
     logits = pad(logits, (0, missing), value=-torch.inf)
     real = ~logits.isneginf()  # not `> -inf`: a NaN must stay in sight
     index = pad(index, (0, missing)).where(real, 0)
-    proposal, column = proposal_of(index, num_classes), column_of(index, num_classes)
-    image = torch.arange(len(index), device=index.device)[:, None]
-    boxes = output.boxes.detach()[image, proposal, column] * real[..., None]
-    return Candidates(boxes=boxes, labels=column + 1, logits=logits, mask=real, index=index)
+    boxes = gather_boxes(output.boxes.detach(), index) * real[..., None]
+    return Candidates(boxes=boxes, labels=column_of(index, num_classes) + 1, logits=logits, mask=real, index=index)
+
+
+def gather_boxes(boxes: Float[Tensor, "B P C 4"], index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
+    """The boxes of earlier selected candidates in a later output of the head, with gradient; padding gets the first pair's."""
+    image, num_classes = torch.arange(len(index), device=index.device)[:, None], boxes.shape[2]
+    return boxes[image, proposal_of(index, num_classes), column_of(index, num_classes)]
 
 
 def gather_logits(logits: Float[Tensor, "B P C"], index: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_det.boxes import move_between
-from rl_det.candidates import Observation
+from rl_det.candidates import Observation, gather_boxes
 from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
 from rl_det.policies.distributions import GaussianAdjustments
@@ -49,8 +49,7 @@ class AdjustPolicy(Head):
 
 def present_boxes(observation: Observation, output: HeadOutput) -> Float[Tensor, "B N 4"]:
     """The candidates' boxes under the head's present output, relative to the image; 0 on padding."""
-    image = torch.arange(len(output.boxes), device=output.boxes.device)[:, None]
-    boxes: Tensor = relative(output, observation).flatten(1, 2)[image, observation["index"]]
+    boxes = gather_boxes(relative(output, observation), observation["index"])
     return boxes.where(observation["mask"][..., None], 0.0)
 
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from rl_det.ap.options import IOU_THRESHOLDS
-from rl_det.candidates import Observation, clipped, gather_logits, observe, select_candidates
+from rl_det.candidates import Observation, clipped, gather_boxes, gather_logits, observe, select_candidates
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.losses.alrp import alrp_loss
@@ -164,8 +163,7 @@ def model_losses(detector: Detector, samples: Sequence[Sample], config: Surrogat
     images = [sample.image for sample in samples]
     own, encoded, output = detector.training_pass(images, [labelled(sample, device) for sample in samples])
     candidates = select_candidates(output, encoded.mask, config.num_candidates)
-    image = torch.arange(len(samples), device=device)[:, None]
-    boxes, logits = output.boxes.flatten(1, 2)[image, candidates.index], gather_logits(output.logits, candidates.index)
+    boxes, logits = gather_boxes(output.boxes, candidates.index), gather_logits(output.logits, candidates.index)
     ranked = surrogate_losses(detector, boxes, logits, candidates, [sample.target for sample in samples], config)
     return {name: config.supervised_weight * loss for name, loss in own.items()} | ranked
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rl_det.candidates import gather_logits, nms, observe, select_candidates
+from rl_det.candidates import gather_boxes, gather_logits, nms, observe, select_candidates
 from rl_det.detectors import Detector, build_detector
 from rl_det.types import Candidates, Encoded, HeadOutput
 
@@ -108,6 +108,18 @@ def test_later_logits_are_gathered_with_gradient_to_the_chosen_pairs_alone() -> 
     chosen = torch.zeros(2, 15).scatter(1, selected.index, 1.0)
     assert later.grad is not None
     assert torch.equal(later.grad.flatten(1), chosen)
+
+
+def test_later_boxes_are_gathered_with_gradient_to_the_chosen_pairs_alone() -> None:
+    output = random_output()
+    selected = select_candidates(output, all_real(output), 4)
+    later = (2 * output.boxes).requires_grad_()
+    gathered = gather_boxes(later, selected.index)
+    assert torch.equal(gathered, 2 * selected.boxes)
+    gathered.sum().backward()
+    chosen = torch.zeros(2, 15).scatter(1, selected.index, 1.0)
+    assert later.grad is not None
+    assert torch.equal(later.grad.flatten(1, 2), chosen[..., None].expand(-1, -1, 4))
 
 
 @pytest.fixture(scope="module")

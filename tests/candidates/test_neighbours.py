@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rl_det.candidates import gather_boxes
 from rl_det.candidates import neighbours as module
 from rl_det.candidates.neighbours import neighbours, overlapping, overlapping_by_tensors
 
@@ -27,8 +28,7 @@ def some_boxes(
 @pytest.mark.parametrize("seed", range(20))
 def test_compiled_code_and_tensors_find_the_same(seed: int) -> None:
     boxes, index = some_boxes(seed)
-    image = torch.arange(len(index))[:, None]
-    own, columns = boxes.flatten(1, 2)[image, index], index % boxes.shape[2]
+    own, columns = gather_boxes(boxes, index), index % boxes.shape[2]
     found = overlapping(own, columns, boxes)
     assert torch.equal(found, overlapping_by_tensors(own, columns, boxes))
     assert found.any()
@@ -38,7 +38,7 @@ def test_compiled_code_and_tensors_find_the_same(seed: int) -> None:
 def test_boxes_that_are_not_finite_are_no_neighbours_but_of_themselves() -> None:
     boxes, index = some_boxes(0)
     boxes[0, 0], boxes[1, 1, :, 2], boxes[2, 2, :, 0] = torch.nan, torch.inf, -torch.inf
-    own = boxes.flatten(1, 2)[torch.arange(len(index))[:, None], index]
+    own = gather_boxes(boxes, index)
     assert torch.equal(overlapping(own, index % 2, boxes), overlapping_by_tensors(own, index % 2, boxes))
 
 
@@ -53,7 +53,7 @@ def test_a_candidates_own_proposal_counts_without_area_too(dtype: torch.dtype) -
 
 def test_the_boxes_may_lie_apart_in_memory_and_need_a_gradient() -> None:
     boxes, index = some_boxes(3)
-    own = boxes.flatten(1, 2)[torch.arange(len(index))[:, None], index]
+    own = gather_boxes(boxes, index)
     apart = boxes.permute(2, 1, 0, 3).contiguous().permute(2, 1, 0, 3).requires_grad_()
     assert not apart.is_contiguous()
     for found, expected in zip(neighbours(own, index, apart), neighbours(own, index, boxes), strict=True):
@@ -70,7 +70,7 @@ def test_a_program_that_is_traced_has_tensors_alone(monkeypatch: pytest.MonkeyPa
             return neighbours(own, index, boxes)
 
     boxes, index = some_boxes(4)
-    given = boxes.flatten(1, 2)[torch.arange(len(index))[:, None], index], index, boxes
+    given = gather_boxes(boxes, index), index, boxes
     expected = Pairs()(*given)
     monkeypatch.setattr(module, "overlapping", refuse)
     if by == "trace":  # as torch.onnx does; torch.jit.trace itself does not bear the tests' run-time types
