@@ -9,10 +9,10 @@ from jaxtyping import Float64
 from rl_det.ap.batch import DetectionBatch
 from rl_det.ap.data_set import class_precision
 from rl_det.ap.matching import match
-from rl_det.ap.padding import by_image_id, pad_detections, pad_targets
+from rl_det.ap.padding import by_image_id, pad_targets
 from rl_det.progress import tell
 from rl_det.storage.run import Run
-from rl_det.types import Detections, Target
+from rl_det.types import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,6 @@ def curves_of_batch(detections: DetectionBatch, targets: Sequence[Target], class
         np.array(by_image_id(targets), dtype=np.int64)
     ]
     return Curves(classes=tuple(classes), precision=class_precision(matches)[0])
-
-
-def curves_of(detections: Sequence[Detections], targets: Sequence[Target], classes: Sequence[str]) -> Curves:
-    """The curves over all images together."""
-    return curves_of_batch(pad_detections(detections), targets, classes)
 
 
 def log_curves(run: Run, step: int, stage: str, curves: Curves) -> None:

@@ -37,13 +37,6 @@ def best_threshold(
     return BestThreshold(float(c.thresholds[best]), float(worths[best]))
 
 
-def worth_at(
-    value: Tallied, detections: DetectionBatch, truths: TruthBatch, threshold: float, *, num_classes: int
-) -> float:
-    """The data set's worth at a threshold; the same errors as `best_threshold`."""
-    return worth_of(value, tallies_at(detections, truths, threshold, num_classes=num_classes), num_classes)
-
-
 def tallies_at(
     detections: DetectionBatch, truths: TruthBatch, threshold: float, *, num_classes: int
 ) -> Float64[np.ndarray, "B 5"]:

@@ -14,13 +14,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rl_det.ap.candidate_pool import CandidatePool
-from rl_det.ap.padding import candidate_relations, pad_targets
+from rl_det.ap.padding import candidate_relations, pad_detections, pad_targets
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.data.check import Findings
 from rl_det.data.coco import read_coco
 from rl_det.data.listing import Reading
 from rl_det.metrics.evaluation import evaluate, quick_evaluate
-from rl_det.report.precision_recall import curves_of
+from rl_det.report.precision_recall import curves_of_batch
 from rl_det.types import Candidates, Detections, Target
 
 SIDE, NUM_CLASSES = 64, 2
@@ -95,7 +95,7 @@ def test_equal_scores_rank_by_image_id_as_in_pycocotools(seed: int, tmp_path: Pa
         for judge in (evaluate, quick_evaluate):
             figures = judge(rows, truths, num_classes=NUM_CLASSES)
             assert {name: figures[name] for name in FIGURES} == expected
-        class_aps = curves_of(rows, truths, data.classes).class_ap
+        class_aps = curves_of_batch(pad_detections(rows), truths, data.classes).class_ap
         assert np.mean(list(class_aps.values())) == pytest.approx(stats[0], abs=1e-12)
 
 

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from rl_det.ap.padding import pad_detections
 from rl_det.metrics.coco import coco_summary
-from rl_det.report.precision_recall import Curves, curves_of, log_curves
+from rl_det.report.precision_recall import Curves, curves_of_batch, log_curves
 from rl_det.report.precision_recall_picture import draw_curves
 from rl_det.storage.run import Run
 from rl_det.types import Detections, Target
@@ -37,7 +38,8 @@ def found() -> tuple[list[Detections], list[Target]]:
 
 
 def test_the_mean_of_the_classes_ap_is_cocos(found: tuple[list[Detections], list[Target]]) -> None:
-    curves = curves_of(*found, CLASSES)
+    detections, targets = found
+    curves = curves_of_batch(pad_detections(detections), targets, CLASSES)
     assert curves.precision.shape == (10, 101, 3)
     by_class = curves.class_ap
     assert np.isnan(by_class["unseen"])
@@ -49,7 +51,8 @@ def test_the_mean_of_the_classes_ap_is_cocos(found: tuple[list[Detections], list
 def test_a_run_has_each_classs_ap_and_curves_in_its_metrics_once(
     tmp_path: Path, found: tuple[list[Detections], list[Target]]
 ) -> None:
-    curves = curves_of(*found, CLASSES)
+    detections, targets = found
+    curves = curves_of_batch(pad_detections(detections), targets, CLASSES)
     with Run(tmp_path, {}) as run:
         for _ in range(2):  # a run that is resumed after its end says it again
             log_curves(run, 7, "test", curves)

@@ -10,7 +10,7 @@ from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.errors import UserError
 from rl_det.rewards import Cost, Displayed, Edits, OverThePool, Pool, count_error, f1, image_ap_value, lrp, of_displayed
 from rl_det.rewards.tallied import Tallied
-from rl_det.rewards.thresholds import best_threshold, tallies_at, worth_at, worth_of
+from rl_det.rewards.thresholds import best_threshold, tallies_at, worth_of
 
 VALUES: dict[str, Tallied] = {
     "f1": f1,
@@ -39,7 +39,8 @@ def test_no_threshold_is_worth_more_and_none_above_it_as_much(
     assert best.worth == pytest.approx(max(tried.values()), abs=1e-12)
     assert tried[best.threshold] == pytest.approx(best.worth, abs=1e-12)
     assert all(worth < best.worth - 1e-12 for at, worth in tried.items() if at > best.threshold)
-    assert worth_at(value, *data, best.threshold, num_classes=NUM_CLASSES) == pytest.approx(best.worth, abs=1e-12)
+    tallies = tallies_at(*data, best.threshold, num_classes=NUM_CLASSES)
+    assert worth_of(value, tallies, NUM_CLASSES) == pytest.approx(best.worth, abs=1e-12)
 
 
 def test_over_the_pool_is_the_same_threshold_as_of_the_images() -> None:
@@ -52,8 +53,8 @@ def test_a_data_set_of_redrawn_images_is_worth_what_their_tallies_are() -> None:
     detections, truths = hostile(2)
     images = np.array([3, 3, 0])
     tallies = tallies_at(detections, truths, 0.5, num_classes=NUM_CLASSES)[images]
-    expected = worth_at(count_error, detections[images], truths[images], 0.5, num_classes=NUM_CLASSES)
-    assert worth_of(count_error, tallies, NUM_CLASSES) == expected
+    expected = tallies_at(detections[images], truths[images], 0.5, num_classes=NUM_CLASSES)
+    assert worth_of(count_error, tallies, NUM_CLASSES) == worth_of(count_error, expected, NUM_CLASSES)
 
 
 def test_where_all_that_is_displayed_costs_nothing_is_displayed() -> None:

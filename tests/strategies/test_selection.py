@@ -26,7 +26,7 @@ from rl_det.rewards import (
     image_ap_value,
     lrp,
 )
-from rl_det.rewards.thresholds import worth_at
+from rl_det.rewards.thresholds import tallies_at, worth_of
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.selection import metric_paid, monitored, worth_on_validation
@@ -89,7 +89,8 @@ def test_the_figure_is_the_metric_at_the_threshold_that_is_best_for_it(data: Enc
     assert worth_on_validation(PoolAp(AP50), policy, task) == pytest.approx(figures["AP50"])
     found, truths = pad_detections(detections), pad_targets(data.targets)
     thresholds = np.unique(found.scores).tolist()
-    tried = [worth_at(count_error, found, truths, at, num_classes=num_classes) for at in thresholds]
+    tallies = [tallies_at(found, truths, at, num_classes=num_classes) for at in thresholds]
+    tried = [worth_of(count_error, own, num_classes) for own in tallies]
     assert worth_on_validation(count_error, policy, task) == pytest.approx(max(tried))
 
 
