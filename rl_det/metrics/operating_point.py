@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
-from rl_det.metrics.outcomes import Outcomes
+from rl_det.metrics.outcomes import Outcomes, last_of_equals
 
 
 class OperatingPoint(NamedTuple):
@@ -114,7 +114,7 @@ def _point(threshold: float, found: int, shown: int, objects: int) -> OperatingP
 
 def _cuts(outcomes: Outcomes) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
     """The numbers of shown and of correct detections at each threshold that makes a difference, most severe first."""
-    last: Bool[np.ndarray, " M"] = np.append(np.diff(outcomes.scores) != 0, True)[: len(outcomes)]
-    shown = 1 + np.flatnonzero(last)  # a threshold cannot part equal scores
+    last = last_of_equals(outcomes.scores)
+    shown = 1 + np.flatnonzero(last)
     running: Int64[np.ndarray, " M"] = np.cumsum(outcomes.correct)
     return shown, running[last]

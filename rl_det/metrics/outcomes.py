@@ -174,7 +174,7 @@ def threshold_counts(
     )  # fmt: skip
     scores = m.scores[shown]
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]  # a threshold cannot part equal scores
+    last = last_of_equals(scores[order])
     nothing = np.array([[0], [0], [objects.sum()], [objects.sum()], [0]], dtype=np.float64)
     sums = np.concatenate([nothing, nothing + np.cumsum(steps[:, order], 1)[:, last]], 1)
     found, spurious, missed, miscounted = sums[:4].astype(np.int64)
@@ -182,6 +182,11 @@ def threshold_counts(
         thresholds=np.append(np.inf, scores[order][last]), found=found, spurious=spurious, missed=missed,
         miscounted=miscounted, distance=sums[4], iou_threshold=iou_threshold,
     )  # fmt: skip
+
+
+def last_of_equals(scores: Float64[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+    """Which of M falling scores are the last of their equals: where a threshold may cut, as it cannot part equal scores."""
+    return np.append(np.diff(scores) != 0, True)[: len(scores)]
 
 
 def _match_displayed(

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.ap.matching import match
 from rl_det.ap.options import COCO, CocoOptions
-from rl_det.metrics.outcomes import image_counts, outcomes, threshold_counts, verdicts
+from rl_det.metrics.outcomes import image_counts, last_of_equals, outcomes, threshold_counts, verdicts
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,11 @@ def test_a_threshold_displays_all_of_equal_scores() -> None:
 def test_without_a_detection_the_one_threshold_displays_nothing() -> None:
     found = threshold_counts(*image([], [], [SQUARE, ELSEWHERE], [False, True]), num_classes=1)
     assert [getattr(found, name).tolist() for name in ("thresholds", *COUNTS)] == [[np.inf], [0], [0], [1], [1], [0.0]]
+
+
+def test_a_threshold_cuts_behind_equal_scores() -> None:
+    assert last_of_equals(np.array([0.9, 0.5, 0.5, 0.5, 0.2, 0.2])).tolist() == [True, False, False, True, False, True]
+    assert last_of_equals(np.zeros(0)).tolist() == []
 
 
 def test_bad_input_is_named() -> None:
