@@ -23,7 +23,7 @@ def neighbours(
 ) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
     """Image, candidate and proposal of each overlapping pair, in the candidate's class; its own proposal always counts.
 
-    No gradient flows through them.
+    All boxes are in one unit: pixels, or relative to the image. No gradient flows through them.
     """
     num_classes = all_boxes.shape[2]
     plain = boxes.device.type == "cpu" and boxes.dtype == all_boxes.dtype == torch.float32

@@ -51,6 +51,6 @@ class RefiningModule(VotingModule):
         all_boxes: Float[Tensor, "B P C 4"],
         all_logits: Float[Tensor, "B P C"],
     ) -> Float[Tensor, "B N 4"]:
-        """The move of the next step, in the unit of `rl_det.boxes`, with gradient."""
+        """The move of the next step, in the unit of `rl_det.boxes`, with gradient; all boxes are relative to the image."""
         voted, _ = super().forward(boxes, logits, index, all_boxes, all_logits)
         return move_between(boxes, voted)
