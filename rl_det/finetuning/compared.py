@@ -9,7 +9,7 @@ import numpy as np
 
 from rl_det.ap.matching import Matches, match
 from rl_det.errors import UserError
-from rl_det.finetuning.plan import FITTED, VOTED
+from rl_det.finetuning.plan import FITTED
 from rl_det.finetuning.results import Results, check_files, load_results, read_detections, read_truths
 from rl_det.progress import bar
 from rl_det.report.bootstrap import interval, redrawn_ap
@@ -17,8 +17,14 @@ from rl_det.report.comparison import endings_of, means
 from rl_det.report.tables import check_same_rows, figures_of
 from rl_det.storage.checkpoint import difference
 from rl_det.storage.run import TRUTHS, read_config
+from rl_det.strategies.hand_set import VOTED
 
 NUM_DRAWS = 400
+
+
+def controls_from(control: str) -> dict[str, str]:
+    """The rows of the columns of differences: the control, and the same with hand-set votes and with fitted post-processing."""
+    return {"over_control": control, "over_voted_control": control + VOTED, "over_fitted_control": control + FITTED}
 
 
 def compared_rows(
@@ -75,7 +81,7 @@ def compared_seeds(folders: Sequence[Path], *, num_draws: int = NUM_DRAWS) -> di
 
     matches = {row: [matches_of(row, folder) for folder in folders] for row in results[0].rows}
     control = results[0].control
-    controls = {"over_control": control, "over_voted_control": control + VOTED, "over_fitted_control": control + FITTED}
+    controls = controls_from(control)
     of_first: dict[str, Any] = {}
     if control == next(iter(results[0].rows)):  # runs without the control: they are compared with their first row
         controls, of_first = {"over_control": control}, {"control": control}

@@ -16,9 +16,9 @@ from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
-from rl_det.finetuning.compared import NUM_DRAWS, compared_rows
+from rl_det.finetuning.compared import NUM_DRAWS, compared_rows, controls_from
 from rl_det.finetuning.job import A_JOB, Cell, JobFile, parts_of, strategy_of
-from rl_det.finetuning.plan import FITTED, Plan, plan_run
+from rl_det.finetuning.plan import Plan, plan_run
 from rl_det.finetuning.processes import JOB, On, Runner, runner_on
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import check_files, load_results, read_detections
@@ -29,7 +29,7 @@ from rl_det.storage.checksums import read_sealed
 from rl_det.storage.files import as_json, check_writable, write_whole
 from rl_det.storage.lock import alone_in
 from rl_det.storage.run import CHECKPOINTS, COMPARISON, CONFIG, PAGE, RESULTS, check_same_run, remove_run
-from rl_det.strategies.catalogue import CATALOGUE, VOTED_CONTROL, named
+from rl_det.strategies.catalogue import CATALOGUE, named
 from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid
 from rl_det.strategies.labels import CONTROL
 from rl_det.training.trackers import check_tracker
@@ -265,8 +265,8 @@ def _compared(
         row: [[matches_of(row, Cell(name, seed, fold)) for fold in parts] for seed in seeds]
         for row, name in rows.items()
     }
-    controls = {"over_control": CONTROL, "over_voted_control": VOTED_CONTROL, "over_fitted_control": CONTROL + FITTED}
-    methods = compared_rows({row: runs[name] for row, name in rows.items()}, matches, controls, num_draws=NUM_DRAWS)
+    of_rows = {row: runs[name] for row, name in rows.items()}
+    methods = compared_rows(of_rows, matches, controls_from(CONTROL), num_draws=NUM_DRAWS)
     of_folds = {"folds": len(parts), "runs": [{"seed": seed, "fold": fold} for seed, fold in cells]}
     return {
         **facts,

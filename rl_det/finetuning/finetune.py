@@ -26,7 +26,7 @@ from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import all_displayed, calibrated, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import Findings, make_pages
-from rl_det.finetuning.plan import FITTED, VOTED, Plan, plan_run
+from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.results import Results, Row, write_detections, write_truths
 from rl_det.finetuning.tuned import tuned
 from rl_det.finetuning.warm_start import begin_run
@@ -48,7 +48,7 @@ from rl_det.storage.files import check_writable
 from rl_det.storage.memory import keep_few_kernels
 from rl_det.storage.mirror import mirrored
 from rl_det.storage.run import CHECKPOINTS, CONFIG, START, Run, check_run_folder
-from rl_det.strategies.hand_set import WARM_START, set_best_votes
+from rl_det.strategies.hand_set import VOTED, WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy, Task

@@ -31,7 +31,7 @@ from rl_det.settings import SEEDS, check_settings
 from rl_det.storage.checkpoint import FORMER, NEXT, UNFINISHED
 from rl_det.storage.run import ENCODINGS, FILES, PARTS
 from rl_det.storage.weights import state_fingerprint
-from rl_det.strategies.hand_set import WARM_START
+from rl_det.strategies.hand_set import VOTED, WARM_START
 from rl_det.strategies.identity import settings_of
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.strategy import FromLabels, Strategy, Task
@@ -39,8 +39,6 @@ from rl_det.training.loop import Callback, fit
 
 CHECKED_TRAINING_IMAGES = 1000
 """The most training images that are decoded before a run; encoding decodes all of them."""
-VOTED = "_voted"
-"""The suffix of a row's name for the same head with hand-set votes."""
 FITTED = "_fitted"
 """The suffix of a row's name for the same policy with fitted post-processing."""
 

@@ -10,7 +10,7 @@ from typing import get_args
 from rl_det.detectors.protocol import Detector
 from rl_det.errors import UserError
 from rl_det.policies.build import PolicyName, check_bears
-from rl_det.strategies.hand_set import HandSetVotes, PostProcessingGrid, WarmStart
+from rl_det.strategies.hand_set import VOTED, WARM_START, HandSetVotes, PostProcessingGrid, WarmStart
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
@@ -23,15 +23,12 @@ BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
 }
 """The losses that train the policies with a module without RL: labels alone, and the surrogates that did well."""
 
-VOTED_CONTROL = f"{CONTROL}_voting_untrained"
-"""The control's head with hand-set votes."""
-
 _OBJECTS: tuple[Strategy, ...] = (
     WarmStart(),
     PostProcessingGrid(),
-    HandSetVotes(),
+    HandSetVotes(name=WARM_START + VOTED),
     Labels(),
-    HandSetVotes(name=VOTED_CONTROL, after=Labels()),
+    HandSetVotes(name=CONTROL + VOTED, after=Labels()),
     *(Surrogate(loss, name=loss, policy="rescore") for loss in get_args(SurrogateName)),
     *(
         Surrogate(loss, name=f"{policy}_{loss}", policy=policy, begin="warm_start")
@@ -54,7 +51,7 @@ _OBJECTS: tuple[Strategy, ...] = (
 CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJECTS}
 
 
-USUAL = (CONTROL, VOTED_CONTROL, "voting_smooth_ap_from_plain_votes", "ppo")
+USUAL = (CONTROL, CONTROL + VOTED, "voting_smooth_ap_from_plain_votes", "ppo")
 """Compared by default: the control, its head with hand-set votes, the voting policy taught by labels alone, and PPO."""
 USUAL_WITHOUT_VOTES = (CONTROL, "smooth_ap", "ppo")
 """The same for a detector whose proposals do not vote, as a set detector's."""

@@ -25,6 +25,8 @@ from rl_det.strategies.strategy import Task
 from rl_det.training.loop import Ending
 
 WARM_START = "warm_start"
+VOTED = "_voted"
+"""The suffix of a row's name for the same head with hand-set votes."""
 Begin = Literal["warm_start", "hand_set_votes"]
 """Where a policy starts: at the warm start, or at the hand-set votes that are best on validation."""
 PLAIN_VOTES = ((1.0, 0.0), (1.0, 0.35), (1.0, 0.5), (1.0, 0.75))

@@ -21,10 +21,10 @@ from rl_det.finetuning.job import Cell
 from rl_det.finetuning.request import Request
 from rl_det.finetuning.results import read_detections
 from rl_det.report.bootstrap import ap_of_drawn
-from rl_det.strategies.catalogue import VOTED_CONTROL
+from rl_det.strategies.hand_set import VOTED
 from rl_det.strategies.labels import CONTROL
 
-ROWS = (CONTROL, VOTED_CONTROL)
+ROWS = (CONTROL, CONTROL + VOTED)
 BUDGET = replace(SMALL, warm_start_share=0.02)
 
 
@@ -82,7 +82,7 @@ def test_all_figures_are_means_over_the_folds_and_those_of_each_fold_are_kept(ou
         for figure in ("AP50", "AP75", "APs", "F1", "calibration_error"):
             known = [run[figure] for run in method["figures"] if run[figure] is not None]
             assert method["means"][figure] == (pytest.approx(np.mean(known)) if known else None)
-        for key, control in (("over_control", CONTROL), ("over_voted_control", VOTED_CONTROL)):
+        for key, control in (("over_control", CONTROL), ("over_voted_control", CONTROL + VOTED)):
             value = method["AP"]["value"] - told["methods"][control]["AP"]["value"]
             assert method[key]["value"] == pytest.approx(value, abs=1e-12)
             assert method[key]["low"] <= method[key]["high"]

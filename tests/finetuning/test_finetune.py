@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from rl_det.detectors import Detector
 from rl_det.detectors.encodings import encode_dataset, encode_in_the_loop
 from rl_det.detectors.frozen import FrozenPart
 from rl_det.errors import UserError
+from rl_det.finetuning.results import read_detections
 from rl_det.policies.detections import candidates_ap, candidates_of
+from rl_det.strategies.catalogue import CATALOGUE
+from rl_det.strategies.hand_set import VOTED, WARM_START
+from rl_det.strategies.labels import CONTROL
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -92,6 +97,23 @@ def test_labels_are_the_control_itself(data: Splits, detector: Detector, tmp_pat
     rows = ["warm_start", "warm_start_voted", "continued_supervised_voted", "voting_untrained", "continued_supervised"]
     assert sorted(other.rows) == sorted(rows)
     assert other.methods["continued_supervised"]["AP"] == result.methods["continued_supervised"]["AP"]
+
+
+def test_a_run_and_a_comparison_mean_the_same_by_a_voted_row(data: Splits, detector: Detector, tmp_path: Path) -> None:
+    run = rl_det.finetune(detector, data, rl_det.HandSetVotes(), budget=BUDGET, out=tmp_path / "run")
+    for name in (WARM_START + VOTED, CONTROL + VOTED):
+        alone = tmp_path / name
+        rl_det.finetune(detector, data, CATALOGUE[name], budget=BUDGET, out=alone, baselines=False)
+        assert checksum(alone, name) == checksum(run.folder, name)
+    assert checksum(run.folder, CONTROL + VOTED) not in (
+        checksum(run.folder, WARM_START + VOTED),
+        checksum(run.folder, CONTROL),
+    )
+
+
+def checksum(folder: Path, name: str) -> str:
+    """The row's detections of the test images, as bytes' hash."""
+    return sha256(b"".join(part.tobytes() for part in vars(read_detections(folder, name)).values())).hexdigest()
 
 
 def test_supervised_alone_is_compared_with_the_warm_start_and_the_table_says_so(
