@@ -50,6 +50,7 @@ from rl_det.storage.mirror import mirrored
 from rl_det.storage.run import CHECKPOINTS, CONFIG, START, Run, check_run_folder
 from rl_det.strategies.hand_set import VOTED, WARM_START, set_best_votes
 from rl_det.strategies.labels import CONTROL, Labels
+from rl_det.strategies.postprocessing import PostProcessing
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.strategy import Strategy, Task
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
@@ -257,8 +258,12 @@ def _add_fitted(
             validation_aps[name] = best
     if not plan.budget.fit_evaluations:
         return
-    alone = [n for n in final if not n.endswith(VOTED) and final[n].postprocessing.votes.is_neutral]
-    policies = {name: final[name] for name in alone}
+    itself = {strategy.name for strategy in plan.strategies if isinstance(strategy, PostProcessing)}
+    policies = {
+        name: policy
+        for name, policy in final.items()
+        if policy.postprocessing.votes.is_neutral and not name.endswith(VOTED) and name not in itself
+    }
     for name, row in fitted_rows(rows.policies, policies, tasks, plan.budget.fit_evaluations, run.checkpoints).items():
         tasks[name + FITTED] = tasks[name]
         validation_aps[name + FITTED] = validation_aps[name] + row.fitted.gain

@@ -204,6 +204,7 @@ class Plan:
             validate_every=-(-updates // budget.num_validations) * each,
             validated_candidates=budget.validated_candidates,
             evaluated_candidates=budget.evaluated_candidates,
+            fit_evaluations=budget.fit_evaluations or Budget.fit_evaluations,
             from_labels=FromLabels(
                 num_steps=supervised_steps,
                 batch_size=recipe.batch_size,

@@ -12,6 +12,7 @@ from rl_det.errors import UserError
 from rl_det.policies.build import PolicyName, check_bears
 from rl_det.strategies.hand_set import VOTED, WARM_START, HandSetVotes, PostProcessingGrid, WarmStart
 from rl_det.strategies.labels import CONTROL, Labels
+from rl_det.strategies.postprocessing import PostProcessing
 from rl_det.strategies.ppo import PPO
 from rl_det.strategies.reinforce import Reinforce
 from rl_det.strategies.strategy import Strategy
@@ -26,6 +27,7 @@ BESIDE_A_MODULE: dict[PolicyName, tuple[SurrogateName, ...]] = {
 _OBJECTS: tuple[Strategy, ...] = (
     WarmStart(),
     PostProcessingGrid(),
+    PostProcessing(),
     HandSetVotes(name=WARM_START + VOTED),
     Labels(),
     HandSetVotes(name=CONTROL + VOTED, after=Labels()),

@@ -34,7 +34,7 @@ from rl_det.progress import SHORT_WORK, bar
 from rl_det.settings import at_least, check_settings
 from rl_det.strategies.hand_set import PLAIN_VOTES, WarmStart, check_runs_first
 from rl_det.strategies.labels import Labels
-from rl_det.strategies.strategy import Task
+from rl_det.strategies.strategy import Task, given
 from rl_det.training.loop import Ending
 from rl_det.types import Candidates, Target
 
@@ -91,8 +91,9 @@ class PostProcessing:
     """The name of its row in the table."""
     after: WarmStart | Labels = field(default_factory=WarmStart)
     """The strategy that runs first; its name and its policy are left out, because this row has its own."""
-    num_evaluations: int = 400
-    """How many settings each of the two fits tries."""
+    num_evaluations: int | None = None
+    """How many settings each of the two fits tries; left out: as many as the budget's fits of rows (`fit_evaluations`), or as
+    many as by the full budget if that is 0."""
 
     def __post_init__(self) -> None:
         check_settings(self, num_evaluations=at_least(1))
@@ -120,7 +121,7 @@ class PostProcessing:
             task.val.targets,
             calibrated.postprocessing,
             num_classes=policy.detector.num_classes,
-            num_evaluations=self.num_evaluations,
+            num_evaluations=given(self.num_evaluations, task.fit_evaluations),
             seed=task.seed,
         )
         before = task.validation_ap(calibrated if fitted.gain else policy)

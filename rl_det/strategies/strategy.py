@@ -64,6 +64,8 @@ class Task:
     """The candidates of an image that are ranked in validations between updates."""
     evaluated_candidates: int
     """The candidates of an image from which NMS chooses in the final evaluation."""
+    fit_evaluations: int
+    """How many settings a fit of post-processing tries."""
     from_labels: FromLabels
     seed: int
     fit: Fit

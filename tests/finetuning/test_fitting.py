@@ -17,16 +17,20 @@ from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.candidates.votes import Votes
 from rl_det.data.splits import Splits
 from rl_det.finetuning import fitting
+from rl_det.finetuning.budget import recipe_for
+from rl_det.finetuning.plan import plan_run
 from rl_det.report.bootstrap import Interval
 from rl_det.storage.checkpoint import read_checkpoint
+from rl_det.strategies import postprocessing
 from rl_det.strategies.postprocessing import FittedPostProcessing
+from rl_det.types import Candidates
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
 FEW = replace(BUDGET, fit_evaluations=22)
 STRATEGIES: tuple[Any, ...] = (
     rl_det.PPO(samples_per_image=2, collapse_margin=1.0),
-    rl_det.PostProcessing(num_evaluations=22),
+    rl_det.PostProcessing(),
     rl_det.Supervised(validate_start=False, ema=0.0),
 )
 ALONE = ("warm_start", "continued_supervised", "ppo", "supervised")
@@ -122,6 +126,36 @@ def test_with_few_validation_images_there_are_no_fitted_rows_and_one_line_says_s
     assert few.rows["post_processing"].ending.detail == "not fitted: a fit needs 16 validation images; there are 9"
     told = capsys.readouterr().err
     assert told.count("post-processing is not fitted: a fit needs 16 validation images; there are 9") == 1
+
+
+def test_the_strategy_tries_as_many_settings_as_the_budget_says_and_is_not_fitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def in_vain(
+        candidates: Candidates, targets: Any, how: PostProcessingSettings, **options: Any
+    ) -> FittedPostProcessing:
+        tried.append(options["num_evaluations"])
+        return FittedPostProcessing(settings=how, gain=0.0, told="not kept")
+
+    for module in (fitting, postprocessing):
+        monkeypatch.setattr(module, "fit_postprocessing", in_vain)
+    strategies = rl_det.PostProcessing(), rl_det.PostProcessing(name="own", num_evaluations=7)
+    found = tuned(tmp_path / "run", *strategies)
+    assert tried == [22, 7, 22, 22], "the two strategies, and then the warm start's row and the control's"
+    assert not {"post_processing_fitted", "own_fitted"} & found.rows.keys()
+
+
+def test_where_the_budget_fits_no_rows_the_strategy_tries_as_many_settings_as_by_the_full_budget(
+    tmp_path: Path,
+) -> None:
+    data = small_data()
+    detector, budget = rl_det.load_detector("tiny", data, device="cpu"), replace(FEW, fit_evaluations=0)
+    plan = plan_run(
+        detector, data, [rl_det.PostProcessing()], budget, recipe_for(data), 0, baselines=False, out=tmp_path
+    )
+    assert plan.task().fit_evaluations == rl_det.Budget().fit_evaluations > 0
 
 
 def test_a_name_that_would_be_a_fitted_rows_is_refused(tmp_path: Path) -> None:

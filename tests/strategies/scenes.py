@@ -59,6 +59,7 @@ def a_task(
         validate_every=validate_every,
         validated_candidates=32,
         evaluated_candidates=48,
+        fit_evaluations=44,
         from_labels=FromLabels(
             num_steps=num_steps,
             batch_size=2,

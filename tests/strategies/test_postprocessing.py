@@ -154,7 +154,7 @@ def test_a_detector_whose_nms_is_out_of_bounds_is_searched_from_the_bound() -> N
 def test_as_a_strategy_it_follows_another_and_reports_what_it_gains_on_held_back_images(
     data: EncodedDataset, after: WarmStart | Labels
 ) -> None:
-    task, strategy = a_task(data), PostProcessing(after=after, num_evaluations=44)
+    task, strategy = a_task(data), PostProcessing(after=after)
     policy = strategy.start(shipped())
     before = task.validation_ap(policy)
     ending = strategy.tune(policy, task)
