@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import update_wrapper
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -46,7 +47,19 @@ class Tallied(ABC):
         if self.pooled and pool is not None:
             tallies, count = pool.sum(0) + (tallies - pool[images]), len(pool)
         record = Displayed if self.kind == "displayed" else Ranked
-        return self.of(record(count, num_classes, *tallies.T))
+        return self.checked(record(count, num_classes, *tallies.T))
+
+    def checked(self, tallies: Displayed | Ranked) -> Float64[np.ndarray, "*R"]:
+        """The formula's values. Raises UserError, which names the formula, unless it returns a number for each tally."""
+        returned: Any = self.of(tallies)
+        shape, is_array = tallies[2].shape, isinstance(returned, np.ndarray)
+        if not (is_array and returned.shape == shape and returned.dtype.kind in "fiub"):
+            told = f"one of the shape {returned.shape}, of {returned.dtype}" if is_array else repr(returned)[:80]
+            raise UserError(
+                f"a formula of tallies must return numbers in an array of the tallies' shape, {shape}; {self!r} returned {told}"
+            )
+        values: Float64[np.ndarray, "*R"] = returned.astype(np.float64, copy=False)
+        return values
 
 
 class Formula(Tallied):

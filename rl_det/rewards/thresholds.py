@@ -32,7 +32,7 @@ def best_threshold(
     check_displayed(value)
     c = threshold_counts(detections, truths, num_classes=num_classes)
     counts = np.stack([c.found, c.spurious, c.missed, c.miscounted, c.distance]).astype(np.float64)
-    worths = value.of(Displayed(len(truths), num_classes, *counts))
+    worths = value.checked(Displayed(len(truths), num_classes, *counts))
     best = int(np.where(np.isnan(worths), -np.inf, worths).argmax())
     return BestThreshold(float(c.thresholds[best]), float(worths[best]))
 
@@ -49,7 +49,7 @@ def worth_of(value: Tallied, tallies: Float64[np.ndarray, "B 5"], num_classes: i
     """The worth of a data set whose images have these tallies."""
     check_displayed(value)
     summed = tallies.sum(0, keepdims=True)
-    return float(value.of(Displayed(len(tallies), num_classes, *summed.T))[0])
+    return float(value.checked(Displayed(len(tallies), num_classes, *summed.T))[0])
 
 
 def check_displayed(value: Tallied) -> None:

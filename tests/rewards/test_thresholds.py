@@ -1,14 +1,31 @@
 """The best threshold of a formula: against every threshold tried by itself, by the reward's own tallies of the whole pool."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from ap.hostile import NUM_CLASSES, hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rewards.test_credit import hostile_scene, random_step
+from unchecked import unchecked
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
 from rl_det.errors import UserError
-from rl_det.rewards import Cost, Displayed, Edits, OverThePool, Pool, count_error, f1, image_ap_value, lrp, of_displayed
+from rl_det.rewards import (
+    Cost,
+    Displayed,
+    Edits,
+    OverThePool,
+    Pool,
+    Worth,
+    count_error,
+    f1,
+    image_ap_value,
+    lrp,
+    of_displayed,
+)
 from rl_det.rewards.tallied import Tallied
 from rl_det.rewards.thresholds import best_threshold, tallies_at, worth_of
 
@@ -74,6 +91,51 @@ def test_a_formula_without_a_number_is_not_chosen() -> None:
     nowhere = best_threshold(precision, *hostile(4, num_detections=0), num_classes=NUM_CLASSES)
     assert nowhere.threshold == np.inf
     assert np.isnan(nowhere.worth)
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda t: 1.0, "1.0"),
+        (lambda t: None, "None"),
+        (lambda t: t.found.tolist(), r"\[.*"),
+        (lambda t: np.stack([t.found, t.missed]), r"one of the shape \(2, \d+\), of float64"),
+        (lambda t: t.found[:, None], r"one of the shape \(\d+, 1\), of float64"),
+        (lambda t: t.found.astype(str), r"one of the shape \(\d+,\), of <U32"),
+    ],
+)
+def test_a_formula_of_a_wrong_shape_is_named_with_what_it_returned(returned: Any, told: str) -> None:
+    def own(counts: Displayed) -> Any:
+        return returned(counts)
+
+    data, step = hostile(6), random_step(hostile_scene(6, 0.0), 0, ("scores",))
+    pool = Pool(detections=data[0], truths=data[1], num_classes=NUM_CLASSES)
+    with unchecked():
+        formula = of_displayed(own)
+        uses: tuple[Callable[[], Any], ...] = (
+            lambda: formula(Edits(pool, np.arange(len(pool.truths)), data[0])),
+            lambda: OverThePool(formula)(Edits(pool, np.arange(len(pool.truths)), data[0])),
+            lambda: Worth(formula).credited(step, ended=True),
+            lambda: best_threshold(formula, *data, num_classes=NUM_CLASSES),
+            lambda: worth_at(formula, *data, 0.5, num_classes=NUM_CLASSES),
+        )
+        for use in uses:
+            with pytest.raises(UserError, match=rf"the tallies' shape, \(\d+,\); .*own\)? returned {told}$") as refused:
+                use()
+            assert "\n" not in str(refused.value)
+
+
+def test_a_formula_that_says_yes_or_no_is_a_value_of_1_and_0() -> None:
+    def own(counts: Displayed) -> Any:
+        return counts.spurious % 2 == 1
+
+    step = random_step(hostile_scene(7, 0.75), 0, ("scores",))
+    with unchecked():
+        earned, credit = Worth(of_displayed(own)).credited(step, ended=True)
+    as_numbers = Worth(of_displayed(lambda counts: own(counts).astype(np.float64))).credited(step, ended=True)
+    assert np.array_equal(earned, as_numbers[0])
+    assert np.array_equal(credit, as_numbers[1])
+    assert -1 in credit
 
 
 def test_a_formula_of_ranked_detections_has_no_threshold() -> None:
