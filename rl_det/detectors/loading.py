@@ -16,7 +16,7 @@ from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
 from rl_det.detectors.bypassed import bypassed
 from rl_det.detectors.family import Family
-from rl_det.detectors.own_model import check_learns, copied, known_part
+from rl_det.detectors.own_model import copied, known_part
 from rl_det.detectors.protocol import Architecture, Detector, Part
 from rl_det.detectors.torchvision.fcos import FCOS_FAMILY
 from rl_det.detectors.torchvision.retinanet import RETINANET
@@ -131,7 +131,6 @@ def load_detector(
         else:
             _refuse(weights=weights)
             detector = _of_path(Path(source), wanted)
-    check_learns(detector)
     detector.plain().to(device_named(device))
     return detector
 

@@ -1,4 +1,4 @@
-"""A user's own model at the door: what cannot be copied or trained costs one sentence, before any work."""
+"""A user's own model: what cannot be copied or trained costs one sentence, before any work."""
 
 import copy
 from collections.abc import Iterator, Sequence

@@ -22,6 +22,7 @@ from rl_det.data.splits import Splits
 from rl_det.detectors import Detector
 from rl_det.detectors.encodings import Encodings
 from rl_det.detectors.frozen import PLAIN, USUAL, FrozenPart
+from rl_det.detectors.own_model import check_learns
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, Recipe
 from rl_det.finetuning.caching import PROPOSALS, CacheLimits, CachePlan, encodings_by, plan_cache
@@ -31,7 +32,7 @@ from rl_det.settings import SEEDS, check_settings
 from rl_det.storage.checkpoint import FORMER, NEXT, UNFINISHED
 from rl_det.storage.run import ENCODINGS, FILES, PARTS
 from rl_det.storage.weights import state_fingerprint
-from rl_det.strategies.hand_set import VOTED, WARM_START
+from rl_det.strategies.hand_set import VOTED, WARM_START, trains_nothing
 from rl_det.strategies.identity import settings_of
 from rl_det.strategies.labels import CONTROL, Labels
 from rl_det.strategies.strategy import FromLabels, Strategy, Task
@@ -238,6 +239,8 @@ def plan_run(
     _check_kinds(detector, strategies)
     _check_frozen(detector, strategies, frozen)
     _check_names(strategies, baselines=baselines)
+    if baselines or not all(trains_nothing(strategy) for strategy in strategies):
+        check_learns(detector)
     if detector.num_classes != len(data.classes):
         raise UserError(
             f"the detector must know the data's classes; it knows {detector.num_classes}, and {data.name} has "

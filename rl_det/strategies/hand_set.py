@@ -21,7 +21,7 @@ from rl_det.policies.voting import VotingPolicy
 from rl_det.progress import SHORT_WORK, bar
 from rl_det.settings import check_settings
 from rl_det.strategies.labels import Labels
-from rl_det.strategies.strategy import Task
+from rl_det.strategies.strategy import Strategy, Task
 from rl_det.training.loop import Ending
 
 WARM_START = "warm_start"
@@ -139,6 +139,11 @@ class PostProcessingGrid:
                 shown.advance()
         policy.postprocessing = choices[int(np.argmax(scored))]
         return replace(ending, best=max(scored), best_update=None)
+
+
+def trains_nothing(strategy: Strategy) -> bool:
+    """Whether a strategy leaves all weights of the detector as they are: the warm start itself, or what follows it alone."""
+    return isinstance(getattr(strategy, "after", strategy), WarmStart)
 
 
 def check_begin(begin: Begin | None, policy: PolicyName | None) -> None:

@@ -1,14 +1,15 @@
-"""A user's own model at the door: what is frozen, wrapped, pruned or cannot be copied costs one sentence."""
+"""A user's own model: what is frozen, wrapped, pruned or cannot be copied costs one sentence."""
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from contract.one_stage_families import ONE_STAGE_FAMILIES, one_stage_model
 from contract.query_families import query_model
-from finetuning.small import own_model, pairs
+from finetuning.small import BUDGET, own_model, pairs
 from torch import nn
 from torch.nn.utils import prune
 from training.toy import ToyLearner, config
@@ -16,8 +17,11 @@ from unchecked import unchecked
 
 import rl_det
 from rl_det.data.splits import Splits
-from rl_det.detectors.protocol import Part
+from rl_det.detectors.protocol import Detector, Part
 from rl_det.errors import UserError
+from rl_det.finetuning.budget import recipe_for
+from rl_det.finetuning.plan import Plan, plan_run
+from rl_det.strategies.strategy import Strategy
 from rl_det.training.loop import fit
 
 
@@ -35,8 +39,9 @@ def test_a_model_that_is_frozen_as_a_whole_is_refused_before_any_work(family: st
     else:
         model = own_model() if family == "own" else one_stage_model(family, 2)
     told = rf"the part {part} of the detector must have parameters that require a gradient; none does: .*trainable"
+    detector = rl_det.load_detector(model.requires_grad_(False), two, trainable=part)
     with pytest.raises(UserError, match=told):
-        rl_det.load_detector(model.requires_grad_(False), two, trainable=part)
+        plan(detector, two, rl_det.PPO(policy="rescore"))
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -45,10 +50,35 @@ def test_a_frozen_part_is_refused_only_if_it_is_the_one_that_is_trained(two: Spl
     model.backbone.requires_grad_(False)
     model.roi_heads.box_predictor.requires_grad_(False)
     with pytest.raises(UserError, match="the part predictor of the detector"):
-        rl_det.load_detector(model, two, trainable="predictor")
-    assert rl_det.load_detector(model, two, trainable="head").is_trained, "the box head may learn"
-    model = own_model(num_classes=5).requires_grad_(False)
-    assert not rl_det.load_detector(model, two).is_trained, "its new predictor may learn"
+        plan(rl_det.load_detector(model, two, trainable="predictor"), two, rl_det.Labels())
+    plan(rl_det.load_detector(model, two, trainable="head"), two, rl_det.Labels())  # the box head may learn
+    new = rl_det.load_detector(own_model(num_classes=5).requires_grad_(False), two)
+    assert not new.is_trained
+    plan(new, two, rl_det.Labels())  # its new predictor may learn
+
+
+def test_what_trains_nothing_takes_a_frozen_model_and_gives_the_same_rows(two: Splits, tmp_path: Path) -> None:
+    frozen = rl_det.load_detector(own_model().requires_grad_(False), two)
+    for strategy in (
+        rl_det.HandSetVotes(after=rl_det.Labels()),
+        rl_det.PostProcessing(after=rl_det.Labels()),
+        rl_det.Labels(),
+    ):
+        with pytest.raises(UserError, match="must have parameters that require a gradient"):
+            plan(frozen, two, strategy, baselines=False)
+    strategies = (rl_det.HandSetVotes(), rl_det.PostProcessingGrid(), rl_det.PostProcessing())
+    with pytest.raises(UserError, match="must have parameters that require a gradient"):
+        plan(frozen, two, *strategies)  # the control would be trained
+    found = rl_det.finetune(frozen, two, *strategies, budget=BUDGET, baselines=False, out=tmp_path / "run")
+    assert set(found.rows) >= {strategy.name for strategy in strategies}
+    learnt = rl_det.load_detector(own_model(), two)
+    same = rl_det.finetune(learnt, two, *strategies, budget=BUDGET, baselines=False, out=tmp_path / "other")
+    assert [row.validation_ap for row in found.rows.values()] == [row.validation_ap for row in same.rows.values()]
+
+
+def plan(detector: Detector, data: Splits, *strategies: Strategy, baselines: bool = True) -> Plan:
+    """The plan of a run; nothing is written."""
+    return plan_run(detector, data, strategies, BUDGET, recipe_for(data), 0, baselines=baselines, out=None)
 
 
 def test_what_was_frozen_later_is_one_sentence_before_the_first_step() -> None:
