@@ -2,7 +2,7 @@
 
 `default` is the detector's own NMS and a score threshold of a half. `fixed_by_grid` has the score threshold, NMS IoU,
 1 / sigma and number of detections that are best on validation, by a grid that is refined around its best point.
-`sb3_ppo` and `own_ppo` choose settings by image, by SB3's PPO (`rl_det.strategies.settings_by_image`) and by our own
+`sb3_ppo` and `own_ppo` choose settings by image, by SB3's PPO (`rl_det.strategies.settings_by_sb3`) and by our own
 (`rl_det.strategies.settings_by_ppo`). Both start at the grid's point, and validation selects the model. That start is
 the best of thousands of points on the same validation images, which favours it; so `sb3_ppo_last` and `own_ppo_last`
 also show the last models, which are not selected. All rows are measured by the mean reward on the test images.
@@ -43,8 +43,8 @@ from rl_det.settings import at_least, check_settings
 from rl_det.storage.run import Run, check_run_folder
 from rl_det.storage.weights import save_state, state_fingerprint
 from rl_det.strategies.fixed_settings import as_action, best_on_grid, judged
-from rl_det.strategies.settings_by_image import SettingsByImage, chosen_by, learn
 from rl_det.strategies.settings_by_ppo import Progress, SettingsByPpo, learn_settings
+from rl_det.strategies.settings_by_sb3 import SettingsBySb3, chosen_by, learn
 from rl_det.training.trackers import TrackerName, check_tracker, tracked
 
 NUM_ENVS = 64
@@ -63,7 +63,7 @@ class Search:
     """The refinements around the grid's best point, each with half the step of the one before."""
     stride: int = 1
     """Every `stride`-th point of the grid is tried."""
-    ppo: SettingsByImage = field(default_factory=SettingsByImage)
+    ppo: SettingsBySb3 = field(default_factory=SettingsBySb3)
     """The settings of SB3's PPO."""
     own: SettingsByPpo = field(default_factory=SettingsByPpo)
     """The settings of our PPO."""
@@ -76,10 +76,10 @@ SEARCHES: dict[BudgetName, Search] = {
     "smoke": Search(
         refinements=1,
         stride=50,
-        ppo=SettingsByImage(num_steps=1024),
+        ppo=SettingsBySb3(num_steps=1024),
         own=SettingsByPpo(num_updates=4, num_validations=2),
     ),
-    "short": Search(refinements=4, ppo=SettingsByImage(num_steps=60_000), own=SettingsByPpo(num_updates=200)),
+    "short": Search(refinements=4, ppo=SettingsBySb3(num_steps=60_000), own=SettingsByPpo(num_updates=200)),
     "full": Search(refinements=5),
 }
 
@@ -191,7 +191,7 @@ def chosen(
 
 
 def by_sb3(
-    train: Any, val: Any, grid: Tensor, config: SettingsByImage, seed: int, run: Run, track: TrackerName
+    train: Any, val: Any, grid: Tensor, config: SettingsBySb3, seed: int, run: Run, track: TrackerName
 ) -> tuple[Choose, Choose]:
     """The choosing functions of SB3's best model and of its last."""
     with tracked(track, run.folder, SB3[0]) as write:

@@ -2,7 +2,7 @@
 
 `PpoLearner` runs on `rl_det/TunePostprocessing-v0` in the training loop of all strategies (`fit`). The network's mean
 starts at one action for all images. The mean reward on validation selects the weights, the start included.
-`rl_det.strategies.settings_by_image` does the same by SB3's PPO. We differ from it:
+`rl_det.strategies.settings_by_sb3` does the same by SB3's PPO. We differ from it:
 
 1. A rollout has K samples of each image, in antithetic pairs. SB3 has one, and a value network in place of the others.
 2. The standard deviation of an action stays as it is; SB3 learns it.

@@ -10,15 +10,15 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
 
 from rl_det.finetuning.settings_by_image import Search, compare_settings, settings_text
-from rl_det.strategies import settings_by_image
+from rl_det.strategies import settings_by_sb3
 from rl_det.strategies.fixed_settings import as_action, best_on_grid
-from rl_det.strategies.settings_by_image import SettingsByImage
 from rl_det.strategies.settings_by_ppo import SettingsByPpo
+from rl_det.strategies.settings_by_sb3 import SettingsBySb3
 
 SEARCH = Search(
     refinements=1,
     stride=100,
-    ppo=SettingsByImage(num_steps=384, num_validations=4),
+    ppo=SettingsBySb3(num_steps=384, num_validations=4),
     own=SettingsByPpo(num_updates=8, num_validations=4),
 )
 
@@ -70,7 +70,7 @@ class NeverBetter(EvalCallback):
 
 
 def test_ppo_starts_at_the_grids_settings_for_every_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_by_image, "EvalCallback", NeverBetter)
+    monkeypatch.setattr(settings_by_sb3, "EvalCallback", NeverBetter)
     told = run(tmp_path / "run")
     assert told["methods"]["sb3_ppo"] == told["methods"]["fixed_by_grid"]
     assert told["methods"]["sb3_ppo"] != told["methods"]["default"]

@@ -21,6 +21,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
+from rl_det.policies.settings import LEAST_SPREAD, LIMIT
 from rl_det.progress import Bar, bar
 from rl_det.settings import at_least, check_settings
 from rl_det.strategies.fixed_settings import judged
@@ -39,7 +40,7 @@ Log = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SettingsByImage:
+class SettingsBySb3:
     """The settings of SB3's PPO for post-processing."""
 
     num_steps: int = 120_000
@@ -64,11 +65,11 @@ class Standardised(BaseFeaturesExtractor):
 
     def forward(self, description: Tensor) -> Tensor:
         standard: Tensor = (description - self.mean) / self.spread
-        return standard.clamp(-5, 5)
+        return standard.clamp(-LIMIT, LIMIT)
 
 
 def learn(
-    train: Any, val: Any, start: Float[Tensor, "4"], config: SettingsByImage, *, seed: int, folder: Path, log: Log
+    train: Any, val: Any, start: Float[Tensor, "4"], config: SettingsBySb3, *, seed: int, folder: Path, log: Log
 ) -> tuple[PPO, PPO]:
     """Train from one action for all images; return the model that is best on validation, and the last one.
 
@@ -112,7 +113,7 @@ def started_at(start: Float[Tensor, "4"], train: Any, seed: int) -> PPO:
             "features_extractor_class": Standardised,
             "features_extractor_kwargs": {
                 "mean": described.mean(0).tolist(),
-                "spread": described.std(0).clip(min=1e-3).tolist(),
+                "spread": described.std(0).clip(min=LEAST_SPREAD).tolist(),
             },
         },
     )
