@@ -19,7 +19,7 @@ differ from the paper:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -39,24 +39,14 @@ from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.policies.refine import RefinePolicy
 from rl_det.rewards import RewardLike
-from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.settings import at_least, positive, within
 from rl_det.strategies import health
+from rl_det.strategies.from_reward import Wrap, check_from_reward, loop_of, make_environment, usable
 from rl_det.strategies.hand_set import Begin, begin_at, check_begin, check_votes
 from rl_det.strategies.pretest import tell_pretest
-from rl_det.strategies.rollouts import (
-    Actor,
-    Move,
-    Rollout,
-    Wrap,
-    check_paid,
-    class_shifts,
-    collect,
-    head_output,
-    make_environment,
-    usable,
-)
-from rl_det.strategies.selection import Monitor, check_monitored, margin_of_collapse, monitored, validation_paid
-from rl_det.strategies.strategy import Task, given
+from rl_det.strategies.rollouts import Actor, Move, Rollout, class_shifts, collect, head_output
+from rl_det.strategies.selection import Monitor, validation_paid
+from rl_det.strategies.strategy import Task
 from rl_det.strategies.surrogate import SurrogateName
 from rl_det.strategies.teaching import SupervisedLoss, taught
 from rl_det.training.descent import Descent
@@ -134,24 +124,16 @@ class PPO:
     the weights, because that may rise while AP falls."""
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys(
-            ("num_updates", "num_epochs", "samples_per_image", "num_candidates", "patience", "num_steps"), at_least(1)
-        )
-        weights = ("kl_weight", "supervised_weight", "mean_shift_penalty", "residual_penalty", "factor_weights")
-        check_settings(
+        check_from_reward(
             self,
-            **counts,
-            **dict.fromkeys((*weights, "context_candidates"), at_least(0)),
-            **dict.fromkeys(("target_kl", "max_grad_norm", "collapse_margin"), positive(infinite=True)),
-            learning_rate=positive(),
+            **dict.fromkeys(("kl_weight", "residual_penalty", "factor_weights"), at_least(0)),
+            num_epochs=at_least(1),
+            target_kl=positive(infinite=True),
             clip=within("(0, 1)"),
-            gamma=within("[0, 1]"),
         )
         if not self.factor_weights:
             raise UserError("factor_weights must have a weight for each factor; got none; (1.0, 4.0) is usual")
         check_begin(self.begin, self.policy)
-        check_paid(self)
-        check_monitored(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
@@ -189,22 +171,15 @@ class PPO:
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
         """The loop's settings; these arguments replace settings that are left out."""
-        num_updates = given(self.num_updates, num_updates)
+        loop = loop_of(self, num_updates, learning_rate, validate_every)
+        if loop.num_updates < health.FEWEST_UPDATES:
+            return loop
         bounds = {
             "kl_old": health.KL_OVER_TARGET * self.target_kl,
             "mean_shift": health.MEAN_SHIFT,
             "residual": health.RESIDUAL,
         }
-        return LoopConfig(
-            num_updates=num_updates,
-            learning_rate=given(self.learning_rate, learning_rate),
-            max_grad_norm=self.max_grad_norm,
-            validate_every=validate_every,
-            monitor=monitored(self),
-            patience=self.patience,
-            collapse_margin=margin_of_collapse(self),
-            bounds=bounds if num_updates >= health.FEWEST_UPDATES else {},
-        )
+        return replace(loop, bounds=bounds)
 
 
 class PpoLearner:

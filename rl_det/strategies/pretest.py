@@ -19,7 +19,8 @@ from rl_det.policies.distributions import Distribution
 from rl_det.policies.policy import Policy
 from rl_det.progress import SHORT_WORK, bar, tell
 from rl_det.rewards import DetectionsFunction, Reward, Tallied
-from rl_det.strategies.rollouts import Actor, Paid, collect, in_range, make_environment
+from rl_det.strategies.from_reward import FromReward, make_environment
+from rl_det.strategies.rollouts import Actor, collect, in_range
 from rl_det.strategies.strategy import Task
 from rl_det.types import Detections, Target
 
@@ -64,7 +65,7 @@ def best_of_samples(
     return BestOfSamples(ap, best_ap, reward, best_reward, num_batches * envs.num_images, envs.samples_per_image)
 
 
-def tell_pretest(config: Paid, policy: Policy, task: Task) -> None:
+def tell_pretest(config: FromReward, policy: Policy, task: Task) -> None:
     """Tell the best of the strategy's samples on some training images, where candidates have credit and act once.
 
     A run that goes on has told it before. It has an environment and a generator of its own, so training does not depend on it.

@@ -10,7 +10,7 @@ This is the score-function estimator (Williams 1992) for short episodes. We diff
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -26,21 +26,12 @@ from rl_det.policies.build import PolicyName, build_policy
 from rl_det.policies.exploration import Exploration
 from rl_det.policies.policy import Policy
 from rl_det.rewards import RewardLike
-from rl_det.settings import at_least, check_settings, positive, within
 from rl_det.strategies import health
+from rl_det.strategies.from_reward import Wrap, check_from_reward, loop_of, make_environment, usable
 from rl_det.strategies.pretest import tell_pretest
-from rl_det.strategies.rollouts import (
-    Actor,
-    Move,
-    Wrap,
-    check_paid,
-    class_shifts,
-    collect,
-    make_environment,
-    usable,
-)
-from rl_det.strategies.selection import Monitor, check_monitored, margin_of_collapse, monitored, validation_paid
-from rl_det.strategies.strategy import Task, given
+from rl_det.strategies.rollouts import Actor, Move, class_shifts, collect
+from rl_det.strategies.selection import Monitor, validation_paid
+from rl_det.strategies.strategy import Task
 from rl_det.strategies.teaching import SupervisedLoss, taught
 from rl_det.training.descent import Descent
 from rl_det.training.loop import Ending
@@ -96,18 +87,7 @@ class Reinforce:
     the weights, because that may rise while AP falls."""
 
     def __post_init__(self) -> None:
-        check_settings(
-            self,
-            **dict.fromkeys(
-                ("num_updates", "samples_per_image", "num_candidates", "patience", "num_steps"), at_least(1)
-            ),
-            **dict.fromkeys(("supervised_weight", "mean_shift_penalty", "context_candidates"), at_least(0)),
-            **dict.fromkeys(("max_grad_norm", "collapse_margin"), positive(infinite=True)),
-            learning_rate=positive(),
-            gamma=within("[0, 1]"),
-        )
-        check_paid(self)
-        check_monitored(self)
+        check_from_reward(self)
         self.loop(1, 1.0, 1)  # refuses what is wrong
 
     @property
@@ -135,16 +115,8 @@ class Reinforce:
 
     def loop(self, num_updates: int, learning_rate: float, validate_every: int) -> LoopConfig:
         """The loop's settings; these arguments replace settings that are left out."""
-        return LoopConfig(
-            num_updates=given(self.num_updates, num_updates),
-            learning_rate=given(self.learning_rate, learning_rate),
-            max_grad_norm=self.max_grad_norm,
-            validate_every=validate_every,
-            monitor=monitored(self),
-            patience=self.patience,
-            collapse_margin=margin_of_collapse(self),
-            bounds={"mean_shift": health.MEAN_SHIFT},
-        )
+        loop = loop_of(self, num_updates, learning_rate, validate_every)
+        return replace(loop, bounds={"mean_shift": health.MEAN_SHIFT})
 
 
 class ReinforceLearner:

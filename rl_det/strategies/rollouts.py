@@ -6,18 +6,14 @@ further epochs, for which the weights have changed, run the head again.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
-import rl_det_envs  # noqa: F401  (registers the environments)
 import torch
-from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Int
 from rl_det_envs.agent import AgentEnvironment, Earned
-from rl_det_envs.torch_to_numpy import TorchToNumpy
-from rl_det_envs.wrapped import agent_environment
 from torch import Tensor, nn
 
 from rl_det.detectors import Detector
@@ -25,12 +21,7 @@ from rl_det.detectors.divided import said_by
 from rl_det.errors import NotFiniteError, UserError
 from rl_det.losses.advantages import Advantage, candidate_advantages
 from rl_det.losses.policy_gradient import masked_mean
-from rl_det.policies.build import POLICIES, PolicyName, check_num_steps, name_of
 from rl_det.policies.distributions import BernoulliGates, Distribution, Draws
-from rl_det.policies.head import HeadWithModule
-from rl_det.policies.policy import Policy
-from rl_det.rewards import RewardLike, check_reward
-from rl_det.strategies.strategy import Task
 from rl_det.types import Encoded, HeadOutput
 
 DRAWS: dict[Advantage, Draws] = {
@@ -41,8 +32,6 @@ DRAWS: dict[Advantage, Draws] = {
 """How samples are drawn for each advantage. A candidate's own credit does not depend on its image's other samples, so strata
 keep it unbiased and quiet it. A mean over the other samples is no baseline if they lie where this one does not: mirrored
 pairs only change its scale, strata would change more. Of gates, pairs would change its direction (`draws_for`)."""
-Wrap = Callable[[VectorEnv[Any, Any, Any]], VectorEnv[Any, Any, Any]]
-"""A function that wraps an environment in numpy, such as a vector wrapper of Gymnasium."""
 
 
 @runtime_checkable
@@ -120,106 +109,6 @@ class Rollout:
     def distributions(self, policy: Actor, output: HeadOutput | None) -> list[Distribution]:
         """The policy's present distributions of all moves, given the head's present output."""
         return [policy.distribution(move.observation, of_rows(output, move.images)) for move in self.moves]
-
-
-@runtime_checkable
-class Paid(Protocol):
-    """The settings of a strategy that learns from a reward in its policy's environment."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def policy(self) -> PolicyName | None: ...
-
-    @property
-    def reward(self) -> RewardLike: ...
-
-    @property
-    def advantage(self) -> Advantage: ...
-
-    @property
-    def gamma(self) -> float: ...
-
-    @property
-    def num_steps(self) -> int | None: ...
-
-    @property
-    def wrap(self) -> Wrap | None: ...
-
-    @property
-    def samples_per_image(self) -> int: ...
-
-    @property
-    def num_candidates(self) -> int: ...
-
-    @property
-    def context_candidates(self) -> int: ...
-
-
-def check_paid(config: Paid) -> None:
-    """Raise UserError for an unknown reward, or for a setting that does nothing with this policy or advantage."""
-    check_reward(config.reward)
-    if not (config.wrap is None or callable(config.wrap)):
-        raise UserError(f"wrap must be a function that wraps an environment; got {config.wrap!r}; None is usual")
-    check_num_steps(config.policy, config.num_steps)
-    if config.gamma != 1 and config.policy != "refine":
-        raise UserError(
-            f"gamma does nothing in an episode of one step, as of policy {config.policy!r}; got {config.gamma}; 1 is usual"
-        )
-    if config.advantage != "counterfactual" and config.samples_per_image < 2:
-        raise UserError(
-            f"advantage {config.advantage!r} compares the samples of an image; samples_per_image must be at least 2; "
-            f"got {config.samples_per_image}; 8 is usual"
-        )
-
-
-def make_environment(config: Paid, policy: Policy, task: Task, *, wrapped: bool = True) -> VectorEnv[Any, Any, Any]:
-    """The policy's environment on the training images, seeded, with `samples_per_image` samples of each image of a batch.
-
-    It gives credit if the advantage is each candidate's own. `wrap` wraps it, if it is to be `wrapped`. There are no
-    bystanders if images are encoded in the loop, as each would have to be encoded anew, nor beside a policy with a module:
-    the detector ranks them without the module, and a score's worth among them is not its worth under the policy. A policy sees
-    the head's output, so observations need no embeddings, unless `wrap` is to see them.
-    """
-    options: dict[str, Any] = dict(policy.environment_options)
-    if not task.train.kept or isinstance(policy, HeadWithModule):
-        options["pool_images"] = task.batch_size
-    envs = gymnasium.make_vec(
-        POLICIES[name_of(policy)].environment,
-        num_envs=task.batch_size * config.samples_per_image,
-        vectorization_mode="vector_entry_point",
-        detector=policy.detector,
-        dataset=task.train,
-        num_candidates=config.num_candidates,
-        context_candidates=config.context_candidates,
-        samples_per_image=config.samples_per_image,
-        reward=config.reward,
-        credit=config.advantage == "counterfactual",
-        features=config.wrap is not None,
-        device=policy.detector.device,
-        **options,
-    )
-    envs.reset(seed=task.seed)
-    return envs if config.wrap is None or not wrapped else config.wrap(TorchToNumpy(envs))
-
-
-def usable(envs: Any, advantage: Advantage, gamma: float) -> AgentEnvironment:
-    """The environment as an agent meets it; UserError, in one sentence, if this agent cannot learn in it."""
-    own = agent_environment(envs)
-    if advantage == "counterfactual" and not own.gives_credit:
-        raise UserError(
-            "a counterfactual advantage needs credit, and the environment was made with credit=False, or a wrapper changes "
-            "its rewards; take advantage='leave_one_out'"
-        )
-    if advantage != "counterfactual" and own.samples_per_image < 2:
-        raise UserError(
-            f"advantage {advantage!r} compares the samples of an image; the environment has 1 of each; make it with "
-            "samples_per_image=8"
-        )
-    if own.num_steps == 1 and gamma != 1:
-        raise UserError(f"gamma does nothing in an episode of one step; got {gamma}; leave it at 1")
-    return own
 
 
 def draws_for(advantage: Advantage, distribution: Distribution) -> Draws:

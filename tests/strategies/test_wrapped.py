@@ -23,9 +23,9 @@ from unchecked import unchecked
 from rl_det.errors import UserError
 from rl_det.policies.rescore import RescorePolicy
 from rl_det.strategies import ppo, reinforce
+from rl_det.strategies.from_reward import usable
 from rl_det.strategies.ppo import PPO, PpoLearner
 from rl_det.strategies.reinforce import Reinforce, ReinforceLearner
-from rl_det.strategies.rollouts import usable
 from rl_det.training.loop import FitRun
 from rl_det.training.loop_config import LoopConfig
 
