@@ -60,10 +60,7 @@ def compare(
     """
     parallel.check_alone("a comparison, which starts its own processes,")
     check_tracker(request.track)
-    if workers < 1:
-        raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
+    _check_numbers(workers, seeds)
     check_writable(out)
     with alone_in(out, "comparison"):
         _check_folds(out, folds)
@@ -79,9 +76,7 @@ def compare(
         if waiting and folds is not None:
             replace(plans[waiting[0]], data=data).check_images()
         for fold in parts:
-            if first := next((cell for cell in waiting if cell.fold == fold), None):
-                began = [out / cell.folder / CHECKPOINTS for cell in plans if cell.fold == fold]
-                _encode(plans[first], _encodings(out, fold), began)
+            _encode_fold(fold, waiting, plans, out)
         jobs = [
             JobFile(request=request, budget=plans[cell].budget, strategy=cell.strategy, reward=reward, seed=cell.seed,
                     encodings=_encodings(out, cell.fold), out=out / cell.folder, fold=cell.fold, num_folds=folds)
@@ -90,6 +85,13 @@ def compare(
         _run(jobs, runner, at_a_time=workers if on == "processes" else len(jobs), num_cells=len(cells))
         facts = {"data": data.name, "detector": request.detector, "budget": request.budget, "reward": reward}
         return _joined(out, strategies, seeds, parts, facts)
+
+
+def _check_numbers(workers: int, seeds: Sequence[int]) -> None:
+    if workers < 1:
+        raise UserError(f"workers must be at least 1; got {workers}; the number of cores is usual")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different numbers, one at least; got {tuple(seeds)}; 0 1 2 are usual")
 
 
 def _warn_of_known_images(request: Request, data: Splits) -> None:
@@ -227,6 +229,13 @@ def _is_whole(folder: Path) -> bool:
         tell(f"{error}; the results are made anew from the run's checkpoints")
         return False
     return True
+
+
+def _encode_fold(fold: int | None, waiting: Sequence[Cell], plans: Mapping[Cell, Plan], out: Path) -> None:
+    """Encode for the cells of a fold, if one of them waits."""
+    if first := next((cell for cell in waiting if cell.fold == fold), None):
+        began = [out / cell.folder / CHECKPOINTS for cell in plans if cell.fold == fold]
+        _encode(plans[first], _encodings(out, fold), began)
 
 
 def _encode(plan: Plan, folder: Path, began: Sequence[Path]) -> None:

@@ -7,9 +7,10 @@ split measures each row once. A stopped run resumes from its folder and ends the
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget, BudgetName, Recipe, budget_named, in_batches_of, recipe_for
 from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
-from rl_det.finetuning.evaluation import all_displayed, calibrated, intervals, tasks_of, tested
+from rl_det.finetuning.evaluation import Tested, all_displayed, calibrated, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
 from rl_det.finetuning.pages import Findings, make_pages
 from rl_det.finetuning.plan import FITTED, Plan, plan_run
@@ -34,6 +35,7 @@ from rl_det.policies.policy import Policy
 from rl_det.policies.voting import VotingPolicy
 from rl_det.precision import WantedPrecision
 from rl_det.progress import bar, tell
+from rl_det.report.bootstrap import Interval
 from rl_det.report.precision_recall import curves_of_batch
 from rl_det.settings import check_argument
 from rl_det.storage.checkpoint import (
@@ -56,6 +58,7 @@ from rl_det.strategies.strategy import Strategy, Task
 from rl_det.training.callbacks import Checkpoint, MetricsLog, ProgressBar
 from rl_det.training.loop import Callback, Ending
 from rl_det.training.trackers import TrackerName, check_tracker, tracking
+from rl_det.types import Target
 
 BLIND = 0.001
 """Of a detector whose validation AP is lower, a line warns: its weights are probably random, or of other classes."""
@@ -282,18 +285,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
         lambda: tested(rows.policies, final, plan.data.test, plan.budget.evaluated_candidates)
     )
     control = CONTROL if CONTROL in final else next(iter(final))
-    references = {"over_control": control}
-    if control == CONTROL and control + FITTED in final:
-        references["over_fitted_control"] = control + FITTED
-    spread = parallel.of_main(
-        lambda: intervals(
-            found,
-            targets,
-            num_classes=plan.detector.num_classes,
-            num_draws=plan.budget.num_draws,
-            references=references,
-        )
-    )
+    spread = _intervals(found, targets, control, plan)
     thresholds = all_displayed(final, tasks, found, targets, plan.budget.evaluated_candidates)
     curves = {name: curves_of_batch(row.detections, targets, plan.data.classes) for name, row in found.items()}
     results = Results(
@@ -314,16 +306,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
             for name, policy in final.items()
         },
         control=control,
-        facts={
-            "seed": plan.seed,
-            "data": plan.data.name,
-            **({"data_notes": list(plan.data.notes)} if plan.data.notes else {}),
-            "detector": plan.detector.architecture.name,
-            "device": str(plan.detector.device),
-            "budget": vars(plan.budget),
-            "encodings": plan.cache.facts() if plan.encoded else {},
-            "strategies": plan.identity["strategies"],
-        },
+        facts=_facts(plan),
         folder=plan.folder,
     )
     detections = {name: row.detections for name, row in found.items()}
@@ -338,6 +321,38 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
     parallel.of_main(lambda: _write(findings, plan))
     plan.remove_own_encodings()
     return results
+
+
+def _intervals(
+    found: Mapping[str, Tested], targets: list[Target], control: str, plan: Plan
+) -> dict[str, dict[str, Interval]]:
+    """Each row's AP and differences from the control, plain and fitted, with intervals."""
+    references = {"over_control": control}
+    if control == CONTROL and control + FITTED in found:
+        references["over_fitted_control"] = control + FITTED
+    return parallel.of_main(
+        lambda: intervals(
+            found,
+            targets,
+            num_classes=plan.detector.num_classes,
+            num_draws=plan.budget.num_draws,
+            references=references,
+        )
+    )
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    """What the results say of the run."""
+    return {
+        "seed": plan.seed,
+        "data": plan.data.name,
+        **({"data_notes": list(plan.data.notes)} if plan.data.notes else {}),
+        "detector": plan.detector.architecture.name,
+        "device": str(plan.detector.device),
+        "budget": vars(plan.budget),
+        "encodings": plan.cache.facts() if plan.encoded else {},
+        "strategies": plan.identity["strategies"],
+    }
 
 
 def _write(findings: Findings, plan: Plan) -> None:

@@ -247,12 +247,7 @@ def plan_run(
             f"{len(data.classes)}; load_detector(model, data) gives it a box predictor for them"
         )
     identity = {
-        "data": {"name": data.name, "classes": data.classes, **data.fingerprints()},
-        "detector": {
-            **asdict(detector.architecture),
-            "trainable": detector.part,
-            "weights": state_fingerprint(detector.plain()),
-        },
+        **_given(detector, data),
         **({} if frozen.is_usual else {"frozen": vars(frozen)}),
         "strategies": [_settings(strategy, detector) for strategy in strategies],
         "budget": vars(budget),
@@ -272,6 +267,15 @@ def plan_run(
         folder=Path("runs") / _name(detector, data, strategies, budget, seed) if out is None else Path(out),
         frozen=frozen,
     )
+
+
+def _given(detector: Detector, data: Splits) -> dict[str, Any]:
+    """The data and the detector, by their contents, in JSON's types."""
+    weights = state_fingerprint(detector.plain())
+    return {
+        "data": {"name": data.name, "classes": data.classes, **data.fingerprints()},
+        "detector": {**asdict(detector.architecture), "trainable": detector.part, "weights": weights},
+    }
 
 
 def _name(detector: Detector, data: Splits, strategies: Sequence[Strategy], budget: Budget, seed: int) -> str:
