@@ -117,7 +117,6 @@ def test_a_formula_of_a_wrong_shape_is_named_with_what_it_returned(returned: Any
             lambda: OverThePool(formula)(Edits(pool, np.arange(len(pool.truths)), data[0])),
             lambda: Worth(formula).credited(step, ended=True),
             lambda: best_threshold(formula, *data, num_classes=NUM_CLASSES),
-            lambda: worth_at(formula, *data, 0.5, num_classes=NUM_CLASSES),
         )
         for use in uses:
             with pytest.raises(UserError, match=rf"the tallies' shape, \(\d+,\); .*own\)? returned {told}$") as refused:
