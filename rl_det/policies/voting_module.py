@@ -48,10 +48,10 @@ class VotingModule(RecalibratedModule):
         all_logits: Float[Tensor, "B P C"],
     ) -> tuple[Float[Tensor, "B N 4"], Float[Tensor, "B N"]]:
         """The boxes and logits after the vote, with gradient to the head through both; all boxes are relative to the image."""
-        num_candidates, num_classes = index.shape[1], all_logits.shape[-1]
-        image, candidate, proposal = neighbours(boxes, index, all_boxes)
-        row = image * num_candidates + candidate
-        pair = (image * all_boxes.shape[1] + proposal) * num_classes + column_of(index.flatten()[row], num_classes)
+        num_proposals, num_classes = all_logits.shape[1:]
+        row, proposal = neighbours(boxes, index, all_boxes)
+        first = torch.arange(index.shape[0], device=index.device)[:, None] * num_proposals * num_classes
+        pair = (first + column_of(index, num_classes)).flatten().index_select(0, row) + proposal * num_classes
 
         def of_own(values: Tensor) -> Tensor:
             """The values of each pair's candidate, from those of all candidates."""
@@ -70,11 +70,11 @@ class VotingModule(RecalibratedModule):
         with torch.no_grad():
             seen = all_logits.clamp(-LOGIT_RANGE, LOGIT_RANGE)
             rivals = rival_logits(seen)
-            vote, rival = of_voter(seen), of_voter(rivals)
+            vote, rival, worth = of_voter(seen), of_voter(rivals), of_voter(nn.functional.logsigmoid(seen))
             own, own_rival = seen.flatten(1).gather(1, index).flatten(), rivals.flatten(1).gather(1, index).flatten()
             own_vote = of_own(own)
             overlap = iou(voters, own_places)
-            start = (overlap - 1) / SHARPNESS + 0.5 * nn.functional.logsigmoid(vote)
+            start = (overlap - 1) / SHARPNESS + 0.5 * worth
             seen_of_pair = torch.stack(
                 [4 * overlap - 3, vote / 4, (vote - own_vote) / 4, (rival - vote) / 4, own_vote / 4], -1
             )

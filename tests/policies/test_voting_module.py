@@ -36,8 +36,8 @@ def test_at_the_start_boxes_and_logits_come_back_bit_for_bit() -> None:
 def test_neighbours_are_the_proposals_that_overlap_the_candidate_itself_among_them() -> None:
     some = one_image()
     pairs = torch.stack(neighbours(some[0], some[2], some[3]), -1).tolist()
-    assert [proposal for _, candidate, proposal in pairs if candidate == 1] == [0, 1, 2]
-    assert [proposal for _, candidate, proposal in pairs if candidate == 2] == [3]
+    assert [proposal for candidate, proposal in pairs if candidate == 1] == [0, 1, 2]
+    assert [proposal for candidate, proposal in pairs if candidate == 2] == [3]
 
 
 def test_a_voted_box_lies_among_its_neighbours_and_one_alone_stays() -> None:
