@@ -10,11 +10,11 @@ from rl_det.data import Split
 from rl_det.data.annotated import AnnotatedImages
 from rl_det.detectors.loading import Device
 from rl_det.errors import UserError
+from rl_det.finetuning.detecting import draw_and_write, image_files, pictures_of
 from rl_det.finetuning.request import DataFlags
 from rl_det.finetuning.tuned import load_tuned
 from rl_det.program import ProgramFlags
 from rl_det.progress import bar
-from rl_det.report.detections import draw_and_write, image_files, pictures_of
 from rl_det.settings import at_least, check_settings, within
 
 

@@ -13,8 +13,8 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.transforms.functional import to_pil_image
 
 import rl_det
+from rl_det.finetuning.detecting import coco_rows
 from rl_det.finetuning.results import read_detections
-from rl_det.report.detections import coco_rows
 from rl_det.types import Detections
 
 pytestmark = pytest.mark.usefixtures("without_pages")
