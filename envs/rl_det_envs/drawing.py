@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.utils import draw_bounding_boxes
 
 from rl_det.ap.batch import DetectionBatch
+from rl_det.report.canvas import outline, picture_of
 from rl_det.types import Sample
 
 LEAST_WIDTH = 512  # pixels of the picture
@@ -50,16 +49,13 @@ def draw(sample: Sample, change: Change, reward: float | None) -> UInt8[np.ndarr
     """The image (a small one enlarged) with coloured boxes, and a caption with the colours' meaning and the reward."""
     height, width = sample.image.shape[1:]
     scale = max(1, -(-LEAST_WIDTH // width))
-    canvas = (255 * sample.image.cpu().clamp(0, 1)).round().to(torch.uint8)
-    canvas = F.interpolate(canvas[None].float(), scale_factor=scale, mode="nearest")[0].to(torch.uint8)
+    image = picture_of(sample.image, scale)
     groups: dict[str, Tensor] = {"true": sample.target.boxes.cpu().float()}
     groups |= {name: torch.from_numpy(np.asarray(boxes, dtype=np.float32)) for name, boxes in vars(change).items()}
     for name, boxes in groups.items():
-        drawable = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)] * scale
-        if len(drawable):
-            canvas = draw_bounding_boxes(canvas, drawable, colors=COLOURS[name], width=4 if name == "true" else 2)
+        outline(image, scale * boxes, [COLOURS[name]] * len(boxes), width=4 if name == "true" else 2)
     picture = Image.new("RGB", (width * scale, height * scale + CAPTION))
-    picture.paste(Image.fromarray(canvas.permute(1, 2, 0).numpy()))
+    picture.paste(image)
     _caption(ImageDraw.Draw(picture), groups, reward, height * scale)
     return np.asarray(picture)
 

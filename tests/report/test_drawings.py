@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageFont
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
+from rl_det.report.canvas import FONT
 from rl_det.report.detections import drawn
 from rl_det.report.drawings import (
     AFTER,
@@ -24,7 +25,6 @@ from rl_det.report.drawings import (
     recall_drawing,
 )
 from rl_det.report.html import Key, Page, Svg, html
-from rl_det.report.lettering import FONT
 from rl_det.report.photographs import photograph
 from rl_det.report.pictures import shown
 from rl_det.report.sections import MOST_CLASSES, Contrast, changed_images, gain_section, most_changed, recall_section
