@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.metrics.outcomes import verdicts
-from rl_det.types import Detections, Sample, Target
+from rl_det.types import Detections, Target
 
 
 def draw_image(axes: Axes, image: Float[Tensor, "3 H W"], title: str = "") -> None:
@@ -67,15 +67,3 @@ def shown(target: Target, found: Detections, num_classes: int, threshold: float)
     counts = ~ignored
     counted = Detections(boxes=kept["boxes"][counts], labels=kept["labels"][counts], scores=kept["scores"][counts])
     return Outcome(counted, correct[counts], missed)
-
-
-def draw_outcome(
-    axes: Axes, sample: Sample, found: Detections, classes: Sequence[str], threshold: float, title: str
-) -> None:
-    """Draw detections of at least `threshold`: correct ones green, wrong ones red, missed objects white (COCO, IoU 0.5)."""
-    kept, right, missed = outcome = shown(sample.target, found, len(classes), threshold)
-    draw_image(axes, sample.image, f"{title}: {outcome.counts}")
-    draw_boxes(axes, sample.target.boxes[missed], "white")
-    for chosen, colour in ((right, "lime"), (~right, "red")):
-        names = [classes[label - 1] for label in kept["labels"][chosen].tolist()]
-        draw_boxes(axes, kept["boxes"][chosen], colour, texts=names, width=1.8)
