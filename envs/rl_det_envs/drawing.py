@@ -16,7 +16,7 @@ from rl_det.types import Sample
 LEAST_WIDTH = 512  # pixels of the picture
 CAPTION = 40  # pixels under it
 FAINT = 0.05  # the probability under which a detection is left out, before an episode and after it
-COLOURS = {"true": "white", "kept": "deepskyblue", "dropped": "red", "changed": "orange"}
+GROUP_COLOURS = {"true": "white", "kept": "deepskyblue", "dropped": "red", "changed": "orange"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def draw(sample: Sample, change: Change, reward: float | None) -> UInt8[np.ndarr
     groups: dict[str, Tensor] = {"true": sample.target.boxes.cpu().float()}
     groups |= {name: torch.from_numpy(np.asarray(boxes, dtype=np.float32)) for name, boxes in vars(change).items()}
     for name, boxes in groups.items():
-        outline(image, scale * boxes, [COLOURS[name]] * len(boxes), width=4 if name == "true" else 2)
+        outline(image, scale * boxes, [GROUP_COLOURS[name]] * len(boxes), width=4 if name == "true" else 2)
     picture = Image.new("RGB", (width * scale, height * scale + CAPTION))
     picture.paste(image)
     _caption(ImageDraw.Draw(picture), groups, reward, height * scale)
@@ -65,6 +65,6 @@ def _caption(pen: ImageDraw.ImageDraw, groups: dict[str, Tensor], reward: float 
     left = 8.0
     for name, boxes in groups.items():
         text = f"{len(boxes)} {name}"
-        pen.text((left, top + 4), text, fill=COLOURS[name])
+        pen.text((left, top + 4), text, fill=GROUP_COLOURS[name])
         left += pen.textlength(text) + 24
     pen.text((8, top + 22), "reward: none yet" if reward is None else f"reward {reward:+.4f}", fill="white")

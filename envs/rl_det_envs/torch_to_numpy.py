@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
-Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+NumpyStep = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
 class TorchToNumpy(VectorWrapper[Any, Any, Any]):
@@ -25,9 +25,9 @@ class TorchToNumpy(VectorWrapper[Any, Any, Any]):
         observation, info = self.env.reset(seed=seed, options=options)
         return in_numpy(observation), in_numpy(info)
 
-    def step(self, actions: Any) -> Step:
+    def step(self, actions: Any) -> NumpyStep:
         """Apply the actions, numpy or torch."""
-        step: Step = in_numpy(self.env.step(actions))
+        step: NumpyStep = in_numpy(self.env.step(actions))
         return step
 
 

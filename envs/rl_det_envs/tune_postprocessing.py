@@ -19,7 +19,7 @@ from rl_det_envs.detector_environment import DetectorVectorEnv, Groups
 from rl_det_envs.single_form import DetectorEnv
 
 BINS = 10
-SEEN = 0.05
+COUNTED_FROM = 0.05
 """The overlap histogram counts candidates of at least this probability."""
 STRONGEST_DECAY = 4.0
 """1 / sigma of soft-NMS at an action of 1. At -1 it is 0 (hard NMS); at 0, sigma is Bodla et al.'s 0.5."""
@@ -79,7 +79,7 @@ class TunePostprocessingVector(DetectorVectorEnv):
         """
         mask, p, left = self._all.mask.numpy(), self._probabilities, self._default.mask
         nearest = nearest_above(self._all.boxes.numpy(), self._all.labels.numpy(), p, mask)
-        histograms = [_histogram(p, mask), _histogram(p, left), _histogram(nearest, mask & (p >= SEEN))]
+        histograms = [_histogram(p, mask), _histogram(p, left), _histogram(nearest, mask & (p >= COUNTED_FROM))]
         counts = [mask.sum(1), (p * left).sum(1)]
         described: Float32[np.ndarray, "D 32"] = np.concatenate([*histograms, np.stack(counts, 1)], 1).astype(
             np.float32

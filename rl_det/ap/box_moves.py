@@ -34,7 +34,7 @@ class Placed(NamedTuple):
     boxes: np.ndarray  # [P, N, 4] or [N, 4]
 
 
-class Target(NamedTuple):
+class Matchable(NamedTuple):
     """What a moved box of one image may match, and the room to find out."""
 
     truths: ClassedTruths
@@ -102,22 +102,22 @@ def _moves(
     needed_iou: Any, area_range: Any, standing: Any, ranked: Any, scale: float, changes: Any, worth: Any,
 ) -> None:  # fmt: skip
     """`what_moves_are_worth` for a slice of the edits, each on its own."""
-    target = Target(room.truths, room.wishes, needed_iou, area_range)
+    matchable = Matchable(room.truths, room.wishes, needed_iou, area_range)
     for r in range(first, end):
-        class_truths(images[r], truths, target.truths)
+        class_truths(images[r], truths, matchable.truths)
         after = Placed(scores[r], moved[r])
-        changes[r] = image_moves(images[r], before, after, pooled, target, standing, ranked, scale, worth[r], room)
+        changes[r] = image_moves(images[r], before, after, pooled, matchable, standing, ranked, scale, worth[r], room)
 
 
 @inlined
 def image_moves(
-    image: int, before: Any, after: Any, pooled: Any, target: Any, standing: Any, ranked: Any, scale: float, worth: Any,
+    image: int, before: Any, after: Any, pooled: Any, matchable: Any, standing: Any, ranked: Any, scale: float, worth: Any,
     rooms: Any,
 ) -> float:  # fmt: skip
     """The change of the mAP if one image had `after`; `worth` receives what each box's move alone is worth."""
     scores, boxes, moved = before.scores[image], before.boxes[image], after.boxes
     crowds, room, near, partners, passes = (
-        target.truths.crowds,
+        matchable.truths.crowds,
         rooms.lists,
         rooms.overlap,
         rooms.partners,
@@ -125,9 +125,9 @@ def image_moves(
     )
     copy_related(image, pooled, near, partners, passes)
     near_before, partners_before, passes_before, kinds = related_of(image, pooled)
-    starts, _, sides, _ = target.truths
-    places, overlaps, bits = target.wishes
-    needed_iou, area_range, length = target.needed_iou, target.area_range, pooled.partners.shape[2]
+    starts, _, sides, _ = matchable.truths
+    places, overlaps, bits = matchable.wishes
+    needed_iou, area_range, length = matchable.needed_iou, matchable.area_range, pooled.partners.shape[2]
     _, sort, _, survivors, _ = rooms.orders
     total = 0.0
     for c in range(len(ranked.positives)):

@@ -5,18 +5,18 @@ from torch import nn
 LIBRARIES = ("torchvision", "transformers")
 METHODS = ("forward", "postprocess_detections", "postprocess")
 """Methods of a model and of its parts in whose place an adapter does the work, to have every candidate."""
-PARTS = {"": METHODS[:2], "roi_heads": METHODS[:2], "transform": METHODS[2:]}
+METHODS_OF = {"": METHODS[:2], "roi_heads": METHODS[:2], "transform": METHODS[2:]}
 """The parts whose methods do not run; all others run whole."""
 
 
 def bypassed(model: nn.Module) -> list[str]:
     """The names of what does not run: methods that a subclass of a library's, or the object itself, replaces, and hooks."""
-    parts = {name: getattr(model, name, None) if name else model for name in PARTS}
+    parts = {name: getattr(model, name, None) if name else model for name in METHODS_OF}
     return [
         f"{name or type(model).__name__}.{own}"
         for name, part in parts.items()
         if isinstance(part, nn.Module)
-        for own in _own(part, PARTS[name])
+        for own in _own(part, METHODS_OF[name])
     ]
 
 

@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 """The difference that rounding may make, relative to the features' size."""
 ALIKE_SHARE = 0.9
 """The share of an image's proposals that must be found again: where two are worth nearly the same, either may be kept."""
-DIFFERENCES = {
+REASONS = {
     "data": "other images or labels",
     "weights": "other weights",
     "detector": "another detector",
@@ -52,7 +52,7 @@ def identity(
     num_proposals: int | None = None,
     frozen: FrozenPart = PLAIN,
 ) -> dict[str, Any]:
-    """All that a data set's encodings depend on, in JSON's types, by the names of `DIFFERENCES`."""
+    """All that a data set's encodings depend on, in JSON's types, by the names of `REASONS`."""
     return {
         "data": content(dataset),
         "weights": state_fingerprint(detector.plain()),
@@ -67,7 +67,7 @@ def identity(
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """In words, in what two identities differ; None: in nothing."""
-    differing = [words for name, words in DIFFERENCES.items() if then.get(name) != now.get(name)]
+    differing = [words for name, words in REASONS.items() if then.get(name) != now.get(name)]
     return " and ".join(differing) or None
 
 

@@ -26,7 +26,7 @@ from rl_det.finetuning.caching import CacheLimits
 from rl_det.finetuning.circumstances import circumstances
 from rl_det.finetuning.evaluation import Tested, all_displayed, calibrated, intervals, tasks_of, tested
 from rl_det.finetuning.fitting import fitted_rows
-from rl_det.finetuning.pages import Findings, make_pages
+from rl_det.finetuning.pages import FinishedRun, make_pages
 from rl_det.finetuning.plan import FITTED, Plan, plan_run
 from rl_det.finetuning.results import Results, Row, write_detections, write_truths
 from rl_det.finetuning.tuned import tuned
@@ -310,7 +310,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
         folder=plan.folder,
     )
     detections = {name: row.detections for name, row in found.items()}
-    findings = Findings(
+    finished = FinishedRun(
         results=results,
         curves=curves,
         detections=detections,
@@ -318,7 +318,7 @@ def _judged(rows: _Rows, plan: Plan, run: Run) -> Results:
         test=plan.data.test,
         run=run,
     )
-    parallel.of_main(lambda: _write(findings, plan))
+    parallel.of_main(lambda: _write(finished, plan))
     plan.remove_own_encodings()
     return results
 
@@ -355,19 +355,19 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _write(findings: Findings, plan: Plan) -> None:
+def _write(finished: FinishedRun, plan: Plan) -> None:
     """Write the results, the detectors and the pages."""
-    results, run = findings.results, findings.run
-    for name, detections in findings.detections.items():
+    results, run = finished.results, finished.run
+    for name, detections in finished.detections.items():
         write_detections(run.folder, name, detections)
-    write_truths(run.folder, findings.truths)
+    write_truths(run.folder, finished.truths)
     controls = {CONTROL, CONTROL + FITTED} & results.rows.keys()
     exported = {*(strategy.name for strategy in plan.strategies), results.best.name, *controls}
     with bar("export", len(exported)) as shown:
         for name in sorted(exported):
             results.rows[name].export(run.folder / name)
             shown.advance()
-    make_pages(findings)
+    make_pages(finished)
     run.write_results(results.to_json())
     tell(
         f"the tuned detectors, the metrics and results.json are in {run.folder}; "

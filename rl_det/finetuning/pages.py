@@ -13,8 +13,8 @@ from rl_det.storage.run import DETECTIONS, PAGE, Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """The input of the pages."""
+class FinishedRun:
+    """A finished run, as its pages see it."""
 
     results: Results
     curves: Mapping[str, Curves]
@@ -29,32 +29,32 @@ class Findings:
     """The open run folder."""
 
 
-def precision_recall(findings: Findings) -> None:
+def precision_recall(finished: FinishedRun) -> None:
     """Write each row's precision-recall curves to the metrics, and draw them in a file beside its detections."""
     from rl_det.report.precision_recall_picture import draw_curves  # matplotlib is slow to import
 
-    for name, curves in findings.curves.items():
-        log_curves(findings.run, findings.results.rows[name].ending.update, f"{name}_test", curves)
-        draw_curves(curves, findings.run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
+    for name, curves in finished.curves.items():
+        log_curves(finished.run, finished.results.rows[name].ending.update, f"{name}_test", curves)
+        draw_curves(curves, finished.run.folder / DETECTIONS / f"{name}.png", f"{name}, test split")
 
 
-def report(findings: Findings) -> None:
+def report(finished: FinishedRun) -> None:
     """Write the page that explains the run."""
     from rl_det.finetuning.run_page import run_page  # matplotlib is slow to import
 
-    page = run_page(findings.results, findings.detections, findings.truths, findings.test)
-    write_whole(findings.run.folder / PAGE, page)
+    page = run_page(finished.results, finished.detections, finished.truths, finished.test)
+    write_whole(finished.run.folder / PAGE, page)
 
 
-PAGES: dict[str, Callable[[Findings], None]] = {"precision_recall": precision_recall, "report": report}
+PAGES: dict[str, Callable[[FinishedRun], None]] = {"precision_recall": precision_recall, "report": report}
 """The pages made at the end of each run. A new page is one function in `rl_det.report` and one line here."""
 
 
-def make_pages(findings: Findings) -> None:
+def make_pages(finished: FinishedRun) -> None:
     """Make all pages; one that fails is told of, and costs a run of hours nothing else."""
     for name, page in PAGES.items():
         try:
-            page(findings)
+            page(finished)
         except Exception as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             tell(f"warning: the page {name!r} could not be made ({what}); all else is whole")

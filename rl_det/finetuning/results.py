@@ -18,7 +18,7 @@ from rl_det.detectors.loading import MODEL_CARD
 from rl_det.errors import UserError
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval
-from rl_det.report.tables import FIGURES, endings_text, table_text
+from rl_det.report.tables import TABLE_FIGURES, endings_text, table_text
 from rl_det.storage.checksums import checksum, read_sealed
 from rl_det.storage.files import write_with
 from rl_det.storage.run import CHECKSUMS, COMPARISON, DETECTIONS, PAGE, RESULTS, TRUTHS
@@ -28,7 +28,7 @@ MOST_COMPRESSED = 1032
 """DEFLATE makes nothing smaller than by this factor; an archive that claims so would only fill the memory."""
 KINDS = {"labels": "i", "mask": "b", "iscrowd": "b"}
 """numpy's kind of each array's numbers; all others are floats."""
-TABLED = tuple(name for name in FIGURES if name not in ("F1", "F1_by_class"))
+TABLED = tuple(name for name in TABLE_FIGURES if name not in ("F1", "F1_by_class"))
 """The figures of the table that each row of `results.json` must have."""
 Batch = TypeVar("Batch", DetectionBatch, TruthBatch)
 

@@ -17,12 +17,12 @@ from rl_det.progress import tell
 from rl_det.report.comparison import comparison_rows, ending_lines, folds_text
 from rl_det.report.drawings import intervals_drawing, keys_of, lines_drawing
 from rl_det.report.html import (
+    Block,
     Code,
     Drawing,
     Drawings,
     Lines,
     Page,
-    Part,
     Photograph,
     Photographs,
     Section,
@@ -67,7 +67,7 @@ def run_page(
     sections = [_table(results), curves_section(read_metrics(folder, tell), list(results.rows))]
     if truths is None:
         told = "This run is of an older version, which has not kept the true boxes; run it again for what is drawn from them."
-        sections.append(Section(name="gain", title="Where the gain comes from", lead=told, parts=[]))
+        sections.append(Section(name="gain", title="Where the gain comes from", lead=told, blocks=[]))
     else:
         sections += _contrasts(results, detections, truths, test, _classes(config, folder))
     sections.append(_configuration(config, results))
@@ -103,17 +103,17 @@ def comparison_page(compared: dict[str, Any], folders: Mapping[str, Mapping[str,
     header, *rows = comparison_rows(compared)
     seeds = ", ".join(map(str, compared["seeds"]))
     caption = f"Test split, x 100: means over seeds {seeds}; in brackets 95 % intervals over seeds and test images"
-    parts: list[Part] = [Table(caption=caption, header=header, rows=rows)]
+    blocks: list[Block] = [Table(caption=caption, header=header, rows=rows)]
     if "folds" in compared:
-        parts.append(Words(text=folds_text(compared)))
+        blocks.append(Words(text=folds_text(compared)))
     if told := ending_lines(compared):
-        parts.append(Lines(lines=told))
+        blocks.append(Lines(lines=told))
     sections = [
         Section(
             name="table",
             title="Results",
             lead="Look at the AP over the control, and whether its interval holds 0.",
-            parts=parts,
+            blocks=blocks,
         ),
         _gains(compared),
         _curves_of_seeds(compared, folders),
@@ -125,7 +125,7 @@ def comparison_page(compared: dict[str, Any], folders: Mapping[str, Mapping[str,
             name="configuration",
             title="Configuration and runs",
             lead="Look into a run's folder for its own page, with its configuration and the command that makes it again.",
-            parts=[
+            blocks=[
                 Code(title="The folders of the runs", text="\n".join(runs)),
                 Code(title="What the runs share", text=as_json(facts), folded=True),
             ],
@@ -146,7 +146,7 @@ def _table(results: Results) -> Section:
                   marks={results.best.name: "best on validation"})  # fmt: skip
     lead = "Look at AP over the control, and whether its interval holds 0. The marked row is chosen by validation."
     lines = [Lines(lines=told) for told in (endings, notes) if told]
-    return Section(name="table", title="Results", lead=lead, parts=[table, *lines])
+    return Section(name="table", title="Results", lead=lead, blocks=[table, *lines])
 
 
 def _contrasts(
@@ -167,7 +167,7 @@ def _contrasts(
     reference = results.control if results.control != best else start
     if start == best and reference == best:
         told = f"The best row, {best}, has no row to be compared with: it is where this run starts."
-        return [Section(name="gain", title="Where the gain comes from", lead=told, parts=[])]
+        return [Section(name="gain", title="Where the gain comes from", lead=told, blocks=[])]
     sections = [gain_section(between(reference))]
     if start == best:
         return sections
@@ -190,12 +190,12 @@ def _images(contrast: Contrast, results: Results, test: Dataset | None) -> Secti
             for place, one, other in gained + lost
         ]
         told = "The images are drawn in the run's own report.html; this page is made from the folder, without the data."
-        return Section(name=name, title=title, lead=told, parts=[Lines(lines=listed)])
-    parts: list[Part] = []
+        return Section(name=name, title=title, lead=told, blocks=[Lines(lines=listed)])
+    blocks: list[Block] = []
     for what, rows in (("Gained", gained), ("Lost", lost)):
         pairs = [_pair(contrast, results, test, *row) for row in rows]
-        parts.append(Photographs(title=what, pairs=pairs) if pairs else Words(text=f"{what}: no image."))
-    return Section(name=name, title=title, lead=lead, parts=parts)
+        blocks.append(Photographs(title=what, pairs=pairs) if pairs else Words(text=f"{what}: no image."))
+    return Section(name=name, title=title, lead=lead, blocks=blocks)
 
 
 def _pair(contrast: Contrast, results: Results, test: Dataset, place: int, before: float, after: float) -> SideBySide:
@@ -261,7 +261,7 @@ def _gains(compared: dict[str, Any]) -> Section:
         svg = intervals_drawing(intervals, x_label=f"{what}, x 100")
         drawings.append(Drawing(svg=svg, label=f"{what}, x 100, with 95 % intervals: {told}", caption=f"{what}, x 100"))
     lead = "Look for intervals that lie to the right of 0: they hold 95 % of the values over redrawn seeds and test images."
-    return Section(name="gains", title="Gains with intervals", lead=lead, parts=[Drawings(drawings=drawings)])
+    return Section(name="gains", title="Gains with intervals", lead=lead, blocks=[Drawings(drawings=drawings)])
 
 
 def _curves_of_seeds(compared: dict[str, Any], folders: Mapping[str, Mapping[str, Sequence[Path]]]) -> Section:
@@ -279,7 +279,7 @@ def _curves_of_seeds(compared: dict[str, Any], folders: Mapping[str, Mapping[str
             svg = lines_drawing(drawn, x_label="updates", y_label="validation AP x 100")
             drawings.append(Drawing(svg=svg, label=f"{row}, validation AP x 100 by updates: {told}", caption=row))
     lead = "Look whether all seeds rise, and whether they still rise at the end."
-    parts: list[Part] = [Words(text="No row was trained.")]
+    blocks: list[Block] = [Words(text="No row was trained.")]
     if drawings:
-        parts = [Drawings(drawings=drawings, keys=list(keys.values()))]
-    return Section(name="curves", title="Learning curves of each seed", lead=lead, parts=parts)
+        blocks = [Drawings(drawings=drawings, keys=list(keys.values()))]
+    return Section(name="curves", title="Learning curves of each seed", lead=lead, blocks=blocks)

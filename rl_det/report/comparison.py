@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from rl_det.report.tables import DIFFERENCES, FIGURES, HEADERS, markdown_table, table_of, with_interval
+from rl_det.report.tables import DIFFERENCES, HEADERS, TABLE_FIGURES, markdown_table, table_of, with_interval
 
 ENDING = ("endings", "details", "out_of_bounds", "skipped", "first_skipped", "best_update")
 """What a comparison keeps of how each run of a row ended, as lists."""
@@ -53,7 +53,7 @@ def comparison_rows(compared: dict[str, Any]) -> list[list[str]]:
     rows = [["method", *HEADERS, *(headers[key] for key in differences), "seconds"]]
     for name, method in methods.items():
         figures = [
-            "-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in FIGURES[1:]
+            "-" if (value := method["means"][figure]) is None else f"{100 * value:.2f}" for figure in TABLE_FIGURES[1:]
         ]
         over = [with_interval(method[key], "+") for key in differences]
         rows.append([name, with_interval(method["AP"]), *figures, *over, f"{mean(method['seconds']):.0f}"])

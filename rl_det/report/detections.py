@@ -11,7 +11,7 @@ from rl_det.types import Detections
 
 READABLE_SIDE = 640
 """Pixels; a picture has about so many on its longer side at least."""
-COLOURS = ("deepskyblue", "orange", "lime", "magenta", "yellow", "red", "cyan", "white")
+CLASS_COLOURS = ("deepskyblue", "orange", "lime", "magenta", "yellow", "red", "cyan", "white")
 
 
 def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[str], threshold: float) -> Image.Image:
@@ -25,7 +25,7 @@ def drawn(image: Float[Tensor, "3 H W"], found: Detections, classes: Sequence[st
     outline(
         picture,
         times * found["boxes"][shown],
-        [COLOURS[label % len(COLOURS)] for label in labels],
+        [CLASS_COLOURS[label % len(CLASS_COLOURS)] for label in labels],
         width=2,
         texts=[f"{classes[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
     )

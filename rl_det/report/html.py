@@ -117,18 +117,18 @@ class Code:
     folded: bool = False
 
 
-Part = Words | Lines | Table | Drawings | Photographs | Code
+Block = Words | Lines | Table | Drawings | Photographs | Code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page with a heading, and one sentence that says what to look at."""
+    """Blocks of the page below a heading, and one sentence that says what to look at."""
 
     name: str
     """A word of letters, which the page's contents link to."""
     title: str
     lead: str
-    parts: Sequence[Part]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True, kw_only=True)

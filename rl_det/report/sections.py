@@ -17,7 +17,7 @@ from rl_det.metrics.changes import KINDS, SAME_BOX, SEEN, changes
 from rl_det.metrics.errors import ERRORS, TOTALS, error_breakdown
 from rl_det.metrics.outcomes import outcomes
 from rl_det.report.drawings import BEFORE, bars_drawing, before_after, keys_of, lines_drawing, recall_drawing
-from rl_det.report.html import Code, Drawing, Drawings, Key, Lines, Part, Section, Table, Words, printable
+from rl_det.report.html import Block, Code, Drawing, Drawings, Key, Lines, Section, Table, Words, printable
 
 MOST_CLASSES = 12
 """With more classes, drawings show those whose AP changed most; the tables have all."""
@@ -96,13 +96,13 @@ def curves_section(lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> S
             numbers.append(
                 [f"{row}: {label}", *(f"{scale * value:.4g}" for value in (y[0], y[best], y[-1])), f"{x[best]:.0f}"]
             )
-    parts: list[Part] = [Words(text="No row of this run was trained.")]
+    blocks: list[Block] = [Words(text="No row of this run was trained.")]
     if drawings:
         table = Table(caption="The curves in numbers", header=["curve", "first", "highest", "last", "highest at update"],
                       rows=numbers, folded=True)  # fmt: skip
-        parts = [Drawings(drawings=drawings, keys=[keys[row] for row in trained]), table]
+        blocks = [Drawings(drawings=drawings, keys=[keys[row] for row in trained]), table]
     lead = "Look whether validation still rises at the end: then more updates may pay. The best weights are kept, not the last."
-    return Section(name="curves", title="Learning curves", lead=lead, parts=parts)
+    return Section(name="curves", title="Learning curves", lead=lead, blocks=blocks)
 
 
 def points(lines: Sequence[Mapping[str, Any]], row: str, figure: str) -> tuple[list[float], list[float]]:
@@ -130,7 +130,7 @@ def gain_section(contrast: Contrast) -> Section:
         _bars(by_size, "AP x 100", "By size of the object, in COCO's sizes."),
         _bars(shown, "AP x 100", _of_classes(len(shown.names), num_classes)),
     ]
-    parts: list[Part] = [
+    blocks: list[Block] = [
         Drawings(drawings=drawings, keys=before_after(*contrast.names)),
         _compared_table("AP by IoU threshold, x 100", by_iou, contrast),
         _compared_table("AP by size of the object, x 100", by_size, contrast),
@@ -141,7 +141,7 @@ def gain_section(contrast: Contrast) -> Section:
         f"{contrast.before_name} against {contrast.after_name}, on test. Look at which IoU thresholds AP rose most, and which "
         "kind of error became cheaper."
     )
-    return Section(name="gain", title="Where the gain comes from", lead=lead, parts=parts)
+    return Section(name="gain", title="Where the gain comes from", lead=lead, blocks=blocks)
 
 
 def mean_of(values: Float64[np.ndarray, "..."], axis: int) -> Any:
@@ -227,10 +227,10 @@ def recall_section(contrast: Contrast) -> Section:
         "Precision (upwards) by recall, the mean over IoU .50 to .95. Look where a curve rises: on the left are the best "
         "scores, on the right the hardest objects."
     )
-    parts: list[Part] = [Drawings(drawings=drawings, keys=before_after(*contrast.names), small=True)]
+    blocks: list[Block] = [Drawings(drawings=drawings, keys=before_after(*contrast.names), small=True)]
     if len(drawings) < len(contrast.classes):
-        parts.append(Words(text=_of_classes(len(drawings), len(contrast.classes))))
-    return Section(name="recall", title="Precision and recall of each class", lead=lead, parts=parts)
+        blocks.append(Words(text=_of_classes(len(drawings), len(contrast.classes))))
+    return Section(name="recall", title="Precision and recall of each class", lead=lead, blocks=blocks)
 
 
 def calibration_section(contrast: Contrast) -> Section:
@@ -256,7 +256,7 @@ def calibration_section(contrast: Contrast) -> Section:
         name="calibration",
         title="Calibration",
         lead="Look how near the lines are to the diagonal: there, of the detections with score 0.7, 70 % are right (IoU 0.5).",
-        parts=[
+        blocks=[
             Drawings(drawings=[Drawing(svg=svg, label=label, caption=label)], keys=keys),
             Table(caption="Detections by score; scores and shares x 100", header=header, rows=rows, folded=True),
         ],
@@ -305,7 +305,7 @@ def changes_section(contrast: Contrast) -> Section:
         name="changes",
         title="What was raised, dropped and moved",
         lead="Look whether right detections were raised and wrong ones lowered or dropped more often than the other way round.",
-        parts=[
+        blocks=[
             Table(caption=caption, header=["change", "right detections", "wrong detections"], rows=rows),
             Lines(lines=lines),
         ],
@@ -327,5 +327,5 @@ def configuration_section(command: str, parts: Mapping[str, str]) -> Section:
         name="configuration",
         title="Configuration and command",
         lead="All that the results depend on: with the same data and weights, it gives them again.",
-        parts=[Code(title="The command", text=command), Words(text=how), *folded],
+        blocks=[Code(title="The command", text=command), Words(text=how), *folded],
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rl_det.errors import UserError
 
-FIGURES = ("AP", "AP50", "AP75", "F1", "F1_by_class", "calibration_error")
+TABLE_FIGURES = ("AP", "AP50", "AP75", "F1", "F1_by_class", "calibration_error")
 WIDTH = 240
 """The maximum width of a table, in characters; it is as wide as its texts need."""
 HEADERS = ("AP", "AP50", "AP75", "F1", "F1 by class", "D-ECE")
@@ -105,7 +105,7 @@ def table_rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [["method", *HEADERS, f"AP over {compared_with}", *(DIFFERENCES[key] for key in others), "seconds"]]
     for method in first["methods"]:
         rows_figures = [figures_of(run, method) for run in runs]
-        figures = [[own[name] for own in rows_figures] for name in FIGURES]
+        figures = [[own[name] for own in rows_figures] for name in TABLE_FIGURES]
         gains = [run["methods"][method]["AP"] - run["methods"][control]["AP"] for run in runs]
         seconds = [run["seconds"].get(method) for run in runs]
         intervals = first["intervals"][method] if len(runs) == 1 and "intervals" in first else {}

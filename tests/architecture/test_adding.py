@@ -172,8 +172,8 @@ def test_a_data_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_report_page(monkeypatch: pytest.MonkeyPatch, detector: Detector, data: Splits, tmp_path: Path) -> None:
-    def best(findings: pages.Findings) -> None:
-        (findings.run.folder / "best.txt").write_text(findings.results.best.name)
+    def best(finished: pages.FinishedRun) -> None:
+        (finished.run.folder / "best.txt").write_text(finished.results.best.name)
 
     monkeypatch.setitem(pages.PAGES, "best", best)
     rl_det.finetune(detector, data, Shrink(), budget=BUDGET, out=tmp_path, baselines=False)
@@ -187,7 +187,7 @@ def test_a_page_that_fails_is_told_of_and_the_run_has_its_results(
     data: Splits,
     tmp_path: Path,
 ) -> None:
-    def broken(findings: pages.Findings) -> None:
+    def broken(finished: pages.FinishedRun) -> None:
         raise KeyError("no\npicture")
 
     monkeypatch.setitem(pages.PAGES, "broken", broken)

@@ -19,7 +19,7 @@ from rl_det.rewards import f1
 
 RECORDS = {
     "Architecture", "CachePlan", "Changes", "Code", "DisplayedF1", "Drawings", "EncodedInTheLoop", "Ending",
-    "ErrorBreakdown", "Family", "Findings", "FittedPostProcessing", "FittedRow", "GaussianActions",
+    "ErrorBreakdown", "Family", "Findings", "FinishedRun", "FittedPostProcessing", "FittedRow", "GaussianActions",
     "GaussianAdjustments", "GaussianShifts", "ImageCounts", "Interval", "JobFile", "ListedBoxes", "Listing", "Opened",
     "Outcomes", "Photograph", "Plan", "Pool", "Reading", "Rollout", "Row", "Rule", "Said", "Scene", "Shown", "Splits",
     "Spread", "Step", "Table", "TalliedVariants", "Target", "Task", "TensorMatches", "Tested", "ThresholdCounts",

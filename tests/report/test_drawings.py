@@ -187,10 +187,10 @@ def contrast(num_classes: int) -> Contrast:
 def test_with_many_classes_the_drawings_have_those_that_changed_most_and_the_tables_all() -> None:
     own = contrast(41)
     section = recall_section(own)
-    assert len(section.parts[0].drawings) == MOST_CLASSES  # type: ignore[union-attr]
-    assert all(drawing.caption.endswith("AP 0.00 to 100.00") for drawing in section.parts[0].drawings)  # type: ignore[union-attr]
-    assert f"the {MOST_CLASSES} of 41 classes" in section.parts[1].text  # type: ignore[union-attr]
-    tables = [part for part in gain_section(own).parts if part.kind == "table"]
+    assert len(section.blocks[0].drawings) == MOST_CLASSES  # type: ignore[union-attr]
+    assert all(drawing.caption.endswith("AP 0.00 to 100.00") for drawing in section.blocks[0].drawings)  # type: ignore[union-attr]
+    assert f"the {MOST_CLASSES} of 41 classes" in section.blocks[1].text  # type: ignore[union-attr]
+    tables = [block for block in gain_section(own).blocks if block.kind == "table"]
     of_classes = next(table for table in tables if "class" in table.caption)  # type: ignore[union-attr]
     assert len(of_classes.rows) == 41  # type: ignore[union-attr]
     assert of_classes.rows[-1][1:] == ["-", "-", "-"]  # type: ignore[union-attr]

@@ -262,7 +262,7 @@ def test_texts_of_any_part_are_escaped() -> None:
     evil = "</style><script>alert('x')</script>"
     drawing = Drawing(svg=bars_drawing([evil], [1.0], [2.0], x_label=evil), label=evil, caption=evil)
     table = Table(caption=evil, header=[evil], rows=[[evil]], marks={evil: evil})
-    section = Section(name="one", title=evil, lead=evil, parts=[table, Drawings(drawings=[drawing])])
+    section = Section(name="one", title=evil, lead=evil, blocks=[table, Drawings(drawings=[drawing])])
     parsed = Parsed(html(Page(title=evil, lead=evil, sections=[section])))
     assert not parsed.all("script")
     assert all(element.text == evil for element in parsed.all("text")[-2:])

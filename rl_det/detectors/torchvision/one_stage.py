@@ -42,7 +42,7 @@ SCORES, DELTAS = "cls_logits", "bbox_regression"
 """The head's outputs that every family has, by torchvision's names."""
 
 
-class Run(NamedTuple):
+class HeadRun(NamedTuple):
     """One run of the head over images of one padded size, for all their anchors."""
 
     predicted: dict[str, Tensor]
@@ -194,7 +194,7 @@ class OneStage(ABC):
         ):
             losses: dict[str, Tensor] = model(images, list(labels))
         self.plain()
-        run = Run(seen["predicted"], inputs)
+        run = HeadRun(seen["predicted"], inputs)
         shapes = [seen["resized"].tensors.shape, *(level.shape for level in seen["maps"])]
         count = min(NUM_PROPOSALS, run.predicted[SCORES].shape[1])
         encoded = self._encoded(images, seen["resized"], seen["maps"], run, count, [h * w for *_, h, w in shapes])
@@ -293,18 +293,18 @@ class OneStage(ABC):
         """The number of anchors of the largest resized image."""
         return sum(length * each for length, each in zip(self._longest()[1:], self._anchors_per_place(), strict=True))
 
-    def _run(self, maps: list[Tensor]) -> Run:
+    def _run(self, maps: list[Tensor]) -> HeadRun:
         """Run the head on the maps of all levels."""
         with inputs_of(self.last_layers()) as inputs:
             predicted: dict[str, Tensor] = self.plain().head(maps)
-        return Run(predicted, inputs)
+        return HeadRun(predicted, inputs)
 
     def _encoded(
         self,
         images: Sequence[Tensor],
         resized: ImageList,
         maps: list[Tensor],
-        run: Run,
+        run: HeadRun,
         count: int,
         lengths: list[int],
     ) -> Encoded:
@@ -324,7 +324,7 @@ class OneStage(ABC):
         )
 
     def _features(
-        self, resized: ImageList, maps: list[Tensor], run: Run, kept: Int[Tensor, "B P"], lengths: list[int]
+        self, resized: ImageList, maps: list[Tensor], run: HeadRun, kept: Int[Tensor, "B P"], lengths: list[int]
     ) -> tuple[Tensor, ...]:
         """What the trained part takes: images, maps, or what the last convolutions of both branches see."""
         if self._on_windows:
@@ -338,12 +338,12 @@ class OneStage(ABC):
         """The places of the anchors with these numbers."""
         return places_of_anchors(sizes, self._anchors_per_place(), kept.device)[kept]
 
-    def _kept(self, run: Run, kept: Int[Tensor, "B P"], sizes: Sequence[Size]) -> tuple[dict[str, Tensor], Tensor]:
+    def _kept(self, run: HeadRun, kept: Int[Tensor, "B P"], sizes: Sequence[Size]) -> tuple[dict[str, Tensor], Tensor]:
         """The predictions for the kept anchors, and their embeddings [B, P, D]."""
         predicted = {name: at_rows(values, kept) for name, values in run.predicted.items()}
         return predicted, at_places(run.inputs[SCORES], self._places(kept, sizes), self.embedding_size)
 
-    def _runs(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], Run, list[Size]]]:
+    def _runs(self, encoded: Encoded) -> Iterator[tuple[Int[Tensor, " b"], HeadRun, list[Size]]]:
         """Run the head, or the whole model, on images of equal sizes together: their rows, and the sizes of their maps."""
         for rows, (whole, *sizes) in by_sizes(encoded.exact[1]):
             features = [level[rows] for level in encoded.features]
