@@ -3,12 +3,17 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
+from rl_det.text import printable
+
 MOST_NAMED = 6
 """The most images that a message names."""
 
 
 class UserError(ValueError):
-    """A setting, a flag, data or a file of the user's that the library refuses; the message is one sentence."""
+    """A setting, a flag, data or a file of the user's that the library refuses; the message is one sentence in one line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class PathError(UserError, OSError):

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rl_det.parallel import is_main
+from rl_det.text import printable
 
 REFRESHED_EVERY = 1.0
 """Seconds between two refreshes; a bar moves also while its work compiles or waits."""
@@ -27,9 +28,10 @@ _hearers: list[Callable[[str], Any]] = []
 def tell(text: str) -> None:
     """Print one line on the standard error stream, above a bar if there is one; of several processes, the main one does."""
     if is_main():
-        _write(text)
+        line = printable(text)
+        _write(line)
         for hear in _hearers:
-            hear(text)
+            hear(line)
 
 
 @contextmanager

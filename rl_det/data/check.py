@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from rl_det.errors import UserError
 from rl_det.progress import tell
+from rl_det.text import printable
 
 Corners = tuple[float, float, float, float]
 Repair = Literal["clipped", "outside", "empty"]
@@ -116,10 +117,3 @@ def brief(value: Any) -> str:
 def is_background(name: str) -> bool:
     """Whether a class is the background by its name: torchvision's "__background__", labelme's "_background_"."""
     return name.strip("_").lower() == "background"
-
-
-def printable(text: str) -> str:
-    """The text with line breaks, escape codes and other characters that cannot be printed written as escapes."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape", "backslashreplace").decode() for sign in text
-    )

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rl_det.data.annotated import AnnotatedImages, duplicates
-from rl_det.data.check import Findings, printable
+from rl_det.data.check import Findings
 from rl_det.data.decoding import decode
 from rl_det.data.folder import Opened, read_folder
 from rl_det.data.images import ImageLimits
@@ -16,6 +16,7 @@ from rl_det.progress import bar
 from rl_det.report.figures import form_of, save
 from rl_det.report.pictures import draw_boxes, draw_image
 from rl_det.storage.files import write_with
+from rl_det.text import printable
 
 MOST_NAMED = 30
 """Names are written on pictures with at most so many boxes."""

@@ -211,9 +211,9 @@ def _pair(contrast: Contrast, results: Results, test: Dataset, place: int, befor
             sample.image, sample.target, outcome, contrast.classes, f"{when}, {row}, scores from {threshold:.2f}"
         )
 
-    title = f"{own}: AP x 100 {times_100(before)} to {times_100(after)}"
+    title = f"AP x 100 {times_100(before)} to {times_100(after)}"
     pictures = [drawn(*given) for given in zip(("Before", "After"), contrast.names, contrast.both, strict=True)]
-    return SideBySide(title=title, before=pictures[0], after=pictures[1])
+    return SideBySide(name=own, title=title, before=pictures[0], after=pictures[1])
 
 
 def _unpadded(found: DetectionBatch, place: int) -> Detections:

@@ -45,6 +45,7 @@ from rl_det.storage.weights import save_state, state_fingerprint
 from rl_det.strategies.fixed_settings import as_action, best_on_grid, judged
 from rl_det.strategies.settings_by_ppo import Progress, SettingsByPpo, learn_settings
 from rl_det.strategies.settings_by_sb3 import SettingsBySb3, chosen_by, learn
+from rl_det.text import printable
 from rl_det.training.trackers import TrackerName, check_tracker, tracked
 
 NUM_ENVS = 64
@@ -258,12 +259,14 @@ def figures(envs: Any, choose: Choose) -> tuple[dict[str, float], Float64[np.nda
 
 def settings_text(results: dict[str, Any]) -> str:
     """The rows, times 100, and PPO's difference from the grid, as text for a terminal."""
-    table = Table(title=f"{results['data']}, {results['detector']}, seed {results['seed']}: test split, x 100")
+    table = Table(
+        title=printable(f"{results['data']}, {results['detector']}, seed {results['seed']}: test split, x 100")
+    )
     for name in ("method", f"mean {results['reward']}", "F1 of all", "AP", "seconds"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for name, values in results["methods"].items():
         table.add_row(name, *(f"{100 * value:.2f}" for value in values.values()), f"{results['seconds'][name]:.0f}")
-    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console = Console(width=100, file=io.StringIO(), color_system=None, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
     lines = [

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rl_det.text import printable
+
 SHADOW = "#000000"
 DASHED, DOTTED, SOLID = (10, 6), (3, 5), (1, 0)
 """Pixels of a line that are drawn and left out."""
@@ -53,9 +55,10 @@ def outline(
         pen.rectangle((left, top, right, bottom), width=width, outline=colours[place])
         if texts:
             at = (left + margin, top + margin)
-            x, y, x_end, y_end = pen.textbbox(at, texts[place], font=font)
+            text = printable(texts[place])
+            x, y, x_end, y_end = pen.textbbox(at, text, font=font)
             pen.rectangle((x - MARGIN, y - MARGIN, x_end + MARGIN, y_end + MARGIN), fill=colours[place])
-            pen.text(at, texts[place], fill="black", font=font)
+            pen.text(at, text, fill="black", font=font)
 
 
 def outline_on_shadow(picture: Image.Image, box: Sequence[float], colour: str, dash: tuple[int, int]) -> None:
@@ -78,7 +81,7 @@ def outline_on_shadow(picture: Image.Image, box: Sequence[float], colour: str, d
 
 def write_above(picture: Image.Image, box: Sequence[float], text: str, colour: str) -> None:
     """Write a word on a dark ground above the box, or inside it at the image's border."""
-    pen, font = ImageDraw.Draw(picture), ImageFont.truetype(FONT, 13)
+    pen, font, text = ImageDraw.Draw(picture), ImageFont.truetype(FONT, 13), printable(text)
     left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
     x = min(max(0.0, box[0] - 1), max(0.0, picture.width - right - 4))
     y = box[1] - bottom - 4 if box[1] - bottom - 4 >= 0 else box[1] + 2

@@ -5,6 +5,7 @@ from statistics import mean
 from typing import Any
 
 from rl_det.report.tables import DIFFERENCES, HEADERS, TABLE_FIGURES, markdown_table, table_of, with_interval
+from rl_det.text import printable
 
 ENDING = ("endings", "details", "out_of_bounds", "skipped", "first_skipped", "best_update")
 """What a comparison keeps of how each run of a row ended, as lists."""
@@ -42,7 +43,7 @@ def markdown_without_intervals(runs: Sequence[dict[str, Any]]) -> str:
 
 def _listed(lines: Sequence[str]) -> list[str]:
     """The lines as one list in Markdown; nothing for none."""
-    return ["\n".join(f"* {line}" for line in lines)] if lines else []
+    return ["\n".join(f"* {printable(line)}" for line in lines)] if lines else []
 
 
 def comparison_rows(compared: dict[str, Any]) -> list[list[str]]:

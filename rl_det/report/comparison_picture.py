@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from rl_det.report.figures import save
 from rl_det.storage.files import write_with
+from rl_det.text import printable
 
 TITLE_WIDTH = 80
 """The characters of a line of a picture's title."""
@@ -26,13 +27,13 @@ def draw_comparison(compared: dict[str, Any], path: Path) -> None:
     above = [max(0.0, gain["high"] - gain["value"]) for gain in gains]
     axes.axvline(0, color="0.6", linewidth=1)
     axes.errorbar(values, range(len(methods)), xerr=(below, above), fmt="o", color="tab:blue", ecolor="tab:blue")
-    axes.set_yticks(range(len(methods)), [name.replace("_", " ") for name, _ in methods])
+    axes.set_yticks(range(len(methods)), [printable(name.replace("_", " ")) for name, _ in methods])
     control = compared.get("control", "continued supervised training").replace("_", " ")
-    axes.set_xlabel(f"mAP over {control}, times 100;\n95 % over seeds and test images")
+    axes.set_xlabel(f"mAP over {printable(control)}, times 100;\n95 % over seeds and test images")
     seeds = "1 seed" if len(compared["seeds"]) == 1 else f"{len(compared['seeds'])} seeds"
     images = f"{compared['images']['test']} test images"
     folds = [f"{compared['folds']} folds"] if "folds" in compared else []
     title = ", ".join([Path(compared["data"]).name, compared["detector"], seeds, *folds, images])
-    axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=10)
+    axes.set_title(textwrap.fill(printable(title), TITLE_WIDTH), fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     write_with(path, lambda file: save(figure, file, form="png", dpi=130))

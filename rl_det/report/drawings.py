@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from rl_det.report.figures import SVG_DPI, save
 from rl_det.report.html import Key, Svg
+from rl_det.text import printable
 
 BEFORE, AFTER = "#8a8f98", "#2f7ed8"
 """Colours with a contrast of 3 at least on a white and on a nearly black page."""
@@ -60,7 +61,7 @@ def lines_drawing(
         for key, x, y in lines:
             marker = "o" if len(x) < 30 else None
             axes.plot(x, y, color=key.colour, dashes=_dashes(key), linewidth=2, marker=marker, markersize=3)
-        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set(xlabel=x_label, ylabel=printable(y_label))
         if square:
             axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
 
@@ -87,7 +88,7 @@ def bars_drawing(names: Sequence[str], before: Sequence[float], after: Sequence[
         places = np.arange(len(names))[::-1]
         axes.barh(places + 0.2, np.nan_to_num(before), height=0.36, color=BEFORE)
         axes.barh(places - 0.2, np.nan_to_num(after), height=0.36, color=AFTER)
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, [printable(name) for name in names])
         axes.set_xlabel(x_label)
         axes.grid(visible=False, axis="y")
 
@@ -104,7 +105,7 @@ def intervals_drawing(intervals: Mapping[str, tuple[float, float, float]], *, x_
             if math.isfinite(low) and math.isfinite(high):
                 axes.plot([low, high], [place, place], color=AFTER, linewidth=2)
             axes.plot([value], [place], color=AFTER, marker="o", markersize=5)
-        axes.set_yticks(places, list(intervals))
+        axes.set_yticks(places, [printable(name) for name in intervals])
         axes.set_ylim(-0.6, len(intervals) - 0.4)
         axes.set_xlabel(x_label)
         axes.grid(visible=False, axis="y")

@@ -1,7 +1,8 @@
 """A page of tables and pictures as one HTML file that opens offline: no script, and nothing is fetched.
 
-All texts are escaped by the template, as names of classes, files and folders may hold anything. Only drawings are not: they are
-SVG that `rl_det.report.drawings` has made.
+All texts are escaped by the template, as names of classes, files and folders may hold anything, and characters that would
+break, turn or hide text are shown as escapes (`rl_det.text.printable`). Only drawings are not: they are SVG that
+`rl_det.report.drawings` has made. Names stand in `<bdi>`: one that runs from right to left leaves its neighbours in place.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rl_det.text import printable
 
 TEMPLATE = "report.html.j2"
 
@@ -61,11 +64,12 @@ class Svg(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """An SVG, with what it shows for those who do not see it."""
+    """An SVG, with what it shows for those who do not see it; `name` is of what is drawn, and begins the caption."""
 
     svg: Svg
     label: str
     caption: str
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +95,9 @@ class Photograph:
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide:
-    """The same image before and after."""
+    """The same image before and after: its name, and how it changed."""
 
+    name: str
     title: str
     before: Photograph
     after: Photograph
@@ -146,13 +151,14 @@ def html(page: Page) -> str:
         loader=PackageLoader("rl_det.report", package_path=""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(TEMPLATE).render(page=page)
-    return text.encode(errors="replace").decode()  # a name from JSON may hold half a character
+    environment.filters["printable"] = printable
+    return environment.get_template(TEMPLATE).render(page=page)
 
 
-def printable(text: str) -> str:
-    """The text in one line, with a mark for each character that cannot be drawn."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+def _shown(value: object) -> object:
+    """What the template writes in place of a value: only what is markup already may hold line breaks."""
+    return value if hasattr(value, "__html__") else printable(str(value))

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from rl_det.report.canvas import DASHED, DOTTED, SOLID, outline_on_shadow, picture_of, write_above
-from rl_det.report.html import Photograph, printable
+from rl_det.report.html import Photograph
 from rl_det.report.pictures import Outcome
+from rl_det.text import printable
 from rl_det.types import Target
 
 SIDE = 512

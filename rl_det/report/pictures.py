@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl_det.ap.padding import pad_detections, pad_targets
 from rl_det.metrics.outcomes import verdicts
+from rl_det.text import printable
 from rl_det.types import Detections, Target
 
 
@@ -19,7 +20,7 @@ def draw_image(axes: Axes, image: Float[Tensor, "3 H W"], title: str = "") -> No
     axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(force=True))
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=9)
+    axes.set_title(printable(title), fontsize=9)
 
 
 def draw_boxes(
@@ -40,7 +41,7 @@ def draw_boxes(
             )
         )  # fmt: skip
         if texts:
-            axes.text(left, top - 1, texts[number], color=each[number], fontsize=7, va="bottom")
+            axes.text(left, top - 1, printable(texts[number]), color=each[number], fontsize=7, va="bottom")
 
 
 class Outcome(NamedTuple):

@@ -12,6 +12,7 @@ from rl_det.ap.options import IOU_THRESHOLDS, RECALL_POINTS
 from rl_det.report.figures import save
 from rl_det.report.precision_recall import Curves
 from rl_det.storage.files import write_with
+from rl_det.text import printable
 
 MOST_COLOURS = 10
 """With more classes, a picture names only the worst ones and draws the others grey."""
@@ -27,7 +28,7 @@ def draw_curves(curves: Curves, path: Path, title: str) -> None:
     _draw(right, curves, curves.precision.mean(0), f"mean over IoU {last}")
     left.set_ylabel("precision")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", title="AP", fontsize="small")
-    figure.suptitle(title)
+    figure.suptitle(printable(title))
     write_with(path, lambda file: save(figure, file, form="png", dpi=110))
 
 
@@ -39,7 +40,7 @@ def _draw(axes: Axes, curves: Curves, precision: Float64[np.ndarray, "R C"], tit
     for rank, name in enumerate(worst_first):
         (line,) = axes.plot(RECALL_POINTS, columns[name], linewidth=1, color="0.8", zorder=1)
         if rank < MOST_COLOURS:
-            line.set(color=f"C{rank}", zorder=2, label=f"{name} {100 * aps[name]:.1f}")
+            line.set(color=f"C{rank}", zorder=2, label=f"{printable(name)} {100 * aps[name]:.1f}")
     if len(aps) > 1:
         mean = np.mean([columns[name] for name in aps], axis=0)
         label = f"all {100 * np.mean(list(aps.values())):.1f}"

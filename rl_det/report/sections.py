@@ -17,7 +17,8 @@ from rl_det.metrics.changes import KINDS, SAME_BOX, SEEN, changes
 from rl_det.metrics.errors import ERRORS, TOTALS, error_breakdown
 from rl_det.metrics.outcomes import outcomes
 from rl_det.report.drawings import BEFORE, bars_drawing, before_after, keys_of, lines_drawing, recall_drawing
-from rl_det.report.html import Block, Code, Drawing, Drawings, Key, Lines, Section, Table, Words, printable
+from rl_det.report.html import Block, Code, Drawing, Drawings, Key, Lines, Section, Table, Words
+from rl_det.text import printable
 
 MOST_CLASSES = 12
 """With more classes, drawings show those whose AP changed most; the tables have all."""
@@ -219,10 +220,12 @@ def recall_section(contrast: Contrast) -> Section:
     aps = [curve.mean(0) for curve in curves]
     drawings = []
     for place in most_changed(*aps):
-        told = f"{contrast.classes[place]}: AP {times_100(aps[0][place])} to {times_100(aps[1][place])}"
+        name, told = contrast.classes[place], f"AP {times_100(aps[0][place])} to {times_100(aps[1][place])}"
         before, after = (curve[:, place].tolist() for curve in curves)
         svg = recall_drawing(before, after, RECALL_POINTS.tolist())
-        drawings.append(Drawing(svg=svg, label=f"Precision by recall of the class {told}", caption=told))
+        drawings.append(
+            Drawing(svg=svg, label=f"Precision by recall of the class {name}: {told}", caption=told, name=name)
+        )
     lead = (
         "Precision (upwards) by recall, the mean over IoU .50 to .95. Look where a curve rises: on the left are the best "
         "scores, on the right the hardest objects."

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl_det.errors import UserError
+from rl_det.text import printable
 
 TABLE_FIGURES = ("AP", "AP50", "AP75", "F1", "F1_by_class", "calibration_error")
 WIDTH = 240
@@ -38,13 +39,13 @@ def table_text(runs: Sequence[dict[str, Any]]) -> str:
     """The rows of one run or of several seeds as text for a terminal, with their AP minus the control's."""
     first = runs[0]
     seeds = ", ".join(str(run["seed"]) for run in runs)
-    table = Table(title=f"{first['data']}, {first['detector']}, seed {seeds}: test split, x 100")
+    table = Table(title=printable(f"{first['data']}, {first['detector']}, seed {seeds}: test split, x 100"))
     header, *rows = table_rows(runs)
     for name in header:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+        table.add_column(printable(name), justify="left" if name == "method" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    console = Console(width=WIDTH, file=io.StringIO(), color_system=None)
+        table.add_row(*map(printable, row))
+    console = Console(width=WIDTH, file=io.StringIO(), color_system=None, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
@@ -57,15 +58,15 @@ def endings_text(endings: Mapping[str, Any]) -> str:
         if ending.reason != "budget":
             detail = f" ({ending.detail})" if ending.detail else ""
             updates = "1 update" if ending.update == 1 else f"{ending.update} updates"
-            lines.append(f"{name} ended after {updates}: {ending.reason}{detail}\n")
+            lines.append(f"{name} ended after {updates}: {ending.reason}{detail}")
         if ending.skipped:
             were = "1 update was" if ending.skipped == 1 else f"{ending.skipped} updates were"
-            lines.append(f"{name}: {were} skipped; first: {ending.first_skipped}\n")
+            lines.append(f"{name}: {were} skipped; first: {ending.first_skipped}")
         if ending.out_of_bounds:
-            lines.append(f"{name} was out of bounds: {ending.out_of_bounds}\n")
+            lines.append(f"{name} was out of bounds: {ending.out_of_bounds}")
         if ending.best_update == 0:
-            lines.append(f"{name} is its own start: no later weights were better on validation\n")
-    return "".join(lines)
+            lines.append(f"{name} is its own start: no later weights were better on validation")
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def markdown_table(runs: Sequence[dict[str, Any]]) -> str:
@@ -81,7 +82,7 @@ def table_of(rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; the first row is its header, and the first column its only one of words."""
     header, *others = rows
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *others])
+    return "\n".join("| " + " | ".join(map(printable, row)) + " |" for row in [header, rule, *others])
 
 
 def check_same_rows(runs: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from unchecked import unchecked
 
 from rl_det import cli
+from rl_det.storage.checksums import read_sealed, write_sealed
 from rl_det.storage.run import RESULTS
 
 
@@ -43,6 +44,47 @@ def test_detect_draws_and_writes_coco_results(
         assert left + width <= wide + 1e-3
         assert top + height <= high + 1e-3
         assert 0 <= row["score"] <= 1
+
+
+def test_names_that_would_turn_or_break_text_come_through_detect_and_check(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    hostile = [f"name{sign}" for sign in ("\u202e", "\u2066", "\n", "\t", "\0", "\ud800", *"6789")]
+    other, tuned = shutil.copytree(data, tmp_path / "other"), shutil.copytree(run / "ppo", tmp_path / "tuned")
+    for split in ("train", "val", "test"):
+        told = json.loads((other / f"{split}.json").read_text())
+        for entry, name in zip(told["categories"], hostile, strict=True):
+            entry["name"] = name
+        (other / f"{split}.json").write_text(json.dumps(told))
+    write_sealed(tuned / "model.json", {**read_sealed(tuned / "model.json", "a card"), "classes": hostile})
+    out, picture = tmp_path / "found", tmp_path / "check.png"
+    cli.main(["detect", str(tuned), "--data", str(other), "--out", str(out), "--threshold", "0", "--device", "cpu"])
+    cli.main(["check", str(other), "--picture", str(picture)])
+    assert picture.exists()
+    assert len(list(out.glob("*.png"))) == 5
+    printed = capsys.readouterr()
+    lines = (printed.out + printed.err).splitlines()
+    assert [line for line in lines if not line.isprintable()] == []
+    assert {r"name\u202e", r"name\u2066", r"name\n", r"name\t", r"name\x00", r"name\ud800"} <= {
+        line.strip().split(":")[0] for line in lines
+    }
+    line = error_of(capsys, "detect", tuned, "--data", data)
+    assert r"name\u202e, name\u2066, name\n" in line
+
+
+def test_a_row_whose_name_is_half_a_character_is_printed(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    text = json.dumps(read_sealed(copied / RESULTS, "results")).replace('"ppo"', '"ppo\\ud800\\u202e"')
+    told = {name: value for name, value in json.loads(text).items() if name != "checksums"}
+    told["detector"] = "tiny\ud800\n"
+    (copied / RESULTS).write_text(json.dumps(told))
+    cli.main(["report", str(copied)])
+    printed = capsys.readouterr().out
+    assert r"ppo\ud800\u202e" in printed
+    assert r"tiny\ud800\n" in printed
+    assert [line for line in printed.splitlines() if not line.isprintable()] == []
 
 
 def test_detect_on_a_data_set_writes_results_that_pycocotools_reads(run: Path, data: Path, tmp_path: Path) -> None:

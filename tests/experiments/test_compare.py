@@ -44,7 +44,7 @@ def test_it_writes_one_json_one_table_one_picture_and_one_page(out: Path) -> Non
     with Image.open(out / "comparison.png") as picture:
         assert picture.size[0] > 500
     page = (out / "report.html").read_text().replace("<wbr>", "")
-    assert all(f'<th scope="row">{name}</th>' in page for name in QUICK)
+    assert all(f'<th scope="row"><bdi>{name}</bdi></th>' in page for name in QUICK)
     assert all(f"{100 * method['AP']['value']:.2f} (" in page for method in told["methods"].values())
 
 

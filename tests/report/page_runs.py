@@ -13,8 +13,8 @@ from rl_det.finetuning.run_page import run_page
 from rl_det.storage.checksums import checksum, read_sealed, write_sealed
 from rl_det.storage.run import CHECKSUMS, CONFIG, RESULTS
 
-HOSTILE = {3: "<script>alert(1)</script>", 7: '$\\frac{" onload="alert(2)'}
-"""Class names that would run as a program, end an attribute, or be read as mathematics."""
+HOSTILE = {3: "<script>alert(1)</script>", 7: '$\\frac{" onload="alert(2)\u202e\u2066\n\t\0\ud800'}
+"""Class names that would run as a program, end an attribute, be read as mathematics, turn the text or break it."""
 
 
 def open_hostile(folder: Path) -> Splits:

@@ -1,9 +1,10 @@
 """Boxes and names on pixels: the right colours in the right places, and nothing for a box without a size."""
 
 import numpy as np
+import pytest
 import torch
 
-from rl_det.report.canvas import outline, picture_of
+from rl_det.report.canvas import outline, picture_of, write_above
 
 RED, LIME = (255, 0, 0), (0, 255, 0)
 
@@ -37,3 +38,16 @@ def test_a_name_stands_black_on_its_boxs_colour_in_the_upper_left_corner() -> No
     assert (corner == RED).all(-1).sum() > 60
     assert (corner == 0).all(-1).sum() > 10
     assert not np.asarray(picture)[30:58, 7:58].any()
+
+
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\n", "\t", "\0", "\ud800"])
+def test_what_would_turn_or_break_a_name_is_written_as_an_escape(sign: str) -> None:
+    pictures = []
+    for name in (f"cat{sign}dog", "cat" + sign.encode("unicode_escape", "backslashreplace").decode() + "dog", "catdog"):
+        picture = picture_of(torch.zeros(3, 64, 200))
+        outline(picture, torch.tensor([[4.0, 20.0, 190.0, 60.0]]), ["red"], width=2, texts=[name])
+        write_above(picture, (4.0, 20.0, 190.0, 60.0), name, "lime")
+        pictures.append(np.asarray(picture))
+    shown, escaped, without = pictures
+    np.testing.assert_array_equal(shown, escaped)
+    assert not np.array_equal(shown, without)

@@ -21,6 +21,7 @@ from rl_det.finetuning.results import load_results
 from rl_det.finetuning.run_page import page_of_folder, page_of_seeds
 from rl_det.report.drawings import bars_drawing
 from rl_det.report.html import Drawing, Drawings, Page, Section, Table, html
+from rl_det.text import printable
 
 VOID = {"meta", "link", "img", "wbr"}
 MOST_BYTES = 3_000_000
@@ -77,7 +78,9 @@ def rows(page: str, table: int = 0) -> list[list[str]]:
     """The cells of one table of the page."""
     own = page.split("<table>")[1:][table].split("</table>")[0]
     parts = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in own.split("<tr")[1:])
-    return [[re.sub(r"<span.*?</span>|<wbr>", "", cell, flags=re.DOTALL).strip() for cell in row] for row in parts]
+    return [
+        [re.sub(r"<span.*?</span>|</?bdi>|<wbr>", "", cell, flags=re.DOTALL).strip() for cell in row] for row in parts
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +185,21 @@ def test_hostile_names_are_shown_as_text(page: str) -> None:
     assert not parsed.all("script")
     assert not parsed.all("b")
     assert not any(name.startswith("on") for element in parsed.elements for name in element.attributes)
-    for name in HOSTILE.values():
+    for name in map(printable, HOSTILE.values()):
         assert any(element.text == name for element in parsed.all("th"))
         assert any(name in element.text for element in parsed.all("figcaption"))
     assert "data <b>" in parsed.all("h1")[0].text
+
+
+def test_only_line_breaks_of_the_page_itself_are_left_and_no_control(page: str) -> None:
+    assert {sign for sign in page if not sign.isprintable()} == {"\n"}
+    folded = [element.text for element in Parsed(page).all("pre")]
+    assert any(text.startswith("{\n  ") for text in folded), "JSON keeps its lines"
+
+
+def test_names_of_any_script_leave_their_neighbours_in_place(page: str) -> None:
+    names = [element.text for element in Parsed(page).all("bdi") if {"th", "figcaption"} & {*element.within}]
+    assert {"ppo", *map(printable, HOSTILE.values())} <= {*names}
 
 
 def test_nothing_is_fetched(page: str) -> None:

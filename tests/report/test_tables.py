@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from rl_det.report.tables import endings_text, markdown_table, table_text
 from rl_det.training.loop import Ending
 
@@ -102,3 +104,22 @@ def test_only_rows_that_did_not_end_as_planned_or_came_to_nothing_are_told_of() 
         "reinforce is its own start: no later weights were better on validation",
         "select was out of bounds: kl_old above 1 in 7 of 20 updates, at most 3",
     ]
+
+
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066", "\n", "\t", "\0", "\ud800"])
+def test_what_would_turn_or_break_a_line_is_an_escape(sign: str) -> None:
+    name, told = f"ppo{sign}", results(0.53)
+    told["data"] = f"scenes [red]{sign} :cat:"
+    for key in ("methods", "seconds", "F1_at_validations_threshold", "F1_at_class_thresholds"):
+        told[key] = {name if row == "ppo" else row: value for row, value in told[key].items()}
+    ending = Ending(reason="collapse", update=20, best=0.5, best_update=10, detail=f"AP{sign}")
+    escape = sign.encode("unicode_escape", "backslashreplace").decode()
+    for text, lines in (
+        (table_text([told]), len(table_text([results(0.53)]).splitlines())),
+        (markdown_table([told]), 5),
+        (endings_text({name: ending}), 1),
+    ):
+        assert len(text.splitlines()) == lines
+        assert {letter for letter in text if not letter.isprintable()} == {"\n"} & {*text}
+        assert f"ppo{escape}" in text
+    assert f"scenes [red]{escape} :cat:, tiny" in table_text([told])

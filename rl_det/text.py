@@ -1,0 +1,20 @@
+"""Text that others wrote, as it is shown: names of classes, rows and files may hold any character."""
+
+import unicodedata
+
+SPACES = "Zs"
+"""Unicode's category of spaces, which Python counts among what cannot be printed."""
+
+
+def printable(text: str) -> str:
+    """The text in one line: what would break, turn or hide text is written as an escape, such as `\\n` or `\\u202e`.
+
+    Those are line breaks, tabs, controls (of terminals, of the direction of text, of no width), halves of characters, and
+    what Unicode does not define. Letters and spaces of all scripts stay. What is printable comes back as it is.
+    """
+    return "".join(
+        sign
+        if sign.isprintable() or unicodedata.category(sign) == SPACES
+        else sign.encode("unicode_escape", "backslashreplace").decode()
+        for sign in text
+    )
