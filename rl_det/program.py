@@ -62,8 +62,8 @@ def program(
     if "--traceback" in (sys.argv if arguments is None else arguments):
         os.environ[DEBUG] = "1"
     try:
-        with interruptible(), warnings.catch_warnings(), _written_by_main():
-            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+        with interruptible(), warnings.catch_warnings(), _written_by_main(), _all_written():
+            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {' '.join(str(message).split())}")
             parallel.join()
             yield
     except Interrupted as interrupted:
@@ -90,6 +90,21 @@ def _written_by_main() -> Iterator[None]:
         if not parallel.is_main():
             silent.enter_context(contextlib.redirect_stdout(silent.enter_context(open(os.devnull, "w"))))
         yield
+
+
+@contextlib.contextmanager
+def _all_written() -> Iterator[None]:
+    """A context in which what standard output's encoding has not, as halves of characters, is written as escapes."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):  # a notebook's takes all
+        yield
+        return
+    errors = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=errors)
 
 
 def _again(flag: str) -> list[str]:

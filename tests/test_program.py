@@ -1,6 +1,8 @@
 """What a program prints of an error: one line for a user's mistake, and the traceback of any other."""
 
 import errno
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +68,22 @@ def test_an_error_of_the_user_or_the_machine_is_one_line(error: Exception, capsy
         raise error
     assert ending.value.code == 2
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_an_error_is_one_line_whatever_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), program():
+        raise UserError("a\u202eb\n\x1b[2J\0\ud800: must be a file")
+    assert capsys.readouterr().err == "error: a\\u202eb\\n\\x1b[2J\\x00\\ud800: must be a file\n"
+
+
+def test_what_standard_output_cannot_encode_is_an_escape_in_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with program():
+        print("\u732b \ud800", flush=True)
+    assert written.getvalue() == b"\\u732b \\ud800" + os.linesep.encode()
+    with pytest.raises(UnicodeEncodeError):
+        print("\u732b", flush=True)
 
 
 @pytest.mark.parametrize("asked", ["variable", "flag"])
