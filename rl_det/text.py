@@ -4,6 +4,8 @@ import unicodedata
 
 SPACES = "Zs"
 """Unicode's category of spaces, which Python counts among what cannot be printed."""
+JOINERS = "\u200c\u200d"
+"""They have no width either, but Persian, Indic scripts and emoji are written with them."""
 
 
 def printable(text: str) -> str:
@@ -14,7 +16,7 @@ def printable(text: str) -> str:
     """
     return "".join(
         sign
-        if sign.isprintable() or unicodedata.category(sign) == SPACES
+        if sign.isprintable() or sign in JOINERS or unicodedata.category(sign) == SPACES
         else sign.encode("unicode_escape", "backslashreplace").decode()
         for sign in text
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_det.text import printable
+from rl_det.text import JOINERS, printable
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,19 @@ def test_what_would_turn_hide_or_break_text_is_an_escape(text: str, shown: str) 
 
 
 @pytest.mark.parametrize(
-    "text", ["a b", "кот", "\u05d7\u05ea\u05d5\u05dc", "猫\u3000犬", "1\xa0000", "\U0001f408", "e\u0301", r"a\nb"]
+    "text",
+    [
+        "a b",
+        "кот",
+        "\u05d7\u05ea\u05d5\u05dc",
+        "猫\u3000犬",
+        "1\xa0000",
+        "\U0001f408",
+        "e\u0301",
+        r"a\nb",
+        "می\u200cخواهم",
+        "\U0001f469\u200d\U0001f33e",
+    ],
 )
 def test_letters_and_spaces_of_all_scripts_stay(text: str) -> None:
     assert printable(text) == text
@@ -33,5 +45,5 @@ def test_it_is_one_line_in_any_encoding_and_stays_as_it_is(text: str) -> None:
     shown = printable(text)
     assert len(shown.splitlines()) <= 1
     assert shown.encode().decode() == shown
-    assert all(sign.isprintable() or unicodedata.category(sign) == "Zs" for sign in shown)
+    assert all(sign.isprintable() or sign in JOINERS or unicodedata.category(sign) == "Zs" for sign in shown)
     assert printable(shown) == shown
