@@ -32,7 +32,7 @@ def test_what_would_turn_hide_or_break_text_is_an_escape(text: str, shown: str) 
         "\U0001f408",
         "e\u0301",
         r"a\nb",
-        "می\u200cخواهم",
+        "\u0646\u200c\u062e",
         "\U0001f469\u200d\U0001f33e",
     ],
 )
