@@ -382,6 +382,8 @@ def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
         architecture = Architecture(**told["architecture"])
         if not isinstance(told["classes"], list) or not all(isinstance(name, str) for name in told["classes"]):
             raise TypeError(f"classes are {told['classes']!r}")
+        if len(told["classes"]) != architecture.num_classes:
+            raise TypeError(f"{len(told['classes'])} classes of a detector of {architecture.num_classes}")
     except (TypeError, KeyError) as error:
         raise UserError(f"{card}: must be {A_CARD}; got {error!r}") from error
     except UserError as error:

@@ -83,17 +83,19 @@ def latest_checkpoint(path: Path, warn: Callable[[str], Any]) -> dict[str, Any] 
 def restoring(path: Path) -> Iterator[None]:
     """A context in which a run takes over what `latest_checkpoint` gave; DamagedError, which names the file, if it cannot.
 
-    A checksum says that a file is as it was written, not that this run has written it.
+    A checksum says that a file is as it was written, not that this run has written it. An error of the machine (no memory, no
+    disk) is no file's fault, and passes.
     """
     try:
         yield
-    except UserError:
+    except (UserError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever entries of another layout provoke
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what strange entries provoke
         told = " ".join(str(error).split())
+        there = [str(file) for file in (path, former(path)) if file.exists()]
         raise DamagedError(
-            f"{path}: must be a checkpoint of this run; what it holds does not fit ({type(error).__name__}: {told}); "
-            "remove it to start afresh"
+            f"{' and '.join(there)}: must be of this run; what the newest whole one holds does not fit "
+            f"({type(error).__name__}: {told}); remove {'both' if there[1:] else 'it'} to start afresh"
         ) from error
 
 

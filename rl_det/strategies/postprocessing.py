@@ -30,7 +30,7 @@ from rl_det.policies.build import build_policy
 from rl_det.policies.detections import candidates_of
 from rl_det.policies.policy import Policy
 from rl_det.policies.recalibration import recalibrated
-from rl_det.progress import SHORT_WORK, bar
+from rl_det.progress import SHORT_WORK, bar, tell
 from rl_det.settings import at_least, check_settings
 from rl_det.strategies.hand_set import PLAIN_VOTES, WarmStart, check_runs_first
 from rl_det.strategies.labels import Labels
@@ -128,6 +128,7 @@ class PostProcessing:
         if fitted.gain:
             policy.trainable.load_state_dict(calibrated.trainable.state_dict())
             policy.postprocessing = fitted.settings
+        tell(f"{self.name}: {fitted.told}")
         detail = "; ".join(part for part in (ending.detail, fitted.told) if part)
         return replace(ending, best=before + fitted.gain, best_update=None, detail=detail)
 

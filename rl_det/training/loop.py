@@ -85,8 +85,13 @@ class Ending:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Ending":
-        """The ending that `asdict` gave. Raises TypeError for an entry that is missing, unknown, or of another type."""
-        ending, hints = cls(**plain), get_type_hints(cls)
+        """The ending that `asdict` gave. Raises TypeError for an entry that is missing, unknown, or of another type.
+
+        A strategy of the user's own may have reasons of its own, and NaN for no figure.
+        """
+        best = plain.get("best")
+        known = {**plain, "best": None} if isinstance(best, float) and math.isnan(best) else plain
+        ending, hints = cls(**known), {**get_type_hints(cls), "reason": str}
         if wrong := [name for name, value in vars(ending).items() if not fits(value, hints[name])]:
             raise TypeError(f"{wrong[0]} is {getattr(ending, wrong[0])!r}")
         return ending

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from training.toy import StopAt, ToyLearner, Watch, config
+from unchecked import unchecked
 
 import rl_det.progress
 from rl_det.storage.checkpoint import DamagedError, former, read_checkpoint, remove_checkpoint, write_checkpoint
@@ -220,7 +221,7 @@ def test_other_weights_are_no_state_of_a_run(tmp_path: Path, content: Any) -> No
         ({"update": 99}, "ValueError: update 99 of 8"),
         ({"update": -5}, "ValueError: update -5 of 8"),
         ({"update": "3"}, "TypeError"),
-        ({"ending": {"reason": "tired"}}, "'tired'"),
+        ({"ending": {"reason": 3}}, "reason"),
         ({"best": {"weight": torch.ones(7)}}, "RuntimeError"),
         ({"trainable": {}}, "RuntimeError"),
         ({"skipped": [0]}, "ValueError"),
@@ -235,9 +236,32 @@ def test_entries_that_do_not_fit_the_run_are_told_in_one_sentence_that_names_the
     changed = read_checkpoint(file) | entries
     write_checkpoint(file, {name: value for name, value in changed.items() if value is not None or name not in entries})
     before = file.read_bytes()
-    with pytest.raises(DamagedError, match=rf"toy\.pt: must be a checkpoint of this run; .*{re.escape(told)}"):
+    both = rf"toy\.pt and .*toy\.former\.pt: must be of this run; .*{re.escape(told)}.*; remove both to start afresh"
+    with unchecked(), pytest.raises(DamagedError, match=both):
         outcome(LOOP, FIGURES, Checkpoint(file))
     assert file.read_bytes() == before
+    former(file).unlink()
+    with unchecked(), pytest.raises(DamagedError, match=r"toy\.pt: must be of this run; .*; remove it to start afresh"):
+        outcome(LOOP, FIGURES, Checkpoint(file))
+    file.unlink()
+    outcome(LOOP, FIGURES, Checkpoint(file))
+
+
+def test_a_machine_without_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    file = tmp_path / "toy.pt"
+    outcome(LOOP, FIGURES, Checkpoint(file), StopAt(3, kill))
+    monkeypatch.setattr(FitRun, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        outcome(LOOP, FIGURES, Checkpoint(file))
+
+
+def test_an_ending_that_a_users_own_strategy_gave_is_read_again() -> None:
+    with unchecked():
+        own = Ending(reason="tired", best=math.nan, update=3)  # type: ignore[arg-type]
+        assert Ending.of(asdict(own)) == replace(own, best=None)
 
 
 def lines(folder: Path) -> list[tuple[str, int, float | None]]:
