@@ -69,7 +69,7 @@ class CandidateVectorEnv(DetectorVectorEnv):
         super().__init__(num_envs, **arguments)
 
     def observation_space_of_one(self) -> spaces.Space[Any]:
-        """The space of one image's candidates: boxes relative to the image, labels 1..C, logits, and five more parts."""
+        """The space of one image's candidates: boxes relative to the image, labels 1..C, logits, and what else is shown."""
         shape = (self.num_candidates,)
         embeddings = spaces.Box(-LARGEST_NUMBER, LARGEST_NUMBER, (*shape, self.detector.embedding_size), np.float32)
         return spaces.Dict(
