@@ -188,12 +188,17 @@ def surrogate_losses(
     }
 
 
-def at_every_threshold(loss: Callable[..., Tensor]) -> Callable[[ClassLists], Float[Tensor, ""]]:
-    """Make a loss of class lists from a loss of right and wrong: its mean over COCO's IoU thresholds."""
+def at_every_threshold(
+    loss: Callable[..., Tensor], *, expand: bool = True
+) -> Callable[[ClassLists], Float[Tensor, ""]]:
+    """Make a loss of class lists from a loss of right and wrong: its mean over COCO's IoU thresholds.
+
+    `expand` the scores to all thresholds, unless the loss takes one list of scores for several judgements.
+    """
 
     def mean(lists: ClassLists) -> Float[Tensor, ""]:
         num_positives = (lists.num_positives * len(lists.right)).expand(lists.right.shape[:2])
-        scores = lists.scores.expand_as(lists.right)
+        scores = lists.scores.expand_as(lists.right) if expand else lists.scores
         return loss(scores, lists.right, lists.counted, num_positives=num_positives)
 
     return mean
@@ -221,7 +226,7 @@ def average_lrp(lists: ClassLists) -> Float[Tensor, ""]:
 
 SURROGATES: dict[str, Callable[[ClassLists], Float[Tensor, ""]]] = {
     "ap": at_every_threshold(ap_loss),
-    "smooth_ap": at_every_threshold(smooth_ap),
+    "smooth_ap": at_every_threshold(smooth_ap, expand=False),
     "rank_sort": rank_and_sort(rank_sort_loss),
     "alrp": average_lrp,
     "bucketed_ap": at_every_threshold(bucketed_ap_loss),

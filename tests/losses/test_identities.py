@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rl_det.losses.alrp import alrp_loss
 from rl_det.losses.ranked_lists import MAX_PAIRS
+from rl_det.losses.smooth_ap import smooth_ap
 
 
 def mean_precision(lists: Listing) -> float:
@@ -125,6 +126,32 @@ def test_negatives_out_of_reach_do_not_hide_those_below_a_positive(name: str, po
     if len(positives) == 1:
         assert float(value) == pytest.approx(0.459, abs=1e-3)
         assert not gradient[0, 3:].any()
+
+
+@pytest.mark.parametrize("max_pairs", [1, 100, MAX_PAIRS])
+@pytest.mark.parametrize("num_positives", [None, 7.0, torch.tensor([3.0, 5.0, 7.0])])
+def test_smooth_ap_of_several_judgements_is_that_of_scores_expanded_to_them(
+    max_pairs: int, num_positives: float | Tensor | None
+) -> None:
+    lists = listing(0)
+    positive = lists.positive & (lists.iou >= torch.tensor([0.5, 0.75, 0.9])[:, None, None])
+    positive[1, 2] = False
+    mask = lists.mask & (listing(1, 9).mask.view(3, 3, 40) | positive)
+    each = num_positives if not isinstance(num_positives, Tensor) else num_positives.expand(3, 3)
+    options = {"max_pairs": max_pairs, "num_positives": each}
+    values, gradients = [], []
+    for expand in (False, True):
+        scores = lists.scores.clone().requires_grad_()
+        value = smooth_ap(scores.expand(3, 3, 40) if expand else scores, positive, mask, **options)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad(value, scores)[0])
+    assert float(gradients[0].abs().max()) > 1e-4
+    assert_same((values[0], gradients[0]), (values[1], gradients[1]), 1e-6)
+
+
+def test_smooth_aps_judgements_of_other_lists_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must have the scores' shape \(10, 3, 40\).* got \(10, 3, 39\)"):
+        smooth_ap(torch.zeros(3, 40), torch.zeros(10, 3, 39, dtype=torch.bool))
 
 
 def test_smooth_ap_becomes_ap_as_its_temperature_falls() -> None:
