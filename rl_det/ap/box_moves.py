@@ -1,7 +1,7 @@
 """A pool of candidates and moved boxes of single images -> what each move alone is worth, and all of them with new scores.
 
-As in `rl_det.ap.candidate_pool`, one class of one image is resolved anew at a time. Here who suppresses whom and who
-matches whom changes too, but only in the row and the column of the box that moves.
+As in `rl_det.ap.candidate_pool`, one class of one image is resolved anew at a time. Here whom the moved box overlaps and
+matches changes too, so both are computed anew for it alone.
 """
 
 from functools import partial
@@ -17,13 +17,14 @@ from rl_det.ap.candidate_pool import (
     Room,
     list_change,
     related_of,
+    same,
     sort_group,
 )
-from rl_det.ap.compiled import compilable, compiled, inlined
+from rl_det.ap.compiled import compiled, inlined
 from rl_det.ap.preference import ClassedTruths, Wishes, box_of, class_truths, room_for_truths, room_for_wishes
 from rl_det.ap.ranked_lists import group_of, list_of
 from rl_det.ap.relations import list_partners
-from rl_det.ap.suppression import suppress, suppression_iou
+from rl_det.ap.suppression import suppress, suppressed, suppression_iou
 from rl_det.ap.threads import share_out
 
 
@@ -44,13 +45,13 @@ class Matchable(NamedTuple):
 
 
 class MovesRoom(NamedTuple):
-    """Scratch memory for one image after another; `overlap`, `partners` and `passes` are its `Related`, as a box moves."""
+    """Scratch memory for one image after another: whom its candidates may match, as a box moves; and one label for all."""
 
     orders: Orders
     lists: Room
     truths: ClassedTruths
     wishes: Wishes
-    overlap: np.ndarray  # [N, N]
+    one_class: np.ndarray  # [N]
     partners: np.ndarray  # [N, G + 1]
     passes: np.ndarray  # [N, G + 1]
 
@@ -62,7 +63,7 @@ def room_for_moves(pool: CandidatePool) -> MovesRoom:
         *pool.room(),
         room_for_truths(num_truths, pool.relations.positives.shape[1]),
         room_for_wishes(num_truths),
-        np.zeros((num_candidates, num_candidates), dtype=np.float32),
+        np.zeros(num_candidates, dtype=np.int64),
         np.zeros((num_candidates, num_truths), dtype=np.int16),
         np.zeros((num_candidates, num_truths), dtype=np.uint32),
     )
@@ -114,57 +115,74 @@ def image_moves(
     image: int, before: Any, after: Any, pooled: Any, matchable: Any, standing: Any, ranked: Any, scale: float, worth: Any,
     rooms: Any,
 ) -> float:  # fmt: skip
-    """The change of the mAP if one image had `after`; `worth` receives what each box's move alone is worth."""
+    """The change of the mAP if one image had `after`; `worth` receives what each box's move alone is worth.
+
+    A move alone changes nothing if NMS removes the box as before, or leaves it and the others as before, and the box may
+    match what it could: so most moves cost a few overlaps.
+    """
     scores, boxes, moved = before.scores[image], before.boxes[image], after.boxes
-    crowds, room, near, partners, passes = (
+    crowds, room, one_class, partners, passes = (
         matchable.truths.crowds,
         rooms.lists,
-        rooms.overlap,
+        rooms.one_class,
         rooms.partners,
         rooms.passes,
     )
-    copy_related(image, pooled, near, partners, passes)
-    near_before, partners_before, passes_before, kinds = related_of(image, pooled)
+    near, partners_before, passes_before, kinds = related_of(image, pooled)
     starts, _, sides, _ = matchable.truths
     places, overlaps, bits = matchable.wishes
-    needed_iou, area_range, length = matchable.needed_iou, matchable.area_range, pooled.partners.shape[2]
-    _, sort, _, survivors, _ = rooms.orders
+    needed_iou, area_range = matchable.needed_iou, matchable.area_range
+    _, sort, _, survivors, others = rooms.orders
     total = 0.0
     for c in range(len(ranked.positives)):
         members = pooled.members[image, pooled.starts[image, c + 1] : pooled.starts[image, c + 2]]
         if len(members) == 0 or ranked.positives[c] == 0:
             continue
+        for i in members:
+            copy_matches(partners_before[i], passes_before[i], partners[i], passes[i])
         old, own_list = group_of(image, c, standing), list_of(c, ranked)
         count = sort_group(scores, members, sort)
-        for i in members:
-            if (
-                moved[i, 0] == boxes[i, 0] and moved[i, 1] == boxes[i, 1]
-                and moved[i, 2] == boxes[i, 2] and moved[i, 3] == boxes[i, 3]
-            ):  # fmt: skip
-                continue
-            place(i, moved[i], boxes, members, near)
-            list_partners(
-                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
-                places, overlaps, bits, partners[i], passes[i],
-            )  # fmt: skip
-            kept = suppress(sort.order, 0, count, near, None, pooled.nms_iou, survivors, 0)
-            worth[i] = scale * list_change(
-                image, survivors[:kept], scores, partners, passes, kinds, old, own_list, room
-            )
-            for j in members:
-                near[i, j] = near[j, i] = near_before[i, j]
-            for k in range(partners.shape[1]):
-                partners[i, k] = partners_before[i, k] if k < length else -1
-                if k < length:
-                    passes[i, k] = passes_before[i, k]
-        for i in members:
-            place(i, moved[i], moved, members, near)
-            list_partners(
-                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
-                places, overlaps, bits, partners[i], passes[i],
-            )  # fmt: skip
+        kept, above = suppress(sort.order, 0, count, near, None, pooled.nms_iou, survivors, 0), 0
+        for position in range(count):
+            i = sort.order[position]
+            survived = above < kept and survivors[above] == i
+            if unlike(moved[i], boxes[i]):
+                survives = not overlaps_one(moved[i], boxes, survivors, above, pooled.nms_iou)
+                if survived or survives:
+                    size = suppress_others(
+                        sort.order,
+                        position,
+                        count,
+                        moved[i],
+                        survives,
+                        boxes,
+                        near,
+                        pooled.nms_iou,
+                        survivors,
+                        above,
+                        others,
+                    )
+                    list_partners(
+                        box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
+                        places, overlaps, bits, partners[i], passes[i],
+                    )  # fmt: skip
+                    if not (
+                        same(survivors, kept, others, size)
+                        and same_matches(partners[i], passes[i], partners_before[i], passes_before[i])
+                    ):
+                        worth[i] = scale * list_change(
+                            image, others[:size], scores, partners, passes, kinds, old, own_list, room
+                        )
+                    copy_matches(partners_before[i], passes_before[i], partners[i], passes[i])
+            above += survived
         count = sort_group(after.scores, members, sort)
-        kept = suppress(sort.order, 0, count, near, None, pooled.nms_iou, survivors, 0)
+        kept = suppress(sort.order, 0, count, moved, one_class, pooled.nms_iou, survivors, 0)
+        for k in range(kept):
+            i = survivors[k]
+            list_partners(
+                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
+                places, overlaps, bits, partners[i], passes[i],
+            )  # fmt: skip
         total += scale * list_change(
             image, survivors[:kept], after.scores, partners, passes, kinds, old, own_list, room
         )
@@ -172,20 +190,64 @@ def image_moves(
 
 
 @inlined
-def copy_related(image: int, pooled: Any, overlap: Any, partners: Any, passes: Any) -> None:
-    """Write one image's `Related` where it can be changed, with room for all partners."""
-    (num_candidates, num_truths), length = partners.shape, pooled.partners.shape[2]
-    for i in range(num_candidates):
-        for j in range(num_candidates):
-            overlap[i, j] = pooled.overlap[image, i, j]
-        for k in range(num_truths):
-            partners[i, k] = pooled.partners[image, i, k] if k < length else -1
-            passes[i, k] = pooled.passes[image, i, k] if k < length else 0
+def unlike(box: Any, other: Any) -> Any:
+    """Whether two boxes differ."""
+    return box[0] != other[0] or box[1] != other[1] or box[2] != other[2] or box[3] != other[3]
 
 
-@compilable
-def place(i: int, box: Any, others: Any, members: Any, overlap: Any) -> None:
-    """Write whom candidate i overlaps, now that it is at `box`, among those of its class."""
-    for j in members:
-        if j != i:
-            overlap[i, j] = overlap[j, i] = suppression_iou(box, others[j])
+@inlined
+def copy_matches(partners: Any, passes: Any, to_partners: Any, to_passes: Any) -> None:
+    """Write whom a candidate may match where there is room for more, with -1 at the end."""
+    k = 0
+    while k < len(partners) and partners[k] >= 0:
+        to_partners[k], to_passes[k] = partners[k], passes[k]
+        k += 1
+    if k < len(to_partners):
+        to_partners[k] = -1
+
+
+@inlined
+def same_matches(partners: Any, passes: Any, other_partners: Any, other_passes: Any) -> bool:
+    """Whether a candidate may match the same true boxes at the same thresholds; the first has at least as much room."""
+    k = 0
+    while k < len(other_partners) and other_partners[k] >= 0:
+        if partners[k] != other_partners[k] or passes[k] != other_passes[k]:
+            return False
+        k += 1
+    return k == len(partners) or partners[k] < 0
+
+
+@inlined
+def overlaps_one(box: Any, boxes: Any, survivors: Any, kept: int, nms_iou: float) -> bool:
+    """Whether one of the first `kept` survivors suppresses this box."""
+    k = 0
+    while k < kept and not suppression_iou(box, boxes[survivors[k]]) > nms_iou:
+        k += 1
+    return k < kept
+
+
+@inlined
+def suppress_others(
+    order: Any, position: int, count: int, box: Any, survives: bool, boxes: Any, near: Any, nms_iou: float, survivors: Any,
+    above: int, others: Any,
+) -> int:  # fmt: skip
+    """Write to `others` who survives with the candidate at `position` moved to `box`; returns how many.
+
+    `above` of the survivors stand above it, and stay.
+    """
+    for k in range(above):
+        others[k] = survivors[k]
+    size = above
+    for later in range(position + 1, count):
+        j = order[later]
+        if not (survives and suppression_iou(box, boxes[j]) > nms_iou) and not suppressed(
+            j, near, None, nms_iou, others, size
+        ):
+            others[size] = j
+            size += 1
+    if survives:
+        for k in range(size, above, -1):
+            others[k] = others[k - 1]
+        others[above] = order[position]
+        size += 1
+    return size

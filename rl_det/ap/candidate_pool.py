@@ -317,14 +317,17 @@ def image_change(
         for i in members:
             if alternatives[i] == scores[i]:
                 continue
-            size, first = moved(order, count, i, own, alternatives[i], other)
-            other_kept = 0
-            while other_kept < kept and precedes(survivors[other_kept], i, own, alternatives[i]):
+            other_kept, out = 0, False
+            while other_kept < kept and not out and precedes(survivors[other_kept], i, own, alternatives[i]):
                 others[other_kept] = survivors[other_kept]
+                out = overlap[i, survivors[other_kept]] > pooled.nms_iou
                 other_kept += 1
+            if out:
+                continue  # a survivor that stands above it either way suppresses it: most candidates
+            size, first = moved(order, count, i, own, alternatives[i], other)
             other_kept = suppress(other, first, size, overlap, None, pooled.nms_iou, others, other_kept)
             if same(survivors, kept, others, other_kept) and not among(i, survivors, kept):
-                continue  # suppressed before and after: most candidates
+                continue  # suppressed before and after
             own[i] = alternatives[i]
             credit[i] = (
                 change - list_change(image, others[:other_kept], own, partners, passes, kinds, old, own_list, room)
