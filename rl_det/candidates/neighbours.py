@@ -28,8 +28,7 @@ def neighbours(
     """
     num_classes = all_boxes.shape[2]
     plain = boxes.device.type == "cpu" and boxes.dtype == all_boxes.dtype == torch.float32
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    find = overlapping_by_tensors if traced or not plain else overlapping
+    find = overlapping_by_tensors if is_traced() or not plain else overlapping
     near = find(boxes.detach(), column_of(index, num_classes), all_boxes.detach())
     own_proposal = proposal_of(index, num_classes)[..., None]
     near.scatter_(2, own_proposal, torch.ones_like(own_proposal, dtype=torch.bool))  # ONNX knows no scatter of a number
@@ -39,6 +38,11 @@ def neighbours(
         return torch.from_numpy(candidate), torch.from_numpy(place - candidate * near.shape[2])
     row, proposal = near.flatten(0, 1).nonzero(as_tuple=True)
     return row, proposal
+
+
+def is_traced() -> bool:
+    """Whether a program of tensors is being traced, as for an export, and nothing is computed."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def overlapping(
