@@ -58,11 +58,18 @@ def mean_ap(some: World, boxes: torch.Tensor, scores: np.ndarray) -> float:
     return CandidatePool(related(some, boxes), scores, nms_iou=NMS_IOU).mean_ap
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_each_move_is_worth_what_a_whole_evaluation_says(seed: int) -> None:
+@pytest.mark.parametrize("odd", [False, True], ids=["", "ties_and_out_and_far_and_not_moved"])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_move_is_worth_what_a_whole_evaluation_says(seed: int, odd: bool) -> None:
     some, rng = world(seed), np.random.default_rng(100 + seed)
     images = np.repeat(np.arange(NUM_IMAGES), 2)
-    moved = some.boxes[images] + torch.tensor(rng.integers(-2, 3, (len(images), NUM_CANDIDATES, 4)))
+    steps = rng.integers(-2, 3, (len(images), NUM_CANDIDATES, 4))
+    if odd:
+        some.scores.round(out=some.scores)
+        some.scores[:, 3] = -np.inf
+        steps = steps * rng.integers(0, 2, (len(images), NUM_CANDIDATES, 1))
+        steps[:, 5] = 40
+    moved = some.boxes[images] + torch.tensor(steps)
     scores = some.scores[images] + rng.normal(size=(len(images), NUM_CANDIDATES))
     pool = CandidatePool(related(some, some.boxes), some.scores, nms_iou=NMS_IOU)
     truths = pad_targets(some.targets)
