@@ -50,7 +50,7 @@ class Budget:
     num_draws: int = 200
     """The number of redrawn test sets for the intervals of the table."""
     fit_evaluations: int = 400
-    """How many settings of post-processing each of a row's two fits tries; 0: there are no rows with fitted
+    """How many settings of post-processing each of a row's fits tries; 0: there are no rows with fitted
     post-processing."""
 
     def __post_init__(self) -> None:

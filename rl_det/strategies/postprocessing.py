@@ -8,8 +8,8 @@ policy.
 So few numbers can still be fitted to the chance of a few images. Hence:
 
 1. Only validation images are used. A random half of them is fitted on, and the other half held back; then the halves change
-   places. The numbers are the mean of the two fits, and they are kept only if the two gains on held-back images are positive
-   together.
+   places. Where images are few, this is repeated with other halves, as the fits then differ much. The numbers are the mean of
+   all fits, and they are kept only if the gains on held-back images are positive in the mean.
 2. A fit starts at hand-set votes, or at no votes if those are better, and pays a small price for the distance from there.
 3. The result of a fit is the mean of the last distribution, not the best of its samples, which were lucky.
 """
@@ -81,6 +81,10 @@ LEAST_IMAGES = 8
 """With fewer images in a half, nothing is fitted."""
 MOST_IMAGES = 256
 """A fit takes at most so many images of its half; all of the other half judge it."""
+MOST_SPLITS = 4
+"""The images are divided into halves so many times, or fewer where they are many."""
+IMAGES_OF_SPLITS = 400
+"""All splits together have at most so many images, unless one split has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ class PostProcessing:
     after: WarmStart | Labels = field(default_factory=WarmStart)
     """The strategy that runs first; its name and its policy are left out, because this row has its own."""
     num_evaluations: int | None = None
-    """How many settings each of the two fits tries; left out: as many as the budget's fits of rows (`fit_evaluations`), or as
+    """How many settings each fit tries; left out: as many as the budget's fits of rows (`fit_evaluations`), or as
     many as by the full budget if that is 0."""
 
     def __post_init__(self) -> None:
@@ -162,36 +166,38 @@ def fit_postprocessing(
         wrong = "a logit is not finite"
     if wrong:
         return FittedPostProcessing(settings=how, gain=0.0, told=f"not fitted: {wrong}")
-    halves = halves_of(len(targets), seed)
 
     def judge(images: np.ndarray) -> VotedAp:
         return VotedAp(candidates[torch.from_numpy(images)], [targets[i] for i in images], num_classes=num_classes)
 
-    judges = [judge(half) for half in halves]
-    found, gains = [], []
-    with bar("fit post-processing", 2 * num_evaluations, delay=SHORT_WORK) as shown:
-        for number, half in enumerate(halves):
-            fitted_on = judges[number] if len(half) <= MOST_IMAGES else judge(half[:MOST_IMAGES])
-            found.append(fit(fitted_on, how, num_evaluations, seed, shown.advance))
-            held_back = judges[1 - number]
-            gains.append(held_back(settings_at(found[-1], how)) - held_back(how))
-    gain, points = sum(gains) / 2, " and ".join(f"{100 * gain:+.2f}" for gain in gains)
-    told = f"the fits' gains on the halves that they have not seen, in AP x 100: {points}"
+    splits, found, gains = splits_of(len(targets), seed), [], []
+    with bar("fit post-processing", 2 * len(splits) * num_evaluations, delay=SHORT_WORK) as shown:
+        for number, halves in enumerate(splits):
+            for seen, unseen in (halves, halves[::-1]):
+                found.append(fit(judge(seen[:MOST_IMAGES]), how, num_evaluations, seed + number, shown.advance))
+                held_back = judge(unseen)
+                gains.append(held_back(settings_at(found[-1], how)) - held_back(how))
+    gain, points = sum(gains) / len(gains), [f"{100 * gain:+.2f}" for gain in sorted(gains)]
+    told = (
+        f"the fits' gains on the halves that they have not seen, in AP x 100: {100 * gain:+.2f} in the mean of {len(gains)} "
+        f"({points[0]} to {points[-1]})"
+    )
     if not gain > 0:
         return FittedPostProcessing(settings=how, gain=0.0, told=f"not kept: {told}")
     return FittedPostProcessing(settings=settings_at(np.mean(found, 0), how), gain=gain, told=told)
 
 
-def halves_of(num_images: int, seed: int) -> list[Int64[np.ndarray, " half"]]:
-    """The images' positions in two random halves."""
-    return np.array_split(np.random.default_rng(seed).permutation(num_images), 2)
+def splits_of(num_images: int, seed: int) -> list[list[Int64[np.ndarray, " half"]]]:
+    """The images' positions in two random halves, several times where they are few."""
+    count = max(1, min(MOST_SPLITS, IMAGES_OF_SPLITS // max(1, num_images)))
+    return [np.array_split(np.random.default_rng([seed, number]).permutation(num_images), 2) for number in range(count)]
 
 
 def why_not_fitted(targets: Sequence[Target], seed: int) -> str:
     """Why nothing can be fitted on images with these true boxes; an empty string if it can."""
-    halves = halves_of(len(targets), seed)
-    if min(map(len, halves)) < LEAST_IMAGES:
+    if len(targets) < 2 * LEAST_IMAGES:
         return f"a fit needs {2 * LEAST_IMAGES} validation images; there are {len(targets)}"
+    halves = [half for split in splits_of(len(targets), seed) for half in split]
     if not all(any(bool((~targets[i].iscrowd).any()) for i in half[:MOST_IMAGES]) for half in halves):
         return "a half of the validation images has no true box"
     return ""

@@ -24,16 +24,16 @@ from rl_det.strategies.postprocessing import (
     PostProcessing,
     fit,
     fit_postprocessing,
-    halves_of,
     numbers_of,
     settings_at,
+    splits_of,
     starts,
 )
 from rl_det.types import Candidates, Target
 
 NUM_SCENES, NUM_CANDIDATES = 24, 60
 HOW = PostProcessingSettings(nms_iou=0.5)
-USUAL: dict[str, Any] = {"num_classes": len(CLASSES), "num_evaluations": 44, "seed": 0}
+USUAL: dict[str, Any] = {"num_classes": len(CLASSES), "num_evaluations": 22, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +61,33 @@ def test_a_fit_is_kept_here_and_the_same_seed_gives_the_same_numbers(
     assert fit_postprocessing(candidates, data.targets, HOW, **{**USUAL, "seed": 1}).settings != fitted.settings
 
 
-def test_the_gain_is_that_on_the_half_that_a_fit_has_not_seen(
+def test_the_gain_is_that_on_the_halves_that_the_fits_have_not_seen(
     candidates: Candidates, data: EncodedDataset, fitted: FittedPostProcessing
 ) -> None:
-    halves = halves_of(NUM_SCENES, 0)
-    assert sorted(np.concatenate(halves).tolist()) == list(range(NUM_SCENES))
-    one, other = (
-        VotedAp(candidates[torch.from_numpy(half)], [data.targets[i] for i in half], num_classes=len(CLASSES))
-        for half in halves
-    )
     gains, numbers = [], []
-    for seen, unseen in ((one, other), (other, one)):
-        numbers.append(fit(seen, HOW, USUAL["num_evaluations"], 0))
-        gains.append(unseen(settings_at(numbers[-1], HOW)) - unseen(HOW))
-    assert fitted.gain == pytest.approx(sum(gains) / 2)
+    for number, halves in enumerate(splits_of(NUM_SCENES, 0)):
+        assert sorted(np.concatenate(halves).tolist()) == list(range(NUM_SCENES))
+        one, other = (
+            VotedAp(candidates[torch.from_numpy(half)], [data.targets[i] for i in half], num_classes=len(CLASSES))
+            for half in halves
+        )
+        for seen, unseen in ((one, other), (other, one)):
+            numbers.append(fit(seen, HOW, USUAL["num_evaluations"], number))
+            gains.append(unseen(settings_at(numbers[-1], HOW)) - unseen(HOW))
+    assert fitted.gain == pytest.approx(sum(gains) / 8)
     assert fitted.settings == settings_at(np.mean(numbers, 0), HOW)
+    assert (
+        f"{100 * fitted.gain:+.2f} in the mean of 8 ({100 * min(gains):+.2f} to {100 * max(gains):+.2f})" in fitted.told
+    )
+
+
+@pytest.mark.parametrize(("num_images", "splits"), [(16, 4), (100, 4), (101, 3), (200, 2), (201, 1), (5000, 1)])
+def test_few_images_are_divided_several_times_each_time_otherwise(num_images: int, splits: int) -> None:
+    first = [tuple(halves[0].tolist()) for halves in splits_of(num_images, 0)]
+    assert len(set(first)) == len(first) == splits
+    assert first[0] == tuple(np.array_split(np.random.default_rng(0).permutation(num_images), 2)[0].tolist())
+    assert all(len(half) in (num_images // 2, num_images - num_images // 2) for half in first)
+    assert set(first).isdisjoint(tuple(halves[0].tolist()) for halves in splits_of(num_images, 1))
 
 
 def test_a_search_finds_the_top_of_a_smooth_hill_and_beats_its_start() -> None:
