@@ -63,7 +63,9 @@ class VotingModule(RecalibratedModule):
         row, proposal = neighbours(boxes, index, all_boxes)
         first = torch.arange(index.shape[0], device=index.device)[:, None] * num_proposals * num_classes
         pair = (first + column_of(index, num_classes)).flatten().index_select(0, row) + proposal * num_classes
-        seat, row, pair = rounded_up(row, pair, index.numel())
+        seat = row
+        if not is_traced():
+            seat, row, pair = rounded_up(row, pair, index.numel())
 
         def of_own(values: Tensor) -> Tensor:
             """The values of each pair's candidate, from those of all candidates."""
@@ -123,12 +125,12 @@ class VotingModule(RecalibratedModule):
 def rounded_up(
     row: Int[Tensor, " pairs"], pair: Int[Tensor, " pairs"], num_candidates: int
 ) -> tuple[Int[Tensor, " more"], Int[Tensor, " more"], Int[Tensor, " more"]]:
-    """The pairs, with copies of the last one up to a number of three binary digits, where no program is traced.
+    """The pairs, with copies of the last one up to a number of three binary digits.
 
     Each update has another number of pairs, and memory that was freed at one size seldom fits the next one; so a run's
     memory would grow. The first result is the row that a pair's values are summed in: for copies, the one behind all rows.
     """
-    more = 0 if is_traced() else -len(row) % (1 << max(0, len(row).bit_length() - 3))
+    more = -len(row) % (1 << max(0, len(row).bit_length() - 3))
     if not more:
         return row, row, pair
     seat = torch.cat([row, row.new_full((more,), num_candidates)])
