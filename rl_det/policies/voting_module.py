@@ -77,8 +77,9 @@ class VotingModule(RecalibratedModule):
 
         def total(values: Tensor) -> Tensor:
             """The sum over each candidate's neighbours."""
-            sums = values.new_zeros(index.numel() + (seat is not row), *values.shape[1:]).index_add(0, seat, values)
-            return sums if seat is row else sums[:-1]
+            if seat is row:
+                return values.new_zeros(index.numel(), *values.shape[1:]).index_add(0, row, values)
+            return values.new_zeros(index.numel() + 1, *values.shape[1:]).index_add(0, seat, values)[:-1]
 
         own_boxes, own_logits = boxes.flatten(0, 1), logits.flatten()
         own_places, voters, votes = of_own(own_boxes), of_voter(all_boxes), of_voter(all_logits)
