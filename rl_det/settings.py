@@ -79,6 +79,20 @@ def check_settings(settings: Any, **rules: Rule) -> None:
     assert not rules, f"{type(settings).__name__} has no {', '.join(rules)}"
 
 
+def check_entries(kind: type, entries: Any, *, within: str = "") -> None:
+    """Refuse what a file says of a dataclass unless it has one entry for each field: no default stands in for a lost one.
+
+    Raises `UserError`, which names the entry that is missing or unknown; `within` is what stands before its name ("votes.").
+    """
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{within.rstrip('.') or 'entries'} must be a JSON object; got {entries!r}")
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    for name in (*known, *entries):
+        if name not in entries or name not in known:
+            must = "be there; it is missing" if name in known else "not be there; this version knows no such entry"
+            raise UserError(f"{within}{name} must {must}")
+
+
 def takes(function: Callable[..., object], count: int) -> bool:
     """Whether a function can be called with so many arguments; True where Python cannot tell."""
     try:

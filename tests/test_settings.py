@@ -9,7 +9,7 @@ import pytest
 from unchecked import unchecked
 
 from rl_det.errors import PathError, UserError
-from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.settings import at_least, check_entries, check_settings, positive, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,20 @@ def test_what_can_be_is_taken(given: dict[str, Any]) -> None:
 def test_a_rule_for_a_field_that_there_is_not_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="Inner has no shares"):
         check_settings(Inner(), shares=positive())
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({}, "inner.share must be there; it is missing"),
+        ({"share": 0.5, "shares": 1}, "inner.shares must not be there; this version knows no such entry"),
+        ([], r"inner must be a JSON object; got \[\]"),
+    ],
+)
+def test_a_dataclass_of_a_file_has_all_its_entries_and_no_other(entries: Any, told: str) -> None:
+    check_entries(Inner, {"share": 0.5}, within="inner.")
+    with pytest.raises(UserError, match=f"^{told}$"):
+        check_entries(Inner, entries, within="inner.")
 
 
 def test_a_users_error_is_a_value_error_and_one_about_a_path_an_os_error_too() -> None:

@@ -13,7 +13,7 @@ from rl_det.ap.batch import DetectionBatch
 from rl_det.candidates.nms import has_area, nms
 from rl_det.candidates.soft_nms import Settings, soft_nms
 from rl_det.candidates.votes import Votes, voted
-from rl_det.settings import at_least, check_settings, positive, within
+from rl_det.settings import at_least, check_entries, check_settings, positive, within
 from rl_det.types import Candidates, Detections
 
 
@@ -51,10 +51,12 @@ class PostProcessingSettings:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "PostProcessingSettings":
-        """The settings that `plain()` gave; what an older version did not write has its default."""
-        sigma, votes = plain["sigma"], Votes(**plain.get("votes", {}))
-        calibration = {name: tuple(plain[name]) for name in ("scale", "shift") if name in plain}
-        return cls(**{**plain, "sigma": np.inf if sigma is None else sigma, "votes": votes, **calibration})
+        """The settings that `plain()` gave. Raises UserError, which names the entry, if one is missing or unknown."""
+        check_entries(cls, plain)
+        check_entries(Votes, plain["votes"], within="votes.")
+        sigma = np.inf if plain["sigma"] is None else plain["sigma"]
+        calibration = {name: tuple(plain[name]) for name in ("scale", "shift")}
+        return cls(**{**plain, "sigma": sigma, "votes": Votes(**plain["votes"]), **calibration})
 
     def plain(self) -> dict[str, Any]:
         """The settings in JSON's types, which have no infinity: None is hard NMS."""

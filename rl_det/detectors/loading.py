@@ -34,7 +34,7 @@ from rl_det.detectors.transformers.pretrained import (
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
-from rl_det.settings import at_least, check_argument
+from rl_det.settings import at_least, check_argument, check_entries
 from rl_det.storage.checksums import read_sealed
 from rl_det.storage.weights import (
     SUFFIXES,
@@ -378,13 +378,16 @@ def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
     """The contents of a `model.json`, and its architecture; ValueError, which names the file, if it is not one."""
     _refuse_run(card.parent)
     told = read_sealed(card, A_CARD)
+    if lost := [name for name in ("architecture", "classes") if name not in told]:
+        raise UserError(f"{card}: must be {A_CARD}; its entry {lost[0]} is missing")
     try:
+        check_entries(Architecture, told["architecture"])
         architecture = Architecture(**told["architecture"])
         if not isinstance(told["classes"], list) or not all(isinstance(name, str) for name in told["classes"]):
             raise TypeError(f"classes are {told['classes']!r}")
         if len(told["classes"]) != architecture.num_classes:
             raise TypeError(f"{len(told['classes'])} classes of a detector of {architecture.num_classes}")
-    except (TypeError, KeyError) as error:
+    except TypeError as error:
         raise UserError(f"{card}: must be {A_CARD}; got {error!r}") from error
     except UserError as error:
         raise UserError(f"{card}: must be {A_CARD}; its architecture's {error}") from error

@@ -28,6 +28,7 @@ from rl_det.detectors.loading import (
     of_model,
     read_card,
 )
+from rl_det.detectors.protocol import Part
 from rl_det.errors import UserError
 from rl_det.policies.build import build_policy, check_policy, name_of
 from rl_det.policies.detections import detect_images, on_host
@@ -35,13 +36,14 @@ from rl_det.policies.export import MODULE, export
 from rl_det.policies.head import HeadWithModule
 from rl_det.policies.onnx import export_onnx
 from rl_det.policies.policy import Policy
-from rl_det.settings import check_argument
+from rl_det.settings import check_argument, described, fits
 from rl_det.storage.checksums import write_sealed
 from rl_det.storage.files import check_writable
 from rl_det.types import Detections
 
-CARD: dict[str, type] = {
-    "trainable": str, "policy": str, "category_ids": list, "num_candidates": int, "strategy": str, "postprocessing": dict,
+CARD: dict[str, Any] = {
+    "trainable": Part, "policy": str, "num_steps": int | None, "category_ids": list, "num_candidates": int, "strategy": str,
+    "postprocessing": dict,
 }  # fmt: skip
 """The entries of `model.json` that loading needs beside the architecture and the classes, and their types."""
 
@@ -165,7 +167,7 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
     detector.plain().to(device_named(device))
     check_policy(card["policy"])
     with torch.random.fork_rng(devices=[]):
-        policy = build_policy(card["policy"], detector, num_steps=card.get("num_steps"))
+        policy = build_policy(card["policy"], detector, num_steps=card["num_steps"])
     if (module := getattr(policy, "module", None)) is not None:
         load_state(module, folder / MODULE)
     policy.postprocessing = how
@@ -180,21 +182,23 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
 
 def _checked(card: Mapping[str, Any], file: Path) -> PostProcessingSettings:
     """The post-processing of a card; UserError, which names the file, if it or another entry is not as `export` writes it."""
-    for name, kind in CARD.items():
-        if not isinstance(card.get(name), kind) or isinstance(card.get(name), bool):
-            raise UserError(
-                f"{file}: must be {A_CARD}; its entry {name} must be a {kind.__name__}; got {card.get(name)!r}"
-            )
-    if not all(type(one) is int for one in card["category_ids"]) or card["num_candidates"] < 1:
+    for name, hint in CARD.items():
+        if name not in card:
+            raise UserError(f"{file}: must be {A_CARD}; its entry {name} is missing")
+        if not fits(card[name], hint):
+            raise UserError(f"{file}: must be {A_CARD}; its entry {name} must be {described(hint)}; got {card[name]!r}")
+    ids, wanted = card["category_ids"], len(card["classes"])
+    if not all(type(one) is int for one in ids) or len(ids) != wanted or card["num_candidates"] < 1:
         raise UserError(
-            f"{file}: must be {A_CARD}; its category_ids must be whole numbers, and num_candidates at least 1"
+            f"{file}: must be {A_CARD}; its category_ids must be {wanted} whole numbers, one for each class, and "
+            f"num_candidates at least 1; got {ids} and {card['num_candidates']}"
         )
     try:
         how = PostProcessingSettings.of(card["postprocessing"])
         for name, values in (("scale", how.scale), ("shift", how.shift)):
             if len(values) not in (1, len(card["classes"])):
                 raise UserError(f"{name} must have one number, or one for each class; got {len(values)}")
-    except (TypeError, KeyError, AttributeError, UserError) as error:
+    except (TypeError, UserError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{file}: must be {A_CARD}; its post-processing cannot be used: {told}") from error
     return how

@@ -155,8 +155,7 @@ def _check_nothing_is_lost(folder: Path, rows: Collection[str]) -> None:
 def check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the difference, unless the folder's run has this identity, and is of this version."""
     config = read_config(folder)
-    version = config.get("rl_det", __version__)  # older configurations do not tell theirs
-    check_same(folder / CONFIG, {"rl_det": version, **config["run"]}, {"rl_det": __version__, **identity})
+    check_same(folder / CONFIG, {"rl_det": config.get("rl_det"), **config["run"]}, {"rl_det": __version__, **identity})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

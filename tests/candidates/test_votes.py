@@ -1,7 +1,6 @@
 """Votes among candidates: as a slow obvious version says, nothing at the neutral numbers, and a box between its voters."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from torchvision.ops import box_iou
 from rl_det.candidates.postprocessing import PostProcessingSettings, detections_of, ranked
 from rl_det.candidates.voted_ap import VotedAp
 from rl_det.candidates.votes import NEIGHBOUR_IOU, SHARPNESS, Votes, electorate, vote, voted
+from rl_det.errors import UserError
 from rl_det.metrics.coco import coco_summary
 from rl_det.types import Candidates, Target
 
@@ -210,11 +210,16 @@ def test_each_class_may_have_a_last_scale_and_shift_of_its_own(how: PostProcessi
             torch.testing.assert_close(others["scores"], expected, atol=1e-5, rtol=0)
 
 
-def test_settings_go_through_json_and_older_ones_have_no_votes() -> None:
+def test_settings_go_through_json_whole() -> None:
     soft = replace(PostProcessingSettings.soft(0.6, 2.0), votes=ALL_NUMBERS, scale=(1.2, 0.8), shift=(-0.3, 0.1))
     hard = PostProcessingSettings(nms_iou=0.4)
     for how in (soft, hard):
         assert PostProcessingSettings.of(how.plain()) == how
     assert hard.plain()["sigma"] is None, "JSON has no infinity"
-    older: dict[str, Any] = {"nms_iou": 0.4, "sigma": float("inf"), "max_detections": 100}
-    assert PostProcessingSettings.of(older) == PostProcessingSettings.of({**older, "sigma": None}) == hard
+    for name in hard.plain():
+        with pytest.raises(UserError, match=f"^{name} must be there; it is missing$"):
+            PostProcessingSettings.of({key: value for key, value in hard.plain().items() if key != name})
+    with pytest.raises(UserError, match=r"^votes.sharpness must be there; it is missing$"):
+        PostProcessingSettings.of({**hard.plain(), "votes": {}})
+    with pytest.raises(UserError, match=r"^votes must be a JSON object; got \[\]$"):
+        PostProcessingSettings.of({**hard.plain(), "votes": []})

@@ -75,6 +75,58 @@ def test_other_entries_in_a_card_without_a_checksum_cost_one_line_at_most(folder
             assert "\n" not in refusal
 
 
+INFORMATION = {"rl_det", "torch", "torchvision", "recalibration", "beside_the_weights"}
+"""Entries of a card that are for its reader; all others decide what is detected, or by what name."""
+
+
+def test_an_entry_that_a_card_without_a_checksum_has_lost_is_named(folder: Path) -> None:
+    file = folder / "model.json"
+    told = as_older(json.loads(file.read_bytes()))
+    postprocessing = told["postprocessing"]
+    objects = {
+        "": told,
+        "postprocessing": postprocessing,
+        "votes": postprocessing["votes"],
+        "architecture": told["architecture"],
+    }
+    lost = [(within, name) for within, entries in objects.items() for name in entries if name not in INFORMATION]
+    assert {
+        ("votes", "large"),
+        ("postprocessing", "max_detections"),
+        ("architecture", "input_size"),
+        ("", "num_steps"),
+    } < {*lost}
+    for within, name in lost:
+        value = objects[within].pop(name)
+        file.write_bytes(as_bytes(told))
+        objects[within][name] = value
+        with pytest.raises(UserError, match=rf"{name} (is missing|must be there; it is missing)$") as refusal:
+            load_tuned(folder, device="cpu")
+        assert str(refusal.value).startswith(f"{file}: must be ")
+    file.write_bytes(as_bytes(told))
+    load_tuned(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("within", "name"), [("postprocessing", "max_detection"), ("votes", "huge"), ("architecture", "input")]
+)
+def test_an_entry_that_this_version_does_not_know_is_named(folder: Path, within: str, name: str) -> None:
+    file = folder / "model.json"
+    told = as_older(json.loads(file.read_bytes()))
+    (told["postprocessing"]["votes"] if within == "votes" else told[within])[name] = 1
+    file.write_bytes(as_bytes(told))
+    with pytest.raises(UserError, match=f"{name} must not be there; this version knows no such entry$"):
+        load_tuned(folder, device="cpu")
+
+
+def test_a_card_names_as_many_category_ids_as_classes(folder: Path) -> None:
+    file = folder / "model.json"
+    told = as_older(json.loads(file.read_bytes()))
+    file.write_bytes(as_bytes({**told, "category_ids": told["category_ids"][1:]}))
+    with pytest.raises(UserError, match=r"model.json: .*category_ids must be 10 whole numbers, one for each class"):
+        load_tuned(folder, device="cpu")
+
+
 @pytest.mark.parametrize(
     "entry", [{"input_size": 0}, {"num_classes": 0}, {"input_size": 10**400}, {"input_size": "big"}]
 )

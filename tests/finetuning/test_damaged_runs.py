@@ -162,9 +162,13 @@ def test_a_damaged_configuration_is_not_resumed_and_that_of_another_version_is_r
     file.write_bytes(as_bytes({**told, "rl_det": "0.0.9"}))
     with pytest.raises(UserError, match=r"config\.json: .*; rl_det was 0\.0\.9 and is \d"):
         Run(folder, identity, resume=True)
-    del told["rl_det"], told["run"]["seed"]
+    del told["run"]["seed"]
     file.write_bytes(as_bytes(told))
     with pytest.raises(UserError, match=r"config\.json: .*; seed was None and is 0"):
+        Run(folder, identity, resume=True)
+    del told["rl_det"]
+    file.write_bytes(as_bytes(told))
+    with pytest.raises(UserError, match=r"config\.json: .*; rl_det was None and is \d"):
         Run(folder, identity, resume=True)
     file.write_bytes(sound)
     Run(folder, identity, resume=True).__exit__(None, None, None)
