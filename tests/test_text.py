@@ -1,12 +1,13 @@
 """Text of others: whatever it holds, it is one line of signs that are seen."""
 
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_det.text import JOINERS, printable
+from rl_det.text import END, ISOLATE, JOINERS, isolated, printable
 
 
 @pytest.mark.parametrize(
@@ -45,5 +46,38 @@ def test_it_is_one_line_in_any_encoding_and_stays_as_it_is(text: str) -> None:
     shown = printable(text)
     assert len(shown.splitlines()) <= 1
     assert shown.encode().decode() == shown
-    assert all(sign.isprintable() or sign in JOINERS or unicodedata.category(sign) == "Zs" for sign in shown)
+    seen = shown.replace(ISOLATE, "").replace(END, "")
+    assert all(sign.isprintable() or sign in JOINERS or unicodedata.category(sign) == "Zs" for sign in seen)
     assert printable(shown) == shown
+
+
+CAT = "\u0642\u0637\u0629"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (CAT, f"\u2068{CAT}\u2069"), (f"a {CAT} 2", f"\u2068a {CAT} 2\u2069"), ("\u0663", "\u2068\u0663\u2069"), ("cat", "cat"),
+        ("", ""), (f"{CAT}\u2069", f"\u2068{CAT}\\u2069\u2069"), (f"\u202e{CAT}\n", f"\u2068\\u202e{CAT}\\n\u2069"),
+        ("\u200f", "\\u200f"),
+    ],
+)  # fmt: skip
+def test_a_name_with_right_to_left_letters_is_isolated_and_nothing_in_it_ends_that(name: str, shown: str) -> None:
+    assert isolated(name) == shown
+    assert printable(f"{isolated(name)}: 1\n") == f"{shown}: 1\\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["\u2068cat\u2069", f"\u2068{CAT}", f"{CAT}\u2069", f"\u2068{CAT}\n\u2069", "\u2068\u2069"]
+)
+def test_isolating_signs_that_hide_turn_or_are_not_closed_are_escapes(text: str) -> None:
+    assert not {ISOLATE, END} & {*printable(text)}
+
+
+@given(st.text(st.sampled_from([ISOLATE, END, CAT[0], "a", "\u202e", "\u200f", "\n"])))
+def test_what_is_left_of_isolating_signs_comes_in_pairs(text: str) -> None:
+    shown = printable(text)
+    assert re.sub(f"{ISOLATE}[^{ISOLATE}{END}]+{END}", "", shown).count(ISOLATE) == 0
+    assert shown.count(ISOLATE) == shown.count(END)
+    assert printable(shown) == shown
+    assert printable(isolated(text)) == isolated(text)

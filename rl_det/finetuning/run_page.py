@@ -50,6 +50,7 @@ from rl_det.storage.files import as_json
 from rl_det.storage.run import CONFIG, RESULTS, TRUTHS, read_config, read_metrics
 from rl_det.strategies.hand_set import WARM_START
 from rl_det.strategies.labels import CONTROL
+from rl_det.text import isolated
 from rl_det.types import Detections
 
 NUM_IMAGES = 3
@@ -71,14 +72,14 @@ def run_page(
     else:
         sections += _contrasts(results, detections, truths, test, _classes(config, folder))
     sections.append(_configuration(config, results))
-    lead = [f"{best.name} is best on validation: AP x 100 {times_100(best.figures['AP'])} on test"]
+    lead = [f"{isolated(best.name)} is best on validation: AP x 100 {times_100(best.figures['AP'])} on test"]
     for name, gain in ((results.control, best.over_control), (CONTROL + FITTED, best.over_fitted_control)):
         if gain is not None and best.name != name:
             lead.append(
-                f"{times_100(gain.value, '+')} over {name} "
+                f"{times_100(gain.value, '+')} over {isolated(name)} "
                 f"(95 % from {times_100(gain.low, '+')} to {times_100(gain.high, '+')} over test images)"
             )
-    title = f"{results.facts['data']}: {results.facts['detector']}, seed {results.facts['seed']}"
+    title = f"{isolated(str(results.facts['data']))}: {isolated(str(results.facts['detector']))}, seed {results.facts['seed']}"
     return html_of(Page(title=title, lead=", ".join(lead) + ".", sections=sections))
 
 
@@ -131,7 +132,7 @@ def comparison_page(compared: dict[str, Any], folders: Mapping[str, Mapping[str,
             ],
         )
     )
-    title = f"{Path(compared['data']).name}: {compared['detector']}, seeds {seeds}"
+    title = f"{isolated(Path(compared['data']).name)}: {isolated(compared['detector'])}, seeds {seeds}"
     return html_of(Page(title=title, lead=f"{compared['images']['test']} test images.", sections=sections))
 
 
@@ -139,7 +140,7 @@ def _table(results: Results) -> Section:
     """The table of a run as in the terminal, with the validation AP, by which the best row is chosen."""
     header, *rows = table_rows([results.to_json()])
     full = [[*row, times_100(results.rows[row[0]].validation_ap)] for row in rows]
-    endings = endings_text({name: row.ending for name, row in results.rows.items()}).splitlines()
+    endings = endings_text({isolated(name): row.ending for name, row in results.rows.items()}).splitlines()
     notes = [str(note) for note in results.facts.get("data_notes", [])]
     caption = "Test split, x 100; in brackets 95 % intervals over redrawn test images"
     table = Table(caption=caption, header=[*header, "validation AP"], rows=full,
@@ -166,7 +167,7 @@ def _contrasts(
 
     reference = results.control if results.control != best else start
     if start == best and reference == best:
-        told = f"The best row, {best}, has no row to be compared with: it is where this run starts."
+        told = f"The best row, {isolated(best)}, has no row to be compared with: it is where this run starts."
         return [Section(name="gain", title="Where the gain comes from", lead=told, blocks=[])]
     sections = [gain_section(between(reference))]
     if start == best:
@@ -208,7 +209,11 @@ def _pair(contrast: Contrast, results: Results, test: Dataset, place: int, befor
         threshold = USUAL_THRESHOLD if np.isnan(threshold) else threshold
         outcome = shown(sample.target, _unpadded(found, place), len(contrast.classes), threshold)
         return photograph(
-            sample.image, sample.target, outcome, contrast.classes, f"{when}, {row}, scores from {threshold:.2f}"
+            sample.image,
+            sample.target,
+            outcome,
+            contrast.classes,
+            f"{when}, {isolated(row)}, scores from {threshold:.2f}",
         )
 
     title = f"AP x 100 {times_100(before)} to {times_100(after)}"
@@ -256,7 +261,8 @@ def _gains(compared: dict[str, Any]) -> Section:
         if not intervals:
             continue
         told = "; ".join(
-            f"{name} {value:+.2f} ({low:+.2f} to {high:+.2f})" for name, (value, low, high) in intervals.items()
+            f"{isolated(name)} {value:+.2f} ({low:+.2f} to {high:+.2f})"
+            for name, (value, low, high) in intervals.items()
         )
         svg = intervals_drawing(intervals, x_label=f"{what}, x 100")
         drawings.append(Drawing(svg=svg, label=f"{what}, x 100, with 95 % intervals: {told}", caption=f"{what}, x 100"))
@@ -277,7 +283,11 @@ def _curves_of_seeds(compared: dict[str, Any], folders: Mapping[str, Mapping[str
         if drawn:
             told = "; ".join(f"{key.name} from {y[0]:.2f} to {y[-1]:.2f}" for key, _, y in drawn)
             svg = lines_drawing(drawn, x_label="updates", y_label="validation AP x 100")
-            drawings.append(Drawing(svg=svg, label=f"{row}, validation AP x 100 by updates: {told}", caption=row))
+            drawings.append(
+                Drawing(
+                    svg=svg, label=f"{isolated(row)}, validation AP x 100 by updates: {told}", caption=isolated(row)
+                )
+            )
     lead = "Look whether all seeds rise, and whether they still rise at the end."
     blocks: list[Block] = [Words(text="No row was trained.")]
     if drawings:

@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from rl_det.report.tables import DIFFERENCES, HEADERS, TABLE_FIGURES, markdown_table, table_of, with_interval
-from rl_det.text import printable
+from rl_det.text import isolated, printable
 
 ENDING = ("endings", "details", "out_of_bounds", "skipped", "first_skipped", "best_update")
 """What a comparison keeps of how each run of a row ended, as lists."""
@@ -86,7 +86,7 @@ def ending_lines(compared: Mapping[str, Any]) -> list[str]:
     """The lines of all rows on early ends, fits, skipped updates, metrics out of bounds, and starts that were never beaten."""
     runs = [f"seed {run['seed']}, fold {run['fold']}" for run in compared.get("runs", [])]
     runs = runs or [f"seed {seed}" for seed in compared["seeds"]]
-    return [line for name, method in compared["methods"].items() for line in _endings(name, method, runs)]
+    return [line for name, method in compared["methods"].items() for line in _endings(isolated(name), method, runs)]
 
 
 def _endings(name: str, method: Mapping[str, list[Any]], runs: Sequence[str]) -> list[str]:

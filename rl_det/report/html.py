@@ -2,7 +2,8 @@
 
 All texts are escaped by the template, as names of classes, files and folders may hold anything, and characters that would
 break, turn or hide text are shown as escapes (`rl_det.text.printable`). Only drawings are not: they are SVG that
-`rl_det.report.drawings` has made. Names stand in `<bdi>`: one that runs from right to left leaves its neighbours in place.
+`rl_det.report.drawings` has made. Names stand in `<bdi>`, and within sentences they come from `rl_det.text.isolated`: one that
+runs from right to left leaves its neighbours in place.
 """
 
 from collections.abc import Sequence

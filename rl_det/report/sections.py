@@ -18,7 +18,7 @@ from rl_det.metrics.errors import ERRORS, TOTALS, error_breakdown
 from rl_det.metrics.outcomes import outcomes
 from rl_det.report.drawings import BEFORE, bars_drawing, before_after, keys_of, lines_drawing, recall_drawing
 from rl_det.report.html import Block, Code, Drawing, Drawings, Key, Lines, Section, Table, Words
-from rl_det.text import printable
+from rl_det.text import isolated, printable
 
 MOST_CLASSES = 12
 """With more classes, drawings show those whose AP changed most; the tables have all."""
@@ -89,13 +89,19 @@ def curves_section(lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> S
         scale = 1 if figure == "reward" else 100
         drawn = [(keys[row], x, [scale * value for value in y]) for row, (x, y) in known.items()]
         label = title if scale == 1 else f"{title} x 100"
-        said = "; ".join(f"{row} from {scale * y[0]:.4g} to {scale * y[-1]:.4g}" for row, (_, y) in known.items())
+        said = "; ".join(
+            f"{isolated(row)} from {scale * y[0]:.4g} to {scale * y[-1]:.4g}" for row, (_, y) in known.items()
+        )
         svg = lines_drawing(drawn, x_label="updates", y_label=label)
         drawings.append(Drawing(svg=svg, label=f"{label} by updates: {said}", caption=f"{label}, by updates"))
         for row, (x, y) in known.items():
             best = int(np.argmax(y))
             numbers.append(
-                [f"{row}: {label}", *(f"{scale * value:.4g}" for value in (y[0], y[best], y[-1])), f"{x[best]:.0f}"]
+                [
+                    f"{isolated(row)}: {label}",
+                    *(f"{scale * value:.4g}" for value in (y[0], y[best], y[-1])),
+                    f"{x[best]:.0f}",
+                ]
             )
     blocks: list[Block] = [Words(text="No row of this run was trained.")]
     if drawings:
@@ -138,8 +144,9 @@ def gain_section(contrast: Contrast) -> Section:
         _compared_table("AP of each class, x 100", by_class, contrast),
         _error_table(mended, contrast),
     ]
+    before, after = map(isolated, contrast.names)
     lead = (
-        f"{contrast.before_name} against {contrast.after_name}, on test. Look at which IoU thresholds AP rose most, and which "
+        f"{before} against {after}, on test. Look at which IoU thresholds AP rose most, and which "
         "kind of error became cheaper."
     )
     return Section(name="gain", title="Where the gain comes from", lead=lead, blocks=blocks)
@@ -170,7 +177,9 @@ def _of_classes(shown: int, total: int) -> str:
 def _said(figures: Figures) -> str:
     """The numbers of a drawing in words."""
     pairs = zip(figures.names, figures.before.tolist(), figures.after.tolist(), strict=True)
-    return "; ".join(f"{name}: {times_100(one)} before, {times_100(other)} after" for name, one, other in pairs)
+    return "; ".join(
+        f"{isolated(name)}: {times_100(one)} before, {times_100(other)} after" for name, one, other in pairs
+    )
 
 
 def _change_drawing(by_iou: Figures) -> Drawing:
@@ -224,7 +233,9 @@ def recall_section(contrast: Contrast) -> Section:
         before, after = (curve[:, place].tolist() for curve in curves)
         svg = recall_drawing(before, after, RECALL_POINTS.tolist())
         drawings.append(
-            Drawing(svg=svg, label=f"Precision by recall of the class {name}: {told}", caption=told, name=name)
+            Drawing(
+                svg=svg, label=f"Precision by recall of the class {isolated(name)}: {told}", caption=told, name=name
+            )
         )
     lead = (
         "Precision (upwards) by recall, the mean over IoU .50 to .95. Look where a curve rises: on the left are the best "
@@ -300,8 +311,9 @@ def changes_section(contrast: Contrast) -> Section:
             f"Of the right ones, {100 * (nearer > 0).mean():.1f} % came nearer to their true box and "
             f"{100 * (nearer < 0).mean():.1f} % went away from it; their mean IoU with it changed by {nearer.mean():+.4f}."
         )
+    before, after = map(isolated, contrast.names)
     caption = (
-        f"Detections by what became of them, from {contrast.before_name} to {contrast.after_name}: paired if of one class with "
+        f"Detections by what became of them, from {before} to {after}: paired if of one class with "
         f"IoU {SAME_BOX} at least; raised and lowered in rank among the pairs of their class; scores below {SEEN} left out"
     )
     return Section(

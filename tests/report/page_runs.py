@@ -23,11 +23,11 @@ def open_hostile(folder: Path) -> Splits:
     return rl_det.open_data(place if place.exists() else write_folder(place, categories=HOSTILE))
 
 
-def make_run(folder: Path, data: Splits, *, seed: int = 0, baselines: bool = True) -> Path:
-    """The folder of a run of PPO for two updates."""
+def make_run(folder: Path, data: Splits, *, seed: int = 0, baselines: bool = True, name: str = "ppo") -> Path:
+    """The folder of a run of PPO for two updates; `name` is its row's."""
     detector = rl_det.load_detector(own_model(), data, device="cpu")
     detector.is_trained = True
-    strategy = rl_det.PPO(policy="adjust", num_candidates=24)
+    strategy = rl_det.PPO(policy="adjust", num_candidates=24, name=name)
     rl_det.finetune(detector, data, strategy, budget=BUDGET, seed=seed, out=folder, baselines=baselines)
     return folder
 

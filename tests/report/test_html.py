@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetuning.small import write_folder
 from PIL import Image
-from report.page_runs import HOSTILE, as_older, chosen, make_run, open_hostile, page_with_images
+from report.page_runs import HOSTILE, as_older, as_seed, chosen, make_run, open_hostile, page_with_images
 
+import rl_det
 from rl_det import cli
 from rl_det.data.splits import Splits
 from rl_det.finetuning.compared import compared_seeds
@@ -200,6 +202,22 @@ def test_only_line_breaks_of_the_page_itself_are_left_and_no_control(page: str) 
 def test_names_of_any_script_leave_their_neighbours_in_place(page: str) -> None:
     names = [element.text for element in Parsed(page).all("bdi") if {"th", "figcaption"} & {*element.within}]
     assert {"ppo", *map(printable, HOSTILE.values())} <= {*names}
+
+
+def test_a_right_to_left_name_within_a_sentence_or_a_label_stands_between_isolating_signs(tmp_path: Path) -> None:
+    cat, dog, row, folder = "\u0642\u0637\u0629", "\u05db\u05dc\u05d1", "\u0645\u062f\u0631\u0628", "\u0635\u0648\u0631"
+    data = rl_det.open_data(write_folder(tmp_path / folder, categories={1: cat, 2: dog}))
+    run = chosen(make_run(tmp_path / "run", data, name=row), row)
+    compared = compared_seeds([run, as_seed(run, tmp_path / "other", 1)], num_draws=3)
+    endings = {"endings": ["collapse", "budget"]}
+    compared["methods"] = {name: {**own, **endings} for name, own in compared["methods"].items()}
+    of_run, of_seeds = page_with_images(run, data), page_of_seeds(compared, [run, tmp_path / "other"])
+    for page, names in ((of_run, (cat, dog, row, folder)), (of_seeds, (row, folder))):
+        sentences = re.sub(r"<(bdi|pre|style|text)[ >].*?</\1>", "", page, flags=re.DOTALL)
+        for name in names:
+            assert sentences.count(f"\u2068{name}\u2069") == sentences.count(name) > 0, name
+        labels = "".join(value or "" for one in Parsed(page).elements for value in one.attributes.values())
+        assert all(f"\u2068{name}\u2069" in labels for name in names if name != folder)
 
 
 def test_nothing_is_fetched(page: str) -> None:
