@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 from rl_det.errors import UserError
 from rl_det.finetuning.job import TOLD, JobFile
@@ -19,6 +21,8 @@ On = Literal["processes", "ray"]
 """Where jobs run: in processes of this machine, or on a Ray cluster."""
 STARTS = 4
 """How often Ray starts a job whose worker was killed."""
+ANSWERS_WITHIN = 10.0  # seconds
+"""How long a Ray cluster is waited for; Ray itself waits for minutes."""
 LOCAL_STORE = 100 * 2**20
 """The memory of a local Ray for objects, of which jobs have none."""
 
@@ -211,6 +215,8 @@ def _connect(ray: Any, workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
     here = {} if address is not None else {"num_cpus": workers, "object_store_memory": LOCAL_STORE}
     try:
+        if address is not None:
+            _check_answers(address)
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
     except (OSError, ValueError, RuntimeError) as error:
         if address is None:
@@ -219,6 +225,13 @@ def _connect(ray: Any, workers: int) -> None:
             f"RAY_ADDRESS must be the address of a Ray cluster that runs; {address!r} gives: {' '.join(str(error).split())}; "
             "start one there (ray start --head), or unset RAY_ADDRESS for Ray on this machine"
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError if nothing answers at the address's host and port; one without them ("auto") is left to Ray."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if parts.scheme == "ray" and parts.port is not None:
+        socket.create_connection((parts.hostname, parts.port), timeout=ANSWERS_WITHIN).close()
 
 
 class KilledError(RuntimeError):
