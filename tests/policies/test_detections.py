@@ -12,7 +12,6 @@ from rl_det.detectors.encodings import encode_dataset
 from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS
 from rl_det.metrics.coco import coco_summary
 from rl_det.policies.context import ContextPolicy
-from rl_det.policies.context_module import ContextModule
 from rl_det.policies.detections import (
     candidates_ap,
     candidates_of,
@@ -39,8 +38,7 @@ def detector() -> Detector:
 def policy(request: pytest.FixtureRequest, detector: Detector) -> Policy:
     if request.param == "rescore":
         return RescorePolicy(detector, sigma=0.5)
-    module = ContextModule(num_classes=len(CLASSES), embedding_size=detector.embedding_size)
-    return ContextPolicy(detector, module, sigma=0.5)
+    return ContextPolicy(detector, sigma=0.5)
 
 
 def test_on_all_pairs_it_detects_what_the_plain_model_detects(policy: Policy, detector: Detector) -> None:

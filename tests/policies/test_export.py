@@ -43,9 +43,11 @@ def context_policy(name: str) -> ContextPolicy:
     """Not at step zero: its residual says something."""
     torch.manual_seed(0)
     detector = build_detector(name, num_classes=NUM_CLASSES, input_size=64)
-    module = ContextModule(num_classes=NUM_CLASSES, embedding_size=detector.embedding_size, width=16, num_layers=2)
+    policy = ContextPolicy(detector, sigma=0.5)
+    policy.module = module = ContextModule(
+        num_classes=NUM_CLASSES, embedding_size=detector.embedding_size, width=16, num_layers=2
+    )
     nn.init.normal_(module.residual.weight)
-    policy = ContextPolicy(detector, module, sigma=0.5)
     policy.recalibrate(0.5, -1.0)
     return policy
 

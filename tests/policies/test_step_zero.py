@@ -45,9 +45,12 @@ def select(detector: Detector) -> Policy:
 
 
 def context(detector: Detector) -> ContextPolicy:
+    policy = ContextPolicy(detector, sigma=0.5)
     torch.manual_seed(1)
-    module = ContextModule(num_classes=NUM_CLASSES, embedding_size=detector.embedding_size, width=16, num_layers=2)
-    return ContextPolicy(detector, module, sigma=0.5)
+    policy.module = ContextModule(
+        num_classes=NUM_CLASSES, embedding_size=detector.embedding_size, width=16, num_layers=2
+    )
+    return policy
 
 
 @pytest.fixture
@@ -254,7 +257,7 @@ def test_a_sigma_that_is_not_positive_is_refused(case: Case, sigma: float) -> No
     with pytest.raises(ValueError, match="sigma must be positive; got"):
         RescorePolicy(case.detector, sigma=sigma)
     with pytest.raises(ValueError, match="sigma must be positive; got"):
-        ContextPolicy(case.detector, context(case.detector).module, sigma=sigma)
+        ContextPolicy(case.detector, sigma=sigma)
 
 
 @pytest.mark.parametrize("changes", [{"sigma": 0.0}, {"box_sigma": -1.0}, {"sigma": float("nan")}])
