@@ -1,6 +1,7 @@
 """Small detectors of each family with lively random weights, and images of three sizes, for the contract's tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -121,3 +122,13 @@ def query_case(family: str) -> Case:
 def same_with(part: Part, detector: Detector) -> Detector:
     """Another Detector around the same model, which trains this part."""
     return type(detector)(detector.plain(), architecture=detector.architecture, part=part)  # type: ignore[call-arg]
+
+
+@contextmanager
+def restored(detector: Detector) -> Iterator[None]:
+    """What a test does to the weights is undone."""
+    before = {name: tensor.clone() for name, tensor in detector.plain().state_dict().items()}
+    try:
+        yield
+    finally:
+        detector.plain().load_state_dict(before)

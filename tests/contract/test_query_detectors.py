@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from contract.families import EVERY, IMAGES, NUM_CLASSES
+from contract.families import EVERY, IMAGES, NUM_CLASSES, restored
 from contract.query_families import IS_INSTALLED, OPTIONS, last_linear, lively_query_detector, query_model
-from contract.test_detectors import assert_same_detections, restored, target, targets
+from contract.test_detectors import assert_same_detections, target, targets
 from torch import Tensor
 
 from rl_det.candidates import nms

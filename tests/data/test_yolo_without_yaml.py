@@ -1,25 +1,10 @@
-"""YOLO's labels without a data.yaml: the folders that LabelImg and CVAT write."""
+"""YOLO's labels without a data.yaml: class names in a text file, and the folders that LabelImg and CVAT write."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from data.opening import faults, picture, sound, text
-
-from rl_det.data.annotated import AnnotatedImages
-from rl_det.data.folder import Opened
-
-BOX = "0 0.5 0.5 0.5 0.5\n"
-"""(5, 2.5) to (15, 7.5) in an image of 20 x 10."""
-
-
-def good(path: Path) -> Opened:
-    """What is read without a fault."""
-    return sound(path, "YOLO")
-
-
-def boxes(images: AnnotatedImages) -> list[Any]:
-    return [images.target(index).boxes.tolist() for index in range(len(images))]
+from data.opening import faults, picture, text
+from data.yolo_folders import BOX, boxes, good, write_splits
 
 
 def test_labelimgs_folder_of_images_labels_and_class_names_is_one_listing_that_is_divided(tmp_path: Path) -> None:
@@ -42,6 +27,33 @@ def test_labelimgs_folders_of_the_splits_share_the_class_names_above_them(tmp_pa
             text(tmp_path / split / f"{number}.txt", BOX)
     text(tmp_path / "classes.txt", "cat\ndog\n")
     assert [*map(len, good(tmp_path).splits.values())] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt"])
+@pytest.mark.parametrize("divided", [True, False])
+def test_class_names_in_a_text_file_stand_for_a_yaml_file(tmp_path: Path, place: str, divided: bool) -> None:
+    folder = write_splits(tmp_path)
+    (folder / "data.yaml").unlink()
+    text(folder / place, "cat\ndog\n\n")
+    if not divided:
+        for kind in ("images", "labels"):
+            for file in list((folder / kind).rglob("?.*")):
+                file.rename(folder / kind / f"{file.parent.name}_{file.name}")
+            for split in ("train", "val", "test"):
+                (folder / kind / split).rmdir()
+    opened = good(folder)
+    assert opened.categories == {0: "cat", 1: "dog"}
+    assert [*map(len, opened.splits.values())] == ([2, 2, 2] if divided else [4, 1, 1])
+
+
+def test_labels_whose_classes_have_no_names_are_refused(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path)
+    (folder / "data.yaml").unlink()
+    assert faults(folder) == [
+        "data.yaml: the file: there is none, nor a classes.txt, that names the classes of labels/"
+    ]
+    text(folder / "classes.txt", "\ndog\n")
+    assert faults(folder) == ["classes.txt: line 1: must name a class; it is empty"]
 
 
 def test_class_names_beside_images_without_text_files_are_no_yolo(tmp_path: Path) -> None:
