@@ -162,6 +162,12 @@ def plan_cache(
     )
     if detector.part == "all":
         return replace(plan, place="nowhere", why=" (all of the detector is trained)")
+    return _placed(plan, limits, folder)
+
+
+def _placed(plan: CachePlan, limits: CacheLimits, folder: Path) -> CachePlan:
+    """The plan with the first place that has room for all encodings: memory, disk, else nowhere."""
+    each, images = plan.image_bytes, plan.num_images
     memory, disk = limits.memory_bytes(), limits.disk_bytes(folder)
     if each * images <= memory:
         return replace(plan, copied=each * images <= disk)

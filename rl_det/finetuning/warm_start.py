@@ -165,13 +165,33 @@ def seconds_of(detector: Detector, images: Dataset, recipe: Recipe) -> float:
 
 
 def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, file: Path, limits: CacheLimits) -> None:
+    """Train the whole detector, and then the part that strategies train, on what the frozen part has become."""
     check_writable(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     policy = RescorePolicy(detector, sigma=1.0)
+    _train_whole(policy, images, val, recipe, _checkpoint(file, 1), limits, generator)
+    if detector.part != "all":
+        few, folder = First(images, recipe.head_images), _folder() / f"{file.stem}.encodings"
+        encoded, encoded_val = _encoded(detector, few, val, folder, limits)
+        _train_head(policy, encoded, encoded_val, recipe, _checkpoint(file, 2), generator)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train_whole(
+    policy: RescorePolicy,
+    images: Dataset,
+    val: Dataset,
+    recipe: Recipe,
+    checkpoint: Path,
+    limits: CacheLimits,
+    generator: torch.Generator,
+) -> None:
+    """Train the whole detector on images."""
+    detector = policy.detector
     of_val = _encoder(detector, val, limits)
-    first = SupervisedLearner(
+    learner = SupervisedLearner(
         detector,
         images,
         BatchPlan(
@@ -184,15 +204,18 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         validate=lambda: {"AP": policy_ap(policy, of_val(), NUM_CANDIDATES)},
     )
     settings = Supervised(ema=0.0, validate_start=False, patience=recipe.patience)
-    config = settings.loop(first.plan, recipe.learning_rate, recipe.validate_every, len(images))
-    fit(first, config, name="warm start", callbacks=[Checkpoint(_checkpoint(file, 1)), ProgressBar()])
-    if detector.part == "all":
-        return
-    few, folder = First(images, recipe.head_images), _folder() / f"{file.stem}.encodings"
+    config = settings.loop(learner.plan, recipe.learning_rate, recipe.validate_every, len(images))
+    fit(learner, config, name="warm start", callbacks=[Checkpoint(checkpoint), ProgressBar()])
+
+
+def _encoded(
+    detector: Detector, images: Dataset, val: Dataset, folder: Path, limits: CacheLimits
+) -> tuple[Encodings, Encodings]:
+    """The encodings of the head's images and of the validation images, as the frozen part now is."""
     plan = parallel.of_main(
         lambda: plan_cache(
             detector,
-            {"train": few, "val": val},
+            {"train": images, "val": val},
             limits,
             folder=folder,
             num_candidates=NUM_CANDIDATES,
@@ -201,10 +224,22 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
     )
     tell(plan.told())
     on_disk = {split: folder / split if plan.place == "disk" else None for split in ("train", "val")}
-    with bar("encode", parallel.number_of_own(len(few)) + parallel.number_of_own(len(val))) as shown:
-        encoded = encodings_by(plan, detector, few, folder=on_disk["train"], remake=True, on_batch=shown.advance)
+    with bar("encode", parallel.number_of_own(len(images)) + parallel.number_of_own(len(val))) as shown:
+        encoded = encodings_by(plan, detector, images, folder=on_disk["train"], remake=True, on_batch=shown.advance)
         encoded_val = encodings_by(plan, detector, val, folder=on_disk["val"], remake=True, on_batch=shown.advance)
-    second = LabelsLearner(
+    return encoded, encoded_val
+
+
+def _train_head(
+    policy: RescorePolicy,
+    encoded: Encodings,
+    encoded_val: Encodings,
+    recipe: Recipe,
+    checkpoint: Path,
+    generator: torch.Generator,
+) -> None:
+    """Train the part that strategies train on encodings, by its own losses."""
+    learner = LabelsLearner(
         policy,
         encoded,
         lambda *batch: {"supervised": supervised_loss(*batch)},
@@ -217,8 +252,7 @@ def _train(detector: Detector, images: Dataset, val: Dataset, recipe: Recipe, fi
         learning_rate=recipe.head_learning_rate,
         validate_every=recipe.head_validate_every,
     )
-    fit(second, config, name="warm start's head", callbacks=[Checkpoint(_checkpoint(file, 2)), ProgressBar()])
-    shutil.rmtree(folder, ignore_errors=True)
+    fit(learner, config, name="warm start's head", callbacks=[Checkpoint(checkpoint), ProgressBar()])
 
 
 def _encoder(detector: Detector, val: Dataset, limits: CacheLimits) -> Callable[[], Encodings]:
