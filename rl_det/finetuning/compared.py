@@ -37,7 +37,7 @@ def compared_rows(
     """Each row's figures in all its runs, their means, and its AP and differences from the controls with intervals.
 
     `runs` are the contents of `results.json`, `matches` those of each seed and fold, and `controls` the rows of the
-    differences by their names in the result (`rl_det.report.comparison.DIFFERENCES`); one that is no row is left out.
+    differences by their names in the result (`rl_det.report.tables.DIFFERENCES`); one that is no row is left out.
     """
     with bar("intervals", num_draws + 1) as shown:
         redrawn = redrawn_ap(matches, num_draws=num_draws, rng=np.random.default_rng(0), on_draw=shown.advance)

@@ -20,7 +20,7 @@ _traced: dict[tuple[Any, ...], ExportedProgram] = {}
 OWN = ("rl_det.", "torch.nn.modules.")
 """The modules of Python whose classes are known to trace alike if they have the same settings and shapes."""
 OF_TORCH = frozenset(vars(nn.Module()))
-PLAIN = (bool, int, float, str, type(None))
+PLAIN_TYPES = (bool, int, float, str, type(None))
 
 
 def write_program(module: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: tuple[Any, ...], file: Path) -> Path:
@@ -52,7 +52,7 @@ def _is_known(part: nn.Module) -> bool:
     """Whether `_kind` tells all that a trace of this module depends on: a class of this library or torch's, nothing added."""
     return (
         f"{type(part).__module__}.".startswith(OWN)
-        and all(type(value) in PLAIN for value in _settings(part).values())
+        and all(type(value) in PLAIN_TYPES for value in _settings(part).values())
         and not any(value for name, value in vars(part).items() if name.endswith("_hooks"))
         and not part._non_persistent_buffers_set
     )
@@ -62,7 +62,7 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     """The attributes of a module that torch did not give it; tuples of plain values, such as a shape, as text."""
     own = {name: value for name, value in vars(part).items() if name not in OF_TORCH}
     return {
-        name: repr(value) if isinstance(value, tuple) and all(type(one) in PLAIN for one in value) else value
+        name: repr(value) if isinstance(value, tuple) and all(type(one) in PLAIN_TYPES for one in value) else value
         for name, value in own.items()
     }
 

@@ -53,7 +53,7 @@ _OBJECTS: tuple[Strategy, ...] = (
 CATALOGUE: dict[str, Strategy] = {strategy.name: strategy for strategy in _OBJECTS}
 
 
-USUAL = (CONTROL, CONTROL + VOTED, "voting_smooth_ap_from_plain_votes", "ppo")
+USUAL_WITH_VOTES = (CONTROL, CONTROL + VOTED, "voting_smooth_ap_from_plain_votes", "ppo")
 """Compared by default: the control, its head with hand-set votes, the voting policy taught by labels alone, and PPO."""
 USUAL_WITHOUT_VOTES = (CONTROL, "smooth_ap", "ppo")
 """The same for a detector whose proposals do not vote, as a set detector's."""
@@ -68,7 +68,7 @@ def named(names: Sequence[str] | None, detector: Detector) -> tuple[str, ...]:
     control.
     """
     if names is None:
-        return USUAL if detector.overlapping_proposals else USUAL_WITHOUT_VOTES
+        return USUAL_WITH_VOTES if detector.overlapping_proposals else USUAL_WITHOUT_VOTES
     if tuple(names) == (ALL,):
         return tuple(name for name, strategy in CATALOGUE.items() if _fits(strategy, detector))
     if unknown := sorted(set(names) - set(CATALOGUE)):

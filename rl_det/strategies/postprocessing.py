@@ -174,7 +174,7 @@ def fit_postprocessing(
     with bar("fit post-processing", 2 * len(splits) * num_evaluations, delay=SHORT_WORK) as shown:
         for number, halves in enumerate(splits):
             for seen, unseen in (halves, halves[::-1]):
-                found.append(fit(judge(seen[:MOST_IMAGES]), how, num_evaluations, seed + number, shown.advance))
+                found.append(fit_numbers(judge(seen[:MOST_IMAGES]), how, num_evaluations, seed + number, shown.advance))
                 held_back = judge(unseen)
                 gains.append(held_back(settings_at(found[-1], how)) - held_back(how))
     gain, points = sum(gains) / len(gains), [f"{100 * gain:+.2f}" for gain in sorted(gains)]
@@ -203,7 +203,7 @@ def why_not_fitted(targets: Sequence[Target], seed: int) -> str:
     return ""
 
 
-def fit(
+def fit_numbers(
     worth: Callable[[PostProcessingSettings], float],
     how: PostProcessingSettings,
     num_evaluations: int,

@@ -9,7 +9,7 @@ from strategies.scenes import shipped
 from rl_det.cli import CompareFlags
 from rl_det.detectors import Detector
 from rl_det.errors import UserError
-from rl_det.strategies.catalogue import CATALOGUE, USUAL, USUAL_WITHOUT_VOTES, named
+from rl_det.strategies.catalogue import CATALOGUE, USUAL_WITH_VOTES, USUAL_WITHOUT_VOTES, named
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def of_queries() -> Detector:
 
 def test_by_default_a_comparison_is_of_a_few_that_the_detector_bears(voting: Detector, of_queries: Detector) -> None:
     assert CompareFlags().strategies is None
-    assert named(None, voting) == USUAL
+    assert named(None, voting) == USUAL_WITH_VOTES
     assert named(None, of_queries) == USUAL_WITHOUT_VOTES
-    assert {*USUAL, *USUAL_WITHOUT_VOTES} <= set(CATALOGUE)
+    assert {*USUAL_WITH_VOTES, *USUAL_WITHOUT_VOTES} <= set(CATALOGUE)
     assert named(USUAL_WITHOUT_VOTES, of_queries) == USUAL_WITHOUT_VOTES
 
 

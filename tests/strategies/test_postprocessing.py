@@ -22,7 +22,7 @@ from rl_det.strategies.postprocessing import (
     BOUNDS,
     FittedPostProcessing,
     PostProcessing,
-    fit,
+    fit_numbers,
     fit_postprocessing,
     numbers_of,
     settings_at,
@@ -72,7 +72,7 @@ def test_the_gain_is_that_on_the_halves_that_the_fits_have_not_seen(
             for half in halves
         )
         for seen, unseen in ((one, other), (other, one)):
-            numbers.append(fit(seen, HOW, USUAL["num_evaluations"], number))
+            numbers.append(fit_numbers(seen, HOW, USUAL["num_evaluations"], number))
             gains.append(unseen(settings_at(numbers[-1], HOW)) - unseen(HOW))
     assert fitted.gain == pytest.approx(sum(gains) / 8)
     assert fitted.settings == settings_at(np.mean(numbers, 0), HOW)
@@ -96,7 +96,7 @@ def test_a_search_finds_the_top_of_a_smooth_hill_and_beats_its_start() -> None:
     def worth(how: PostProcessingSettings) -> float:
         return -float(np.square(numbers_of(how) - numbers_of(top)).sum())
 
-    found = settings_at(fit(worth, HOW, 1500, 0), HOW)
+    found = settings_at(fit_numbers(worth, HOW, 1500, 0), HOW)
     assert worth(found) > -0.01 > max(worth(start) for start in starts(HOW))
 
 
@@ -104,7 +104,7 @@ def test_a_search_finds_the_top_of_a_smooth_hill_and_beats_its_start() -> None:
 def test_a_fit_that_gains_nothing_on_held_back_images_is_not_kept(
     candidates: Candidates, data: EncodedDataset, monkeypatch: pytest.MonkeyPatch, votes: Votes
 ) -> None:
-    monkeypatch.setattr(postprocessing, "fit", lambda *_: numbers_of(replace(HOW, votes=votes)))
+    monkeypatch.setattr(postprocessing, "fit_numbers", lambda *_: numbers_of(replace(HOW, votes=votes)))
     found = fit_postprocessing(candidates, data.targets, HOW, **USUAL)
     if votes.mean_share > 0:
         assert found.gain > 0
@@ -158,7 +158,7 @@ def test_a_detector_whose_nms_is_out_of_bounds_is_searched_from_the_bound() -> N
         seen.append(how.nms_iou)
         return how.nms_iou
 
-    fit(worth, PostProcessingSettings(nms_iou=0.05), 40, 0)
+    fit_numbers(worth, PostProcessingSettings(nms_iou=0.05), 40, 0)
     assert min(seen[5:]) >= 0.2 - 1e-9
 
 
