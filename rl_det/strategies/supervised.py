@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from rl_det import parallel
 from rl_det.data import Dataset
 from rl_det.data.augment import Augmentations, Augmented, flipped
 from rl_det.detectors import Detector
+from rl_det.detectors.reading import sample_loader
 from rl_det.detectors.shares import training_losses
 from rl_det.errors import UserError, naming
 from rl_det.metrics.evaluation import check_monitor, quick_evaluate
@@ -234,14 +234,8 @@ def batches(dataset: Dataset, plan: BatchPlan, generator: torch.Generator, *, fi
     if plan.flip:
         for _ in range(first):
             torch.rand(size, generator=generator)
-    loader: DataLoader[list[Sample]] = DataLoader(
-        source,
-        batch_sampler=[visits[start : start + size][own] for start in range(first * size, needed, size)],
-        collate_fn=list,
-        num_workers=plan.num_workers,
-        generator=torch.Generator(),
-    )
-    for samples in loader:
+    steps = [visits[start : start + size][own] for start in range(first * size, needed, size)]
+    for samples in sample_loader(source, plan.num_workers, batch_sampler=steps):
         if plan.flip:
             mirror = (torch.rand(size, generator=generator) < 0.5)[own]
             samples = [flipped(sample) if turn else sample for sample, turn in zip(samples, mirror, strict=True)]
