@@ -4,15 +4,19 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from comparing import SCENES, compared
 from torchvision.transforms.functional import to_pil_image
 
 from rl_det.data.digit_scenes import DigitScenes
-from rl_det.finetuning import comparison, pages, request
+from rl_det.finetuning import comparison, job, pages, request
+from rl_det.finetuning.job import JobFile
+from rl_det.finetuning.processes import JOB, Processes, written
 
 NUM_IMAGES = {"train": 6, "val": 4, "test": 4}
 
@@ -70,6 +74,24 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     paths = [str(site), str(Path(__file__).parents[1]), *filter(None, sys.path)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture
+def jobs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run here by their files, one at a time, as to start a process takes half of a small job's time."""
+    one_at_a_time = threading.Lock()
+
+    def run(self: Processes, given: JobFile) -> None:
+        written(given)
+        with one_at_a_time:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(int(self.threads))
+            try:
+                job.run(JobFile.read(given.out / JOB))
+            finally:
+                torch.set_num_threads(threads)
+
+    monkeypatch.setattr(Processes, "run", run)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from rl_det.finetuning.job import Cell, strategy_of
 from rl_det.finetuning.plan import plan_run
 from rl_det.storage.run import Run
 
-pytestmark = pytest.mark.usefixtures("few_scenes")
+pytestmark = pytest.mark.usefixtures("few_scenes", "jobs_in_this_process")
 
 
 def test_what_has_its_results_is_not_run_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

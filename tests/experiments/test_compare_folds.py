@@ -27,6 +27,8 @@ from rl_det.strategies.labels import CONTROL
 ROWS = (CONTROL, CONTROL + VOTED)
 BUDGET = replace(SMALL, warm_start_share=0.02)
 
+pytestmark = pytest.mark.usefixtures("without_pages", "jobs_in_this_process")
+
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from small_runs import results, started
 from rl_det.errors import UserError
 from rl_det.finetuning.job import Cell
 
-pytestmark = pytest.mark.usefixtures("few_scenes")
+pytestmark = pytest.mark.usefixtures("few_scenes", "jobs_in_this_process")
 
 
 ALONE = """
