@@ -17,7 +17,7 @@ def run(program: str, *flags: str) -> str:
     return ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("module", ["rl_det", "rl_det.ap"])
+@pytest.mark.parametrize("module", ["rl_det", "rl_det.ap", "rl_det.finetuning.job_process"])
 def test_an_import_loads_no_torch(module: str) -> None:
     assert run(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
 

@@ -14,6 +14,7 @@ from rl_det.detectors import Detector
 from rl_det.errors import UserError
 from rl_det.finetuning.budget import Budget
 from rl_det.finetuning.finetune import finetune
+from rl_det.finetuning.job_process import TOLD
 from rl_det.finetuning.request import Request
 from rl_det.program import program
 from rl_det.progress import heard_by
@@ -26,8 +27,6 @@ from rl_det.strategies.strategy import Strategy
 
 WATCHED_EVERY = 0.5  # seconds
 A_JOB = "the job of a comparison"
-TOLD = "rl_det tells: "
-"""What stands in front of a told line on a job's standard output, where the comparison reads it."""
 
 
 class Cell(NamedTuple):

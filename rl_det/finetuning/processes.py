@@ -6,13 +6,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from rl_det.errors import UserError
-from rl_det.finetuning.job import TOLD, JobFile
+from rl_det.finetuning.job import JobFile
+from rl_det.finetuning.job_process import KilledError, lines_told, run_command, said_since, size_of, start
 from rl_det.progress import tell
 
 JOB, LOG = "job.json", "job.log"
@@ -58,11 +57,6 @@ def threads_of(workers: int) -> str:
     return str(max(1, (os.cpu_count() or 1) // workers))
 
 
-def with_threads(environment: Mapping[str, str], threads: str) -> dict[str, str]:
-    """The environment of a job's process. Its results depend on the number of threads, to the last digit."""
-    return {**environment, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
-
-
 def check_ended(job: JobFile, command: list[str], code: int, printed: str) -> None:
     """Raise UserError for a mistake of the user's or a kill, RuntimeError for a mistake of ours."""
     if not code:
@@ -80,36 +74,6 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def start(command: list[str], log: Path, threads: str) -> subprocess.Popen[str]:
-    """Start a job's process, whose standard error is added to the log, and whose standard output is to be read."""
-    with log.open("ab") as opened:
-        return subprocess.Popen(
-            command,
-            env=with_threads({**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}, threads),
-            text=True,
-            encoding="utf-8",
-            stdout=subprocess.PIPE,
-            stderr=opened,
-        )
-
-
-def lines_told(process: subprocess.Popen[str]) -> Iterator[str]:
-    """The lines that a job's process tells (`rl_det.progress.tell`), each as it comes, until the process ends."""
-    for line in process.stdout or ():
-        if line.startswith(TOLD):
-            yield line.removeprefix(TOLD).rstrip("\n")
-
-
-def said_since(log: Path, place: int) -> str:
-    """What the log holds from this byte on."""
-    return log.read_bytes()[place:].decode(errors="replace")
-
-
-def size_of(log: Path) -> int:
-    """The bytes of the log; 0 if there is none."""
-    return log.stat().st_size if log.exists() else 0
 
 
 class Passing:
@@ -232,20 +196,3 @@ def _check_answers(address: str) -> None:
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if parts.scheme == "ray" and parts.port is not None:
         socket.create_connection((parts.hostname, parts.port), timeout=ANSWERS_WITHIN).close()
-
-
-class KilledError(RuntimeError):
-    """A job's process was killed by a signal."""
-
-
-def run_command(command: list[str], log: Path, threads: str) -> tuple[int, list[str], str]:
-    """Run a job's process; return its exit code, the lines that it told, and what it said on standard error.
-
-    Raises KilledError if a signal has ended it.
-    """
-    begin = size_of(log)
-    with start(command, log, threads) as process:
-        told = list(lines_told(process))
-    if process.returncode < 0:
-        raise KilledError(f"ended by signal {-process.returncode}")
-    return process.returncode, told, said_since(log, begin)
