@@ -8,6 +8,8 @@ from small_runs import results, run_script
 CONTROL = "continued_supervised"
 RATES = [CONTROL, f"{CONTROL}_half_rate", f"{CONTROL}_twice_the_rate"]
 
+pytestmark = pytest.mark.usefixtures("few_scenes")
+
 
 def test_every_control_has_a_row_and_the_best_rate_goes_by_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

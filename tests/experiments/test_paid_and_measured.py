@@ -10,6 +10,8 @@ from small_runs import results, run_script
 SCRIPT = "paid_and_measured.py"
 ROWS = ["warm_start", "continued_supervised", "warm_start_voted", "continued_supervised_voted", "pool_ap", "pool_f1"]
 
+pytestmark = pytest.mark.usefixtures("few_scenes")
+
 
 def test_the_table_has_a_row_for_each_reward_and_the_control_and_a_column_for_each_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,8 @@ from small_runs import SMALL, files, lines, results, run_script, small_data, tin
 import rl_det
 from rl_det.strategies.surrogate import SURROGATES, SurrogateName
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 
 def tuned(strategy: Any, folder: Path, **options: Any) -> dict[str, Any]:
     data = small_data()
