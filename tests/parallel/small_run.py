@@ -1,4 +1,7 @@
-"""A run of seconds through the front door: `python -m parallel.small_run FOLDER... [--resume]`, alone or launched."""
+"""A run of seconds through the front door, alone or launched: `python -m parallel.small_run FOLDER... [FLAGS]`.
+
+The flags are --resume and --without-pages.
+"""
 
 import sys
 from dataclasses import replace
@@ -8,6 +11,7 @@ from small_runs import SMALL, small_data, tiny
 
 import rl_det
 from rl_det import parallel
+from rl_det.finetuning import pages
 from rl_det.finetuning.results import Results
 from rl_det.program import program
 
@@ -25,8 +29,10 @@ def run(folder: Path, *, resume: bool = False) -> Results:
 
 def main() -> None:
     """Run, in one folder after the other, and print the tables."""
+    if "--without-pages" in sys.argv:
+        pages.PAGES = {}
     with program():
-        for folder in [Path(name) for name in sys.argv[1:] if name != "--resume"]:
+        for folder in [Path(name) for name in sys.argv[1:] if not name.startswith("--")]:
             results = run(folder, resume="--resume" in sys.argv)
             print(parallel.world_size(), "processes")
             print(results.table(), end="")

@@ -12,6 +12,9 @@ from parallel.launching import command, environment, launch
 from parallel.small_run import RUN, run
 from small_runs import results
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
+WITHOUT_PAGES = *RUN, "--without-pages"
 WITHIN = 60.0
 """Seconds in which the launch must end after one of its processes was killed."""
 
@@ -20,7 +23,11 @@ def test_a_killed_process_ends_the_launch_soon_and_clearly_and_the_run_goes_on(t
     alone, folder = tmp_path / "alone", tmp_path / "run"
     run(alone)
     started = subprocess.Popen(
-        command(2, *RUN, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+        command(2, *WITHOUT_PAGES, folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
     )
     while not any(folder.glob("checkpoints/ppo*.pt")):
         assert started.poll() is None
@@ -32,7 +39,7 @@ def test_a_killed_process_ends_the_launch_soon_and_clearly_and_the_run_goes_on(t
     assert started.returncode != 0
     assert re.search(r"Root Cause.*\n.*\n.*time.*\n.*host.*\n.*rank +: 1 .*\n.*exitcode +: -9", printed), printed
     assert "Traceback" not in printed.split("torch/distributed")[0]
-    launch(2, *RUN, folder, "--resume")
+    launch(2, *WITHOUT_PAGES, folder, "--resume")
     one, two = results(alone), results(folder)
     assert two["methods"]["ppo"] == pytest.approx(one["methods"]["ppo"], abs=1e-3)
 
