@@ -121,17 +121,8 @@ def image_moves(
     match what it could: so most moves cost a few overlaps.
     """
     scores, boxes, moved = before.scores[image], before.boxes[image], after.boxes
-    crowds, room, one_class, partners, passes = (
-        matchable.truths.crowds,
-        rooms.lists,
-        rooms.one_class,
-        rooms.partners,
-        rooms.passes,
-    )
+    room, partners, passes = rooms.lists, rooms.partners, rooms.passes
     near, partners_before, passes_before, kinds = related_of(image, pooled)
-    starts, _, sides, _ = matchable.truths
-    places, overlaps, bits = matchable.wishes
-    needed_iou, area_range = matchable.needed_iou, matchable.area_range
     _, sort, _, survivors, others = rooms.orders
     total = 0.0
     for c in range(len(ranked.positives)):
@@ -150,22 +141,9 @@ def image_moves(
                 survives = not overlaps_one(moved[i], boxes, survivors, above, pooled.nms_iou)
                 if survived or survives:
                     size = suppress_others(
-                        sort.order,
-                        position,
-                        count,
-                        moved[i],
-                        survives,
-                        boxes,
-                        near,
-                        pooled.nms_iou,
-                        survivors,
-                        above,
-                        others,
-                    )
-                    list_partners(
-                        box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
-                        places, overlaps, bits, partners[i], passes[i],
+                        sort.order, position, count, moved[i], survives, boxes, near, pooled.nms_iou, survivors, above, others
                     )  # fmt: skip
+                    match_box(box_of(moved, i), c, matchable, kinds, partners[i], passes[i])
                     if not (
                         same(survivors, kept, others, size)
                         and same_matches(partners[i], passes[i], partners_before[i], passes_before[i])
@@ -176,17 +154,25 @@ def image_moves(
                     copy_matches(partners_before[i], passes_before[i], partners[i], passes[i])
             above += survived
         count = sort_group(after.scores, members, sort)
-        kept = suppress(sort.order, 0, count, moved, one_class, pooled.nms_iou, survivors, 0)
+        kept = suppress(sort.order, 0, count, moved, rooms.one_class, pooled.nms_iou, survivors, 0)
         for k in range(kept):
             i = survivors[k]
-            list_partners(
-                box_of(moved, i), starts[c + 1], starts[c + 2], sides, crowds, kinds, needed_iou, area_range,
-                places, overlaps, bits, partners[i], passes[i],
-            )  # fmt: skip
+            match_box(box_of(moved, i), c, matchable, kinds, partners[i], passes[i])
         total += scale * list_change(
             image, survivors[:kept], after.scores, partners, passes, kinds, old, own_list, room
         )
     return total
+
+
+@inlined
+def match_box(box: Any, c: int, matchable: Any, kinds: Any, partners: Any, passes: Any) -> None:
+    """Write whom a box of class c may match, with -1 at the end, and at which thresholds."""
+    starts, _, sides, crowds = matchable.truths
+    places, overlaps, bits = matchable.wishes
+    list_partners(
+        box, starts[c + 1], starts[c + 2], sides, crowds, kinds, matchable.needed_iou, matchable.area_range,
+        places, overlaps, bits, partners, passes,
+    )  # fmt: skip
 
 
 @inlined

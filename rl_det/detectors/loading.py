@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from rl_det import parallel
 from rl_det.data.digit_scenes import CLASSES as DIGITS
 from rl_det.data.open import Source, open_data
 from rl_det.detectors.bypassed import bypassed
+from rl_det.detectors.card import MODEL_CARD, read_card, refuse_run
 from rl_det.detectors.family import Family
 from rl_det.detectors.own_model import copied, known_part
 from rl_det.detectors.protocol import Architecture, Detector, Part
@@ -25,8 +26,6 @@ from rl_det.detectors.torchvision.tiny import SHIPPED_WEIGHTS, TINY, tiny
 from rl_det.detectors.torchvision.two_stage import FASTER_RCNN
 from rl_det.detectors.transformers.pretrained import (
     QUERY_DETECTORS,
-    SHARDS,
-    WEIGHTS,
     is_pretrained,
     load_pretrained,
     rebuild,
@@ -34,8 +33,7 @@ from rl_det.detectors.transformers.pretrained import (
 from rl_det.detectors.transformers.pretrained import names_known as names_of
 from rl_det.errors import UserError
 from rl_det.progress import tell
-from rl_det.settings import at_least, check_argument, check_entries
-from rl_det.storage.checksums import read_sealed
+from rl_det.settings import at_least, check_argument
 from rl_det.storage.weights import (
     SUFFIXES,
     as_named_now,
@@ -51,8 +49,7 @@ FAMILIES: tuple[Family, ...] = (TINY, FASTER_RCNN, RETINANET, FCOS_FAMILY, SSD_F
 DETECTORS: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.names)
 TINY_INPUT_SIZE = 192
 """The shorter side to which `tiny` resizes images other than digit scenes, in pixels."""
-MODEL_CARD, DETECTOR = "model.json", "detector.pt"
-A_CARD = "a model.json that rl_det has exported"
+DETECTOR = "detector.pt"
 BACKGROUND, UNNAMED = ("__background__",), "N/A"
 """How torchvision calls the background, and numbers that no class has."""
 Device = Literal["auto", "cpu", "cuda"]
@@ -299,7 +296,7 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
     if exported and (folder / MODEL_CARD).is_file():
         _refuse(image_size=wanted.image_size)
         return _exported(folder, wanted)
-    _refuse_run(path)
+    refuse_run(path)
     if is_pretrained(path) or _may_be_on_a_hub(path):
         detector = load_pretrained(path, input_size=wanted.image_size, part=wanted.part)
         return _fitted(detector, wanted, names_of(detector.plain()))
@@ -310,17 +307,6 @@ def _of_path(path: Path, wanted: Wanted) -> Detector:
             f"{'it is none' if path.exists() else 'there is no such file'}"
         )
     return _built(_architecture_of(path, len(wanted.classes)), wanted, path)
-
-
-def _refuse_run(folder: Path) -> None:
-    """Raise UserError, which names them, if not this folder but some in it are exported detectors, as in a run's folder."""
-    if not folder.is_dir() or any((folder / name).is_file() for name in (MODEL_CARD, WEIGHTS, SHARDS)):
-        return
-    if inner := sorted(each.parent.name for each in folder.glob(f"*/{MODEL_CARD}")):
-        raise UserError(
-            f"{folder}: must be a folder that was exported; those in it are: {', '.join(inner)}; name one, such as "
-            f"{folder / inner[-1]}"
-        )
 
 
 def _exported(folder: Path, wanted: Wanted) -> Detector:
@@ -372,26 +358,6 @@ def _architecture_of(path: Path, num_classes: int) -> str:
             "name the detector, and give the file as its weights"
         )
     return fitting[0]
-
-
-def read_card(card: Path) -> tuple[dict[str, Any], Architecture]:
-    """The contents of a `model.json`, and its architecture; ValueError, which names the file, if it is not one."""
-    _refuse_run(card.parent)
-    told = read_sealed(card, A_CARD)
-    if lost := [name for name in ("architecture", "classes") if name not in told]:
-        raise UserError(f"{card}: must be {A_CARD}; its entry {lost[0]} is missing")
-    try:
-        check_entries(Architecture, told["architecture"])
-        architecture = Architecture(**told["architecture"])
-        if not isinstance(told["classes"], list) or not all(isinstance(name, str) for name in told["classes"]):
-            raise TypeError(f"classes are {told['classes']!r}")
-        if len(told["classes"]) != architecture.num_classes:
-            raise TypeError(f"{len(told['classes'])} classes of a detector of {architecture.num_classes}")
-    except TypeError as error:
-        raise UserError(f"{card}: must be {A_CARD}; got {error!r}") from error
-    except UserError as error:
-        raise UserError(f"{card}: must be {A_CARD}; its architecture's {error}") from error
-    return told, architecture
 
 
 def _refuse(**given: object) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from rl_det.ap.batch import DetectionBatch, TruthBatch
-from rl_det.detectors.loading import MODEL_CARD
+from rl_det.detectors.card import MODEL_CARD
 from rl_det.errors import UserError
 from rl_det.finetuning.tuned import Tuned
 from rl_det.report.bootstrap import Interval

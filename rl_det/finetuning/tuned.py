@@ -18,16 +18,8 @@ from rl_det.candidates.postprocessing import PostProcessingSettings
 from rl_det.data.splits import Splits
 from rl_det.data.torch_dataset import upright
 from rl_det.detectors import load_state
-from rl_det.detectors.loading import (
-    A_CARD,
-    DETECTOR,
-    MODEL_CARD,
-    Device,
-    device_named,
-    exported,
-    of_model,
-    read_card,
-)
+from rl_det.detectors.card import A_CARD, MODEL_CARD, check_there, read_card
+from rl_det.detectors.loading import DETECTOR, Device, device_named, exported, of_model
 from rl_det.detectors.protocol import Part
 from rl_det.errors import UserError
 from rl_det.policies.build import build_policy, check_policy, name_of
@@ -182,9 +174,8 @@ def load_tuned(folder: str | Path, model: nn.Module | None = None, *, device: De
 
 def _checked(card: Mapping[str, Any], file: Path) -> PostProcessingSettings:
     """The post-processing of a card; UserError, which names the file, if it or another entry is not as `export` writes it."""
+    check_there(file, card, CARD)
     for name, hint in CARD.items():
-        if name not in card:
-            raise UserError(f"{file}: must be {A_CARD}; its entry {name} is missing")
         if not fits(card[name], hint):
             raise UserError(f"{file}: must be {A_CARD}; its entry {name} must be {described(hint)}; got {card[name]!r}")
     ids, wanted = card["category_ids"], len(card["classes"])

@@ -173,9 +173,10 @@ def fit_postprocessing(
     splits, found, gains = splits_of(len(targets), seed), [], []
     with bar("fit post-processing", 2 * len(splits) * num_evaluations, delay=SHORT_WORK) as shown:
         for number, halves in enumerate(splits):
-            for seen, unseen in (halves, halves[::-1]):
-                found.append(fit_numbers(judge(seen[:MOST_IMAGES]), how, num_evaluations, seed + number, shown.advance))
-                held_back = judge(unseen)
+            judges = [judge(half) for half in halves]
+            for half, own, held_back in zip(halves, judges, judges[::-1], strict=True):
+                fitted_on = own if len(half) <= MOST_IMAGES else judge(half[:MOST_IMAGES])
+                found.append(fit_numbers(fitted_on, how, num_evaluations, seed + number, shown.advance))
                 gains.append(held_back(settings_at(found[-1], how)) - held_back(how))
     gain, points = sum(gains) / len(gains), [f"{100 * gain:+.2f}" for gain in sorted(gains)]
     told = (
